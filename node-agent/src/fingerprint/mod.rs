@@ -1,0 +1,107 @@
+//! What a run did, in numbers: in come counters of the probes and accounts of the cgroup, out goes one
+//! [`Fingerprint`], which the store keeps and predictions are made from.
+//!
+//! Every number that may be missing is an `Option`: a source that this host lacks leaves `None` (`NULL` in
+//! the database) and a word in [`Coverage`], never a zero.
+
+pub mod key;
+pub mod series;
+
+pub use ebpf_probes::{HISTOGRAM_BUCKETS, Histogram};
+use serde::{Deserialize, Serialize};
+
+/// The numbers of one run. Totals run from the start of the main process to the end of the run.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Fingerprint {
+    /// Wall time.
+    pub duration_ns: u64,
+
+    /// CPU time of all tasks.
+    pub cpu_ns: Option<u64>,
+    /// Of that, in user mode.
+    pub cpu_user_ns: Option<u64>,
+    /// Of that, in the kernel.
+    pub cpu_system_ns: Option<u64>,
+    /// Time that tasks were runnable and waited for a CPU.
+    pub cpu_wait_ns: Option<u64>,
+    /// Most cores used over one sampling interval (see [`Collector`]).
+    pub cpu_cores_peak: Option<f64>,
+    /// Context switches because a task slept or ended.
+    pub switches_voluntary: Option<u64>,
+    /// Context switches away from a task that was still runnable.
+    pub switches_forced: Option<u64>,
+    /// Lengths of CPU bursts: bucket `i` counts those of `[2^i, 2^(i+1))` ns.
+    pub cpu_burst_ns: Option<Histogram>,
+    /// Waits in the run queue before each burst, same buckets.
+    pub cpu_wait_ns_histogram: Option<Histogram>,
+
+    /// Most memory the task could not do without: anonymous and shared memory of the cgroup as sampled, or
+    /// the largest resident set of one process where that is more. Page cache does not count.
+    pub memory_peak_bytes: Option<u64>,
+    /// Highest charge of the cgroup, page cache included (`memory.peak`, v1 `memory.max_usage_in_bytes`).
+    pub memory_charged_peak_bytes: Option<u64>,
+    /// Largest peak resident set of one process (as `ru_maxrss`).
+    pub process_rss_peak_bytes: Option<u64>,
+    /// Page faults without I/O.
+    pub faults_minor: Option<u64>,
+    /// Page faults that waited for I/O.
+    pub faults_major: Option<u64>,
+
+    /// Bytes read by block requests.
+    pub block_read_bytes: Option<u64>,
+    /// Bytes written by block requests.
+    pub block_write_bytes: Option<u64>,
+    /// Block read requests.
+    pub block_read_ops: Option<u64>,
+    /// Block write requests.
+    pub block_write_ops: Option<u64>,
+    /// Time of block reads from start to completion, log2 ns buckets as above.
+    pub block_read_ns: Option<Histogram>,
+    /// Time of block writes from start to completion.
+    pub block_write_ns: Option<Histogram>,
+    /// Bytes that the tasks caused to be read from storage, as the kernel's task accounting has it.
+    pub storage_read_bytes: Option<u64>,
+    /// Bytes that the tasks dirtied for storage, whoever wrote them out later (same accounting).
+    pub storage_write_bytes: Option<u64>,
+
+    /// TCP payload sent.
+    pub tcp_sent_bytes: Option<u64>,
+    /// TCP payload received.
+    pub tcp_received_bytes: Option<u64>,
+    /// UDP payload sent.
+    pub udp_sent_bytes: Option<u64>,
+    /// UDP payload received.
+    pub udp_received_bytes: Option<u64>,
+    /// TCP connections opened.
+    pub tcp_connects: Option<u64>,
+    /// TCP connections accepted.
+    pub tcp_accepts: Option<u64>,
+    /// TCP segments sent again.
+    pub tcp_retransmits: Option<u64>,
+
+    /// Tasks (processes and threads) created.
+    pub forks: Option<u64>,
+    /// Programs executed.
+    pub execs: Option<u64>,
+    /// Tasks ended.
+    pub exits: Option<u64>,
+    /// Most tasks alive at once.
+    pub tasks_peak: Option<u64>,
+    /// Processes killed by the out-of-memory killer.
+    pub oom_kills: Option<u64>,
+}
+
+/// Which source a group of numbers came from, or why there is none: one row per measure.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Coverage(pub Vec<Source>);
+
+/// One row of [`Coverage`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Source {
+    /// What is measured: `cpu`, `faults`, `memory`, `block`, `network`, `tasks`.
+    pub measure: String,
+    /// Where it comes from (`tp_btf sched_switch`, `cgroup v1 memory`, `rusage`); `None` if nowhere.
+    pub source: Option<String>,
+    /// Why a better source is missing, if so.
+    pub note: Option<String>,
+}

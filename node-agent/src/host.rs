@@ -1,0 +1,95 @@
+//! Facts about this host and its processes that several modules need: capacity, boot, identity of a process.
+
+use crate::size::Capacity;
+use serde::{Deserialize, Serialize};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+/// A process, unambiguously: a pid alone is used again, pid and start time within a boot are not.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ProcessId {
+    /// Process id.
+    pub pid: i32,
+    /// Start of the process in clock ticks since boot (field 22 of `/proc/PID/stat`).
+    pub start_ticks: u64,
+    /// `/proc/sys/kernel/random/boot_id`.
+    pub boot_id: String,
+}
+
+impl ProcessId {
+    /// The identity of a running process; `None` if there is no such process.
+    pub fn of(pid: i32) -> Option<Self> {
+        let stat = procfs::process::Process::new(pid)
+            .and_then(|process| process.stat())
+            .ok()?;
+        Some(Self {
+            pid,
+            start_ticks: stat.starttime,
+            boot_id: boot_id(),
+        })
+    }
+
+    /// The calling process.
+    pub fn current() -> Self {
+        let pid = std::process::id().cast_signed();
+        Self::of(pid).unwrap_or_else(|| Self {
+            pid,
+            start_ticks: 0,
+            boot_id: boot_id(),
+        })
+    }
+
+    /// Whether that very process still runs. A zombie does not.
+    pub fn is_alive(&self) -> bool {
+        let Ok(stat) = procfs::process::Process::new(self.pid).and_then(|process| process.stat()) else {
+            return false;
+        };
+        stat.starttime == self.start_ticks && stat.state != 'Z' && self.boot_id == boot_id()
+    }
+}
+
+/// Identifies this boot; empty where `/proc` does not tell.
+pub fn boot_id() -> String {
+    std::fs::read_to_string("/proc/sys/kernel/random/boot_id")
+        .map(|id| id.trim().to_owned())
+        .unwrap_or_default()
+}
+
+/// What this host has. CPUs that the scheduler may not give us still count.
+pub fn capacity() -> Capacity {
+    use procfs::Current;
+    let memory_bytes = procfs::Meminfo::current().map_or(0, |memory| memory.mem_total);
+    Capacity {
+        cpus: cpus(),
+        memory_bytes,
+    }
+}
+
+/// Online CPUs, at least 1.
+pub fn cpus() -> usize {
+    // SAFETY: sysconf only reads a number.
+    usize::try_from(unsafe { libc::sysconf(libc::_SC_NPROCESSORS_ONLN) })
+        .unwrap_or(1)
+        .max(1)
+}
+
+/// Name of the host.
+pub fn name() -> String {
+    nix::unistd::gethostname()
+        .map(|name| name.to_string_lossy().into_owned())
+        .unwrap_or_else(|_| "localhost".into())
+}
+
+/// Name of a user, or the number where there is none.
+pub fn user_name(uid: u32) -> String {
+    nix::unistd::User::from_uid(uid.into())
+        .ok()
+        .flatten()
+        .map_or_else(|| uid.to_string(), |user| user.name)
+}
+
+/// Now, milliseconds since the epoch; 0 if the clock is before it.
+pub fn now_ms() -> i64 {
+    SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .map_or(0, |since| i64::try_from(since.as_millis()).unwrap_or(i64::MAX))
+}

@@ -1,0 +1,2 @@
+//! Dispatch only.
+fn main() {}

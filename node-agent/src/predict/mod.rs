@@ -1,0 +1,113 @@
+//! What a task will need, from what it and its like needed before. Pure: in comes a [`History`], out goes a
+//! [`Prediction`]; no clock, no database, no host.
+
+use serde::{Deserialize, Serialize};
+
+/// What is predicted. The names are those of the column `resource` in the database.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Resource {
+    /// Peak memory, bytes (`Fingerprint::memory_peak_bytes`).
+    MemoryPeakBytes,
+    /// Mean number of cores over the run.
+    CpuCoresMean,
+    /// Most cores over a sampling interval.
+    CpuCoresPeak,
+    /// Mean read rate from storage, bytes per second.
+    IoReadBytesPerS,
+    /// Mean write rate to storage, bytes per second.
+    IoWriteBytesPerS,
+    /// Mean network payload received, bytes per second.
+    NetworkReceivedBytesPerS,
+    /// Mean network payload sent, bytes per second.
+    NetworkSentBytesPerS,
+    /// Most tasks (processes and threads) at once.
+    TasksPeak,
+    /// Wall time, seconds.
+    DurationS,
+}
+
+impl Resource {
+    /// All of them, in the order of [`Observation::values`].
+    pub const ALL: [Self; 9] = [
+        Self::MemoryPeakBytes,
+        Self::CpuCoresMean,
+        Self::CpuCoresPeak,
+        Self::IoReadBytesPerS,
+        Self::IoWriteBytesPerS,
+        Self::NetworkReceivedBytesPerS,
+        Self::NetworkSentBytesPerS,
+        Self::TasksPeak,
+        Self::DurationS,
+    ];
+}
+
+/// One past run, as far as prediction cares.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Observation {
+    /// Value per resource in the order of [`Resource::ALL`]; `None` where it was not measured.
+    pub values: [Option<f64>; 9],
+    /// Per resource: the run was stopped or held back by its limit, so the value is only a lower bound.
+    pub censored: [bool; 9],
+}
+
+/// Past runs at each level of back-off, newest first, each at most [`HISTORY_MAX`] long.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct History {
+    /// Same task type, same user.
+    pub task_and_user: Vec<Observation>,
+    /// Same task type, any user.
+    pub task: Vec<Observation>,
+    /// Any task on this host.
+    pub host: Vec<Observation>,
+}
+
+/// Most runs that one level of a [`History`] holds.
+pub const HISTORY_MAX: usize = 256;
+
+/// Where the samples behind an estimate came from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Level {
+    /// Same task type, same user.
+    TaskAndUser,
+    /// Same task type, any user.
+    Task,
+    /// Any task on this host: told to people, never used for limits.
+    Host,
+}
+
+/// What one resource is expected to be.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Estimate {
+    /// Which resource, and so which unit.
+    pub resource: Resource,
+    /// The middle of what is expected.
+    pub expected: f64,
+    /// Bound that a run exceeds with a probability of about `risk`.
+    pub upper: f64,
+    /// See `upper`: in (0, 1).
+    pub risk: f64,
+    /// Runs behind it.
+    pub samples: usize,
+    /// Where they came from.
+    pub level: Level,
+    /// The reason, in words, for people.
+    pub reason: String,
+}
+
+/// What a task will need: at most one estimate per resource.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Prediction {
+    /// In the order of [`Resource::ALL`]; resources without any history are absent.
+    pub estimates: Vec<Estimate>,
+}
+
+impl Prediction {
+    /// The estimate for `resource`.
+    pub fn estimate(&self, resource: Resource) -> Option<&Estimate> {
+        self.estimates
+            .iter()
+            .find(|estimate| estimate.resource == resource)
+    }
+}

@@ -1,0 +1,84 @@
+//! What is written about a run, at its start and at its end.
+
+use crate::fingerprint::key::{Feature, TaskKey};
+use crate::fingerprint::series::Series;
+use crate::fingerprint::{Coverage, Fingerprint};
+use crate::host::ProcessId;
+use crate::predict::Prediction;
+use crate::size::{Limits, Policy};
+use serde::{Deserialize, Serialize};
+
+/// Row id of a run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct RunId(pub i64);
+
+/// Who measures a run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Engine {
+    /// The agent.
+    Agent,
+    /// The launcher itself, as root.
+    Embedded,
+    /// The launcher itself without privileges: the kernel's own accounts only.
+    Accounting,
+}
+
+/// Everything known when a run starts.
+#[derive(Clone, Debug)]
+pub struct NewRun {
+    /// Task and user id.
+    pub key: TaskKey,
+    /// Name of the user, or the number where there is no name.
+    pub user: String,
+    /// The command line, as UTF-8 with replacement characters.
+    pub command: Vec<String>,
+    /// Working directory.
+    pub directory: String,
+    /// Start, milliseconds since the epoch.
+    pub started_at_ms: i64,
+    /// Who measures it.
+    pub engine: Engine,
+    /// The process that will close the run; when it is gone the run is lost.
+    pub owner: ProcessId,
+    /// The main process of the task, once it is known.
+    pub main: Option<ProcessId>,
+    /// Path of its cgroup below the cgroup root (`standin/run-…`), and the v2 id.
+    pub cgroup: Option<(String, u64)>,
+    /// Policy in force.
+    pub policy: Policy,
+    /// What was known about its inputs.
+    pub features: Vec<Feature>,
+    /// What was predicted.
+    pub prediction: Prediction,
+    /// What was limited.
+    pub limits: Limits,
+}
+
+/// How a run ended.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Ending {
+    /// Exit code of the main process, if it exited.
+    pub exit_code: Option<i32>,
+    /// Signal that ended the main process, if one did.
+    pub signal: Option<i32>,
+    /// The command could not be executed: `errno`. Such a run is no sample.
+    pub exec_errno: Option<i32>,
+    /// A process of the task was killed because it met its memory limit (or, without limit, the host was full).
+    pub out_of_memory: bool,
+    /// The task met its limit on tasks.
+    pub out_of_tasks: bool,
+    /// The CPU quota held it back in a good share of periods.
+    pub throttled: bool,
+}
+
+/// Measurements of a run, so far or at its end.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Measured {
+    /// The totals.
+    pub fingerprint: Fingerprint,
+    /// The course.
+    pub series: Series,
+    /// The sources.
+    pub coverage: Coverage,
+}
