@@ -47,7 +47,7 @@ pub enum Origin {
 
 /// One limit, in the terms of cgroup v2; hosts with v1 controllers get the twin.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case", tag = "limit", content = "value")]
+#[serde(rename_all = "snake_case")]
 pub enum Limit {
     /// `memory.max`, bytes (v1 `memory.limit_in_bytes`): beyond it the task is killed.
     MemoryMax(u64),

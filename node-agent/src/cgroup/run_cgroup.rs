@@ -1,0 +1,204 @@
+//! The cgroup of one run: make it, put processes in, see whether any are left, kill, remove.
+
+use super::{CgroupError, Hierarchies};
+use std::fs::{self, File};
+use std::io;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+/// How often removal is tried while the kernel still lets go of the last process, [`REMOVE_PAUSE`] apart.
+const REMOVE_TRIES: u32 = 50;
+const REMOVE_PAUSE: Duration = Duration::from_millis(2);
+
+/// Deepest level of cgroups below a run's own that removal walks into.
+const DEPTH_MAX: u32 = 16;
+
+/// A run's cgroup: the v2 directory and its v1 twins. Dropping it leaves the directories alone.
+#[derive(Clone, Debug)]
+pub struct RunCgroup {
+    path: PathBuf,
+    id: u64,
+    hierarchies: Hierarchies,
+}
+
+impl RunCgroup {
+    /// Makes `parent/name` in every hierarchy.
+    ///
+    /// # Errors
+    /// [`CgroupError::File`] if a directory can't be made; what was made before is removed again.
+    pub fn create(hierarchies: &Hierarchies, parent: &Path, name: &str) -> Result<Self, CgroupError> {
+        hierarchies.make_parent(parent)?;
+        let path = parent.join(name);
+        let mut cgroup = Self {
+            path,
+            id: 0,
+            hierarchies: hierarchies.clone(),
+        };
+        for directory in cgroup.directories() {
+            if let Err(source) = fs::create_dir(&directory) {
+                _ = cgroup.remove();
+                return Err(CgroupError::file("create", directory, source));
+            }
+        }
+        cgroup.id = inode(&cgroup.v2())?;
+        Ok(cgroup)
+    }
+
+    /// The cgroup at `path` below the cgroup root, if it is still there.
+    pub fn existing(hierarchies: &Hierarchies, path: &Path) -> Option<Self> {
+        let id = inode(&hierarchies.unified.join(path)).ok()?;
+        Some(Self {
+            path: path.to_owned(),
+            id,
+            hierarchies: hierarchies.clone(),
+        })
+    }
+
+    /// The v2 cgroup id: what the probes call this cgroup.
+    pub fn id(&self) -> u64 {
+        self.id
+    }
+
+    /// Path below the cgroup root, the same in every hierarchy.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Depth below the root of the v2 hierarchy: a child of the root is at 1.
+    pub fn level(&self) -> u32 {
+        u32::try_from(self.path.components().count()).unwrap_or(u32::MAX)
+    }
+
+    /// The v2 directory.
+    pub fn v2(&self) -> PathBuf {
+        self.hierarchies.unified.join(&self.path)
+    }
+
+    /// The v1 directory of `controller`, where that controller is on v1.
+    pub(super) fn v1(&self, controller: &str) -> Option<PathBuf> {
+        self.hierarchies
+            .v1
+            .get(controller)
+            .map(|root| root.join(&self.path))
+    }
+
+    pub(super) fn hierarchies(&self) -> &Hierarchies {
+        &self.hierarchies
+    }
+
+    /// Every distinct directory, v2 first. `cpu` and `cpuacct` and the like may share one mount.
+    fn directories(&self) -> Vec<PathBuf> {
+        let mut directories = vec![self.v2()];
+        for root in self.hierarchies.v1.values() {
+            let directory = root.join(&self.path);
+            if !directories.contains(&directory) {
+                directories.push(directory);
+            }
+        }
+        directories
+    }
+
+    /// The `cgroup.procs` files by which a process enters, opened for writing, v1 first: written from inside
+    /// a new process they put it into every hierarchy.
+    ///
+    /// # Errors
+    /// [`CgroupError::File`] if one can't be opened.
+    pub fn entrances(&self) -> Result<Vec<File>, CgroupError> {
+        let open = |directory: &PathBuf| {
+            let path = directory.join("cgroup.procs");
+            File::options()
+                .write(true)
+                .open(&path)
+                .map_err(|source| CgroupError::file("open", path, source))
+        };
+        self.directories().iter().rev().map(open).collect()
+    }
+
+    /// Moves a process with all its threads into the cgroup, in every hierarchy, the v2 one last: the probes
+    /// count from the moment when the limits hold.
+    ///
+    /// # Errors
+    /// [`CgroupError::File`] if a hierarchy refuses; those before it keep the process.
+    pub fn enter(&self, pid: i32) -> Result<(), CgroupError> {
+        for directory in self.directories().iter().rev() {
+            let path = directory.join("cgroup.procs");
+            fs::write(&path, pid.to_string())
+                .map_err(|source| CgroupError::file(format!("write {pid} to"), path, source))?;
+        }
+        Ok(())
+    }
+
+    /// Whether a process lives in it or below. A cgroup that is gone is empty.
+    pub fn is_populated(&self) -> bool {
+        fs::read_to_string(self.v2().join("cgroup.events"))
+            .is_ok_and(|events| super::keyed(&events, "populated") == Some(1))
+    }
+
+    /// `cgroup.events`, whose changes wake a poll for priority data.
+    ///
+    /// # Errors
+    /// [`CgroupError::File`] if it can't be opened.
+    pub fn events(&self) -> Result<File, CgroupError> {
+        let path = self.v2().join("cgroup.events");
+        File::open(&path).map_err(|source| CgroupError::file("open", path, source))
+    }
+
+    /// Kills every process in it and below with SIGKILL: at once where the kernel can (5.14), else one by one.
+    pub fn kill(&self) {
+        if fs::write(self.v2().join("cgroup.kill"), "1").is_ok() {
+            return;
+        }
+        let procs = fs::read_to_string(self.v2().join("cgroup.procs")).unwrap_or_default();
+        for pid in procs.lines().filter_map(|line| line.parse().ok()) {
+            _ = nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::Signal::SIGKILL);
+        }
+    }
+
+    /// Removes it in every hierarchy, with the empty cgroups that the task made below. Waits a moment for a
+    /// process that is just leaving.
+    ///
+    /// # Errors
+    /// [`CgroupError::File`] if processes still live in it.
+    pub fn remove(&self) -> Result<(), CgroupError> {
+        self.directories()
+            .iter()
+            .try_for_each(|directory| remove_tree(directory, DEPTH_MAX))
+    }
+}
+
+fn remove_tree(directory: &Path, depth: u32) -> Result<(), CgroupError> {
+    if depth > 0 {
+        let children = fs::read_dir(directory).into_iter().flatten().flatten();
+        for child in children.filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir())) {
+            remove_tree(&child.path(), depth - 1)?;
+        }
+    }
+    for _ in 0..REMOVE_TRIES {
+        match fs::remove_dir(directory) {
+            Err(error) if error.raw_os_error() == Some(libc::EBUSY) && !has_processes(directory) => {
+                std::thread::sleep(REMOVE_PAUSE);
+            }
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                return Err(CgroupError::file("remove", directory, error));
+            }
+            _ => return Ok(()),
+        }
+    }
+    Err(CgroupError::file(
+        "remove",
+        directory,
+        io::Error::from_raw_os_error(libc::EBUSY),
+    ))
+}
+
+fn has_processes(directory: &Path) -> bool {
+    fs::read_to_string(directory.join("cgroup.procs")).is_ok_and(|procs| !procs.is_empty())
+}
+
+/// On 64-bit kernels the inode number of a cgroup directory is its id (`kernfs_node.id`).
+fn inode(directory: &Path) -> Result<u64, CgroupError> {
+    fs::metadata(directory)
+        .map(|metadata| metadata.ino())
+        .map_err(|source| CgroupError::file("look up", directory, source))
+}

@@ -1,0 +1,222 @@
+//! The configuration file: TOML, every key optional, nothing unknown accepted.
+
+use crate::size::Policy;
+use serde::Deserialize;
+use std::path::{Path, PathBuf};
+
+/// Where it is read from when nobody says otherwise. Need not exist.
+pub const DEFAULT_PATH: &str = "/etc/standin/config.toml";
+
+/// The agent's socket when nobody says otherwise.
+pub const DEFAULT_SOCKET: &str = "/run/standin/agent.sock";
+
+/// Root's database when nobody says otherwise.
+pub const DEFAULT_DATABASE: &str = "/var/lib/standin/standin.db";
+
+/// Everything that can be configured.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Config {
+    /// See [`Agent`].
+    pub agent: Agent,
+    /// See [`Run`].
+    pub run: Run,
+    /// See [`Retention`].
+    pub retention: Retention,
+}
+
+/// `[agent]`: what the daemon is.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Agent {
+    /// Database file.
+    pub database: Option<PathBuf>,
+    /// Unix socket.
+    pub socket: PathBuf,
+    /// Group whose members may use the socket; nobody but root if there is no such group.
+    pub socket_group: String,
+    /// Cgroup under which runs get theirs: a relative path of plain names.
+    pub cgroup_parent: String,
+    /// Most tasks measured at once.
+    pub tasks_max: u32,
+    /// Seconds between two records of a run that is under way.
+    pub checkpoint_s: u64,
+}
+
+impl Default for Agent {
+    fn default() -> Self {
+        Self {
+            database: None,
+            socket: DEFAULT_SOCKET.into(),
+            socket_group: "standin".into(),
+            cgroup_parent: "standin".into(),
+            tasks_max: 1024,
+            checkpoint_s: 10,
+        }
+    }
+}
+
+/// `[run]`: how tasks are treated.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Run {
+    /// `elastic`, `strict` or `observe`.
+    pub policy: Policy,
+    /// Probability with which a task may exceed its predicted upper bound: between 0 and 1.
+    pub risk: f64,
+}
+
+impl Default for Run {
+    fn default() -> Self {
+        Self {
+            policy: Policy::Elastic,
+            risk: 0.05,
+        }
+    }
+}
+
+/// `[retention]`: how long single runs are kept. The totals of a task outlive them.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Retention {
+    /// Most runs kept of one task and user.
+    pub runs_per_task: u32,
+    /// Days after which a run is dropped.
+    pub days: u32,
+}
+
+impl Default for Retention {
+    fn default() -> Self {
+        Self {
+            runs_per_task: 10_000,
+            days: 365,
+        }
+    }
+}
+
+/// Why a configuration can't be used.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// The file can't be read.
+    #[error("failed to read {}: {source}", path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// The file is not what is allowed.
+    #[error("{}:{line}: {message}", path.display())]
+    Invalid {
+        /// The file.
+        path: PathBuf,
+        /// Line, from 1; 0 for a value that is out of bounds.
+        line: usize,
+        /// What is wrong, and what is allowed.
+        message: String,
+    },
+}
+
+impl Config {
+    /// Reads `path`, or the default file where that exists.
+    ///
+    /// # Errors
+    /// [`ConfigError`], naming file, line and key. A default file that is absent is no error.
+    pub fn load(path: Option<&Path>) -> Result<Self, ConfigError> {
+        let wanted = path.unwrap_or(Path::new(DEFAULT_PATH));
+        match std::fs::read_to_string(wanted) {
+            Ok(text) => Self::parse(wanted, &text),
+            Err(error) if path.is_none() && error.kind() == std::io::ErrorKind::NotFound => {
+                Ok(Self::default())
+            }
+            Err(source) => Err(ConfigError::Read {
+                path: wanted.into(),
+                source,
+            }),
+        }
+    }
+
+    fn parse(path: &Path, text: &str) -> Result<Self, ConfigError> {
+        let invalid = |line, message| ConfigError::Invalid {
+            path: path.into(),
+            line,
+            message,
+        };
+        let config: Self = toml::from_str(text).map_err(|error| {
+            let start = error.span().map_or(0, |span| span.start);
+            let line = 1 + text.get(..start).unwrap_or("").matches('\n').count();
+            invalid(line, error.message().replace('\n', " "))
+        })?;
+        config.check().map_err(|message| invalid(0, message))?;
+        Ok(config)
+    }
+
+    /// What types can't say.
+    fn check(&self) -> Result<(), String> {
+        if !(self.run.risk > 0.0 && self.run.risk < 1.0) {
+            return Err(format!(
+                "run.risk is {}: allowed is a number between 0 and 1, such as 0.05",
+                self.run.risk
+            ));
+        }
+        let plain = |name: &str| !name.is_empty() && name != "." && name != "..";
+        if !self.agent.cgroup_parent.split('/').all(plain) {
+            let given = &self.agent.cgroup_parent;
+            return Err(format!(
+                "agent.cgroup_parent is {given:?}: allowed is a relative path such as \"standin\""
+            ));
+        }
+        let bounds = [
+            ("agent.tasks_max", u64::from(self.agent.tasks_max), 1, 65_536),
+            ("agent.checkpoint_s", self.agent.checkpoint_s, 1, 3_600),
+            (
+                "retention.runs_per_task",
+                u64::from(self.retention.runs_per_task),
+                1,
+                10_000_000,
+            ),
+            ("retention.days", u64::from(self.retention.days), 1, 36_500),
+        ];
+        match bounds
+            .into_iter()
+            .find(|&(_, value, least, most)| value < least || value > most)
+        {
+            Some((key, value, least, most)) => Err(format!("{key} is {value}: allowed is {least} to {most}")),
+            None => Ok(()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn error(text: &str) -> String {
+        Config::parse(Path::new("config.toml"), text)
+            .unwrap_err()
+            .to_string()
+    }
+
+    #[test]
+    fn nothing_is_required() {
+        assert_eq!(Config::parse(Path::new("x"), "").unwrap(), Config::default());
+    }
+
+    #[test]
+    fn errors_name_the_line_the_key_and_what_is_allowed() {
+        let unknown = error("[run]\nspeed = 3\n");
+        assert!(
+            unknown.starts_with("config.toml:2:") && unknown.contains("speed") && unknown.contains("policy"),
+            "{unknown}"
+        );
+        let policy = error("[run]\npolicy = \"hard\"\n");
+        assert!(
+            policy.contains("hard") && policy.contains("elastic") && policy.contains("strict"),
+            "{policy}"
+        );
+        assert!(error("[run]\nrisk = 2.0\n").contains("run.risk is 2"));
+        assert!(error("[agent]\ncgroup_parent = \"../x\"\n").contains("cgroup_parent"));
+        assert!(error("[agent]\ntasks_max = 0\n").contains("1 to 65536"));
+        assert!(!error("[agent\n").contains('\n'));
+    }
+}

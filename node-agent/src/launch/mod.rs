@@ -1,0 +1,8 @@
+//! Starting a command so that it can't tell it was started by standin: found like `execvp` finds it,
+//! executed in place, or as a child whose signals, exit code and death by signal are passed on.
+
+mod command;
+mod supervise;
+
+pub use command::{Command, Unrunnable};
+pub use supervise::{Child, Exit, StartError, pass_on};

@@ -1,0 +1,283 @@
+//! A command run as a child, for as long as the launcher has to stay: born in its cgroup, signals passed on,
+//! its end passed on too.
+//!
+//! The child keeps the launcher's process group, terminal, descriptors and signal dispositions. Signals that
+//! the terminal sends reach both; those that somebody sends to the launcher alone are forwarded.
+
+use super::command::Command;
+use nix::errno::Errno;
+use nix::sys::signal::{SigSet, SigmaskHow, Signal, sigprocmask};
+use nix::sys::signalfd::{SfdFlags, SignalFd};
+use nix::unistd::Pid;
+use std::fs::File;
+use std::io::{self, Read};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::time::Duration;
+
+/// Signals that are passed on to the child when they were sent to the launcher by a process.
+const FORWARDED: [Signal; 7] = [
+    Signal::SIGHUP,
+    Signal::SIGINT,
+    Signal::SIGQUIT,
+    Signal::SIGTERM,
+    Signal::SIGUSR1,
+    Signal::SIGUSR2,
+    Signal::SIGALRM,
+];
+
+/// `include/uapi/linux/sched.h`; libc's own constant has the wrong width.
+const CLONE_INTO_CGROUP: u64 = 0x2_0000_0000;
+
+/// How a process ended, and what the kernel says it used (`wait4`).
+#[derive(Clone, Copy, Debug)]
+pub struct Exit {
+    /// Status as `wait(2)` has it.
+    pub status: i32,
+    /// Resources of the process and of its children that it waited for.
+    pub usage: libc::rusage,
+}
+
+/// A running child.
+#[derive(Debug)]
+pub struct Child {
+    pid: i32,
+    pidfd: OwnedFd,
+    signals: SignalFd,
+}
+
+impl Child {
+    /// Starts `command`. `cgroup` is the v2 directory that it is born in; before it executes it writes itself
+    /// into the `entrances` (v1 hierarchies).
+    ///
+    /// # Errors
+    /// The error of `clone3` or of `execve`, told apart by [`StartError`].
+    pub fn start(command: &Command, cgroup: Option<&File>, entrances: &[File]) -> Result<Self, StartError> {
+        let prepared = command.prepare();
+        let original = Dispositions::take_over().map_err(StartError::Fork)?;
+        let signals = SignalFd::with_flags(
+            &FORWARDED.into_iter().collect(),
+            SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK,
+        )
+        .map_err(StartError::Fork)?;
+        let (report_read, report_write) =
+            nix::unistd::pipe2(nix::fcntl::OFlag::O_CLOEXEC).map_err(StartError::Fork)?;
+
+        match clone_into(cgroup).map_err(StartError::Fork)? {
+            None => {
+                let errno = enter_and_execute(command, &prepared, entrances, &original);
+                // SAFETY: the descriptor is open and the buffer is 4 bytes; this child must not unwind.
+                unsafe {
+                    libc::write(report_write.as_raw_fd(), (&raw const errno).cast(), 4);
+                    libc::_exit(127)
+                }
+            }
+            Some((pid, pidfd)) => {
+                drop(report_write);
+                let mut errno = [0; 4];
+                if File::from(report_read).read_exact(&mut errno).is_ok() {
+                    _ = wait(pid);
+                    original.restore();
+                    return Err(StartError::Execute(i32::from_ne_bytes(errno)));
+                }
+                Ok(Self { pid, pidfd, signals })
+            }
+        }
+    }
+
+    /// Its process id.
+    pub fn pid(&self) -> i32 {
+        self.pid
+    }
+
+    /// Waits for at most `timeout`, forwarding signals. `true` once the child has ended.
+    pub fn wait_for(&self, timeout: Duration) -> bool {
+        use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+        let mut watched = [
+            PollFd::new(self.pidfd.as_fd(), PollFlags::POLLIN),
+            PollFd::new(self.signals.as_fd(), PollFlags::POLLIN),
+        ];
+        let timeout = PollTimeout::try_from(timeout).unwrap_or(PollTimeout::MAX);
+        _ = poll(&mut watched, timeout);
+        let ended = watched[0].any() == Some(true);
+        self.forward();
+        ended
+    }
+
+    /// A descriptor that is readable while signals wait to be forwarded with [`Child::forward`].
+    pub fn signals(&self) -> BorrowedFd<'_> {
+        self.signals.as_fd()
+    }
+
+    /// Passes on what was sent to the launcher. What the kernel sent (the terminal's keys) went to the child
+    /// as well: it shares the process group.
+    pub fn forward(&self) {
+        while let Ok(Some(info)) = self.signals.read_signal() {
+            if info.ssi_code <= 0
+                && let Ok(signal) = Signal::try_from(info.ssi_signo.cast_signed())
+            {
+                _ = nix::sys::signal::kill(Pid::from_raw(self.pid), signal);
+            }
+        }
+    }
+
+    /// Collects the ended child.
+    ///
+    /// # Errors
+    /// What `wait4` says.
+    pub fn reap(&self) -> io::Result<Exit> {
+        wait(self.pid)
+    }
+}
+
+/// Why a child did not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// No process could be made.
+    #[error("failed to start a process: {0}")]
+    Fork(Errno),
+    /// The process could not execute the command: `errno`.
+    #[error("failed to execute: {}", Errno::from_raw(*.0).desc())]
+    Execute(i32),
+}
+
+/// In the child, before exec: no allocation, no lock, no unwinding. Returns the reason why exec failed.
+fn enter_and_execute(
+    command: &Command,
+    prepared: &super::command::Prepared,
+    entrances: &[File],
+    original: &Dispositions,
+) -> i32 {
+    for entrance in entrances {
+        // SAFETY: the descriptor is open and "0" (the calling process) is one byte long. A hierarchy that
+        // refuses is one whose limits do not hold; the command runs all the same.
+        unsafe { libc::write(entrance.as_raw_fd(), c"0".as_ptr().cast(), 1) };
+    }
+    // A launcher that is killed takes its job along, as it would have without standin.
+    // SAFETY: plain system call. The mask was read from this process before.
+    unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) };
+    original.restore();
+    command.execute(prepared) as i32
+}
+
+/// Forks, straight into `cgroup` where one is given and the kernel can (5.7). `None` in the child.
+fn clone_into(cgroup: Option<&File>) -> Result<Option<(i32, OwnedFd)>, Errno> {
+    let mut pidfd: libc::c_int = -1;
+    let mut arguments = libc::clone_args {
+        flags: libc::CLONE_PIDFD as u64,
+        pidfd: (&raw mut pidfd) as u64,
+        child_tid: 0,
+        parent_tid: 0,
+        exit_signal: libc::SIGCHLD as u64,
+        stack: 0,
+        stack_size: 0,
+        tls: 0,
+        set_tid: 0,
+        set_tid_size: 0,
+        cgroup: 0,
+    };
+    if let Some(cgroup) = cgroup {
+        arguments.flags |= CLONE_INTO_CGROUP;
+        arguments.cgroup = cgroup.as_raw_fd() as u64;
+    }
+    // SAFETY: without CLONE_VM this is a fork: parent and child return here with separate memory. The
+    // structure is complete and `pidfd` outlives the call.
+    let result = unsafe {
+        libc::syscall(
+            libc::SYS_clone3,
+            &raw const arguments,
+            size_of::<libc::clone_args>(),
+        )
+    };
+    match Errno::result(result)? {
+        0 => Ok(None),
+        // SAFETY: the kernel has just opened this descriptor for us.
+        pid => Ok(Some((i32::try_from(pid).unwrap_or(-1), unsafe {
+            OwnedFd::from_raw_fd(pidfd)
+        }))),
+    }
+}
+
+fn wait(pid: i32) -> io::Result<Exit> {
+    let mut status = 0;
+    // SAFETY: all-zero is a valid rusage.
+    let mut usage: libc::rusage = unsafe { std::mem::zeroed() };
+    loop {
+        // SAFETY: both pointers are valid for the call.
+        match unsafe { libc::wait4(pid, &raw mut status, 0, &raw mut usage) } {
+            -1 if Errno::last() == Errno::EINTR => {}
+            -1 => return Err(io::Error::last_os_error()),
+            _ => return Ok(Exit { status, usage }),
+        }
+    }
+}
+
+/// What the child must get back of the signal state that the launcher changes for itself.
+#[derive(Debug)]
+struct Dispositions {
+    mask: SigSet,
+    child_ignored: bool,
+    pipe_default: bool,
+}
+
+impl Dispositions {
+    /// Blocks the signals to forward, and makes sure that children can be waited for (somebody may have
+    /// started the launcher with SIGCHLD ignored) and that a reader who leaves does not kill the launcher.
+    fn take_over() -> Result<Self, Errno> {
+        let mut mask = SigSet::empty();
+        sigprocmask(
+            SigmaskHow::SIG_BLOCK,
+            Some(&FORWARDED.into_iter().collect()),
+            Some(&mut mask),
+        )?;
+        // SAFETY: only the dispositions of two signals of this process are set, to no handler.
+        let (child, pipe) = unsafe {
+            (
+                libc::signal(libc::SIGCHLD, libc::SIG_DFL),
+                libc::signal(libc::SIGPIPE, libc::SIG_IGN),
+            )
+        };
+        Ok(Self {
+            mask,
+            child_ignored: child == libc::SIG_IGN,
+            pipe_default: pipe == libc::SIG_DFL,
+        })
+    }
+
+    /// Puts everything back. Only system calls, so it may run between fork and exec.
+    fn restore(&self) {
+        // SAFETY: as in `take_over`.
+        unsafe {
+            if self.child_ignored {
+                libc::signal(libc::SIGCHLD, libc::SIG_IGN);
+            }
+            if self.pipe_default {
+                libc::signal(libc::SIGPIPE, libc::SIG_DFL);
+            }
+        }
+        _ = sigprocmask(SigmaskHow::SIG_SETMASK, Some(&self.mask), None);
+    }
+}
+
+/// Ends this process as the job ended: with its exit code, or by the same signal (without a core dump of our
+/// own; 128+N if the signal can't end us).
+pub fn pass_on(status: i32) -> u8 {
+    if libc::WIFEXITED(status) {
+        return libc::WEXITSTATUS(status) as u8;
+    }
+    let signal = libc::WTERMSIG(status);
+    // SAFETY: plain system calls on this process; the structures are complete.
+    unsafe {
+        let no_core = libc::rlimit {
+            rlim_cur: 0,
+            rlim_max: 0,
+        };
+        libc::setrlimit(libc::RLIMIT_CORE, &raw const no_core);
+        libc::signal(signal, libc::SIG_DFL);
+        let mut set: libc::sigset_t = std::mem::zeroed();
+        libc::sigemptyset(&raw mut set);
+        libc::sigaddset(&raw mut set, signal);
+        libc::sigprocmask(libc::SIG_UNBLOCK, &raw const set, std::ptr::null_mut());
+        libc::raise(signal);
+    }
+    u8::try_from(128 + signal).unwrap_or(255)
+}

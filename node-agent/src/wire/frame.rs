@@ -1,0 +1,168 @@
+//! One message on the socket: `STDN`, protocol version (u16), length (u32), then that many bytes of bincode;
+//! all little-endian. A frame is at most [`FRAME_BYTES_MAX`] long, checked before anything is allocated.
+
+use super::PROTOCOL_VERSION;
+use serde::{Serialize, de::DeserializeOwned};
+use std::io::{self, Read, Write};
+
+/// Longest body.
+pub const FRAME_BYTES_MAX: usize = 1 << 20;
+
+/// Length of what stands before the body.
+pub const HEADER_BYTES: usize = 10;
+
+const MAGIC: [u8; 4] = *b"STDN";
+
+/// Why a message could not be exchanged.
+#[derive(Debug, thiserror::Error)]
+pub enum WireError {
+    /// The socket failed, or the peer closed it.
+    #[error("connection failed: {0}")]
+    Io(#[from] io::Error),
+    /// What came is no frame.
+    #[error("the peer does not speak standin's protocol")]
+    NotAFrame,
+    /// Another version of standin.
+    #[error(
+        "the peer speaks protocol {0}, this is {PROTOCOL_VERSION}: agent and launcher must be of one version"
+    )]
+    Version(u16),
+    /// Longer than [`FRAME_BYTES_MAX`].
+    #[error("message of {0} bytes; the limit is {FRAME_BYTES_MAX}")]
+    TooLong(usize),
+    /// The body is not what was expected.
+    #[error("malformed message: {0}")]
+    Malformed(String),
+}
+
+fn format() -> impl bincode::config::Config {
+    bincode::config::standard().with_limit::<FRAME_BYTES_MAX>()
+}
+
+/// A message as a frame.
+///
+/// # Errors
+/// [`WireError::TooLong`].
+pub fn encode(message: &impl Serialize) -> Result<Vec<u8>, WireError> {
+    let body = bincode::serde::encode_to_vec(message, bincode::config::standard())
+        .map_err(|error| WireError::Malformed(error.to_string()))?;
+    let length = u32::try_from(body.len()).map_err(|_| WireError::TooLong(body.len()))?;
+    if body.len() > FRAME_BYTES_MAX {
+        return Err(WireError::TooLong(body.len()));
+    }
+    let mut frame = Vec::with_capacity(HEADER_BYTES + body.len());
+    frame.extend(MAGIC);
+    frame.extend(PROTOCOL_VERSION.to_le_bytes());
+    frame.extend(length.to_le_bytes());
+    frame.extend(body);
+    Ok(frame)
+}
+
+/// How many bytes follow this header.
+///
+/// # Errors
+/// [`WireError::NotAFrame`], [`WireError::Version`], [`WireError::TooLong`].
+pub fn body_length(header: [u8; HEADER_BYTES]) -> Result<usize, WireError> {
+    let [m0, m1, m2, m3, v0, v1, l0, l1, l2, l3] = header;
+    let version = u16::from_le_bytes([v0, v1]);
+    let length = u32::from_le_bytes([l0, l1, l2, l3]) as usize;
+    match [m0, m1, m2, m3] == MAGIC {
+        false => Err(WireError::NotAFrame),
+        true if version != PROTOCOL_VERSION => Err(WireError::Version(version)),
+        true if length > FRAME_BYTES_MAX => Err(WireError::TooLong(length)),
+        true => Ok(length),
+    }
+}
+
+/// The message in a body.
+///
+/// # Errors
+/// [`WireError::Malformed`], also if bytes are left over.
+pub fn decode<T: DeserializeOwned>(body: &[u8]) -> Result<T, WireError> {
+    let malformed = |error: bincode::error::DecodeError| WireError::Malformed(error.to_string());
+    let (message, used) = bincode::serde::decode_from_slice(body, format()).map_err(malformed)?;
+    if used == body.len() {
+        Ok(message)
+    } else {
+        Err(WireError::Malformed(format!(
+            "{} bytes too many",
+            body.len() - used
+        )))
+    }
+}
+
+/// Writes a message, blocking.
+///
+/// # Errors
+/// [`WireError::TooLong`] and [`WireError::Io`].
+pub fn send(stream: &mut impl Write, message: &impl Serialize) -> Result<(), WireError> {
+    stream.write_all(&encode(message)?).map_err(WireError::Io)
+}
+
+/// Reads a message, blocking.
+///
+/// # Errors
+/// Any [`WireError`].
+pub fn receive<T: DeserializeOwned>(stream: &mut impl Read) -> Result<T, WireError> {
+    let mut header = [0; HEADER_BYTES];
+    stream.read_exact(&mut header)?;
+    let mut body = vec![0; body_length(header)?];
+    stream.read_exact(&mut body)?;
+    decode(&body)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::*;
+    use super::*;
+    use crate::size::{Limit, Origin};
+    use proptest::prelude::*;
+
+    fn started() -> Reply {
+        Reply::Started(Box::new(Started {
+            ticket: 7,
+            prediction: Prediction::default(),
+            limits: Limits(vec![
+                (Limit::MemoryMax(1 << 30), Origin::Manual),
+                (Limit::CpuMax(1.5), Origin::Predicted),
+            ]),
+            notes: vec!["note".into()],
+        }))
+    }
+
+    #[test]
+    fn messages_survive_the_way() {
+        let mut bytes = Vec::new();
+        send(&mut bytes, &started()).unwrap();
+        assert_eq!(receive::<Reply>(&mut bytes.as_slice()).unwrap(), started());
+    }
+
+    #[test]
+    fn another_version_is_named() {
+        let mut frame = encode(&Request::Status).unwrap();
+        frame[4] = 99;
+        assert!(matches!(
+            receive::<Request>(&mut frame.as_slice()),
+            Err(WireError::Version(99))
+        ));
+    }
+
+    #[test]
+    fn a_huge_length_is_refused_before_it_is_allocated() {
+        let mut frame = encode(&Request::Status).unwrap();
+        frame[6..10].copy_from_slice(&u32::MAX.to_le_bytes());
+        assert!(matches!(
+            receive::<Request>(&mut frame.as_slice()),
+            Err(WireError::TooLong(_))
+        ));
+    }
+
+    proptest! {
+        #[test]
+        fn no_bytes_make_it_panic(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
+            _ = decode::<Request>(&bytes);
+            _ = decode::<Reply>(&bytes);
+            _ = receive::<Request>(&mut bytes.as_slice());
+        }
+    }
+}
