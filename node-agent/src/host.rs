@@ -93,3 +93,8 @@ pub fn now_ms() -> i64 {
         .duration_since(UNIX_EPOCH)
         .map_or(0, |since| i64::try_from(since.as_millis()).unwrap_or(i64::MAX))
 }
+
+/// Size of a page of memory, bytes.
+pub fn page_bytes() -> u64 {
+    procfs::page_size()
+}

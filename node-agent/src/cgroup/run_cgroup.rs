@@ -5,11 +5,6 @@ use std::fs::{self, File};
 use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
-
-/// How often removal is tried while the kernel still lets go of the last process, [`REMOVE_PAUSE`] apart.
-const REMOVE_TRIES: u32 = 50;
-const REMOVE_PAUSE: Duration = Duration::from_millis(2);
 
 /// Deepest level of cgroups below a run's own that removal walks into.
 const DEPTH_MAX: u32 = 16;
@@ -155,11 +150,10 @@ impl RunCgroup {
         }
     }
 
-    /// Removes it in every hierarchy, with the empty cgroups that the task made below. Waits a moment for a
-    /// process that is just leaving.
+    /// Removes it in every hierarchy, with the empty cgroups that the task made below.
     ///
     /// # Errors
-    /// [`CgroupError::File`] if processes still live in it.
+    /// [`CgroupError::File`] while processes still live in it, or are just leaving: try again later.
     pub fn remove(&self) -> Result<(), CgroupError> {
         self.directories()
             .iter()
@@ -174,26 +168,10 @@ fn remove_tree(directory: &Path, depth: u32) -> Result<(), CgroupError> {
             remove_tree(&child.path(), depth - 1)?;
         }
     }
-    for _ in 0..REMOVE_TRIES {
-        match fs::remove_dir(directory) {
-            Err(error) if error.raw_os_error() == Some(libc::EBUSY) && !has_processes(directory) => {
-                std::thread::sleep(REMOVE_PAUSE);
-            }
-            Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                return Err(CgroupError::file("remove", directory, error));
-            }
-            _ => return Ok(()),
-        }
+    match fs::remove_dir(directory) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(CgroupError::file("remove", directory, error)),
+        _ => Ok(()),
     }
-    Err(CgroupError::file(
-        "remove",
-        directory,
-        io::Error::from_raw_os_error(libc::EBUSY),
-    ))
-}
-
-fn has_processes(directory: &Path) -> bool {
-    fs::read_to_string(directory.join("cgroup.procs")).is_ok_and(|procs| !procs.is_empty())
 }
 
 /// On 64-bit kernels the inode number of a cgroup directory is its id (`kernfs_node.id`).

@@ -4,9 +4,11 @@
 //! Every number that may be missing is an `Option`: a source that this host lacks leaves `None` (`NULL` in
 //! the database) and a word in [`Coverage`], never a zero.
 
+mod collect;
 pub mod key;
 pub mod series;
 
+pub use collect::{CORES_WINDOW_NS, Collector, Measures, Sample};
 pub use ebpf_probes::{HISTOGRAM_BUCKETS, Histogram};
 use serde::{Deserialize, Serialize};
 

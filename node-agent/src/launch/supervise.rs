@@ -6,12 +6,13 @@
 
 use super::command::Command;
 use nix::errno::Errno;
+use nix::fcntl::OFlag;
 use nix::sys::signal::{SigSet, SigmaskHow, Signal, sigprocmask};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::unistd::Pid;
 use std::fs::File;
 use std::io::{self, Read};
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
 use std::time::Duration;
 
 /// Signals that are passed on to the child when they were sent to the launcher by a process.
@@ -37,51 +38,67 @@ pub struct Exit {
     pub usage: libc::rusage,
 }
 
-/// A running child.
+/// A child: held before it executes the command until [`Child::release`].
 #[derive(Debug)]
 pub struct Child {
     pid: i32,
     pidfd: OwnedFd,
     signals: SignalFd,
+    /// Closing it lets the child go on.
+    hold: Option<OwnedFd>,
+    /// The child writes its `errno` here if it can't execute; it closes when it can.
+    report: File,
+    original: Dispositions,
 }
 
 impl Child {
-    /// Starts `command`. `cgroup` is the v2 directory that it is born in; before it executes it writes itself
-    /// into the `entrances` (v1 hierarchies).
+    /// Forks the process that will be `command`. `cgroup` is the v2 directory that it is born in; it writes
+    /// itself into the `entrances` (v1 hierarchies) before it executes.
     ///
     /// # Errors
-    /// The error of `clone3` or of `execve`, told apart by [`StartError`].
-    pub fn start(command: &Command, cgroup: Option<&File>, entrances: &[File]) -> Result<Self, StartError> {
+    /// What `clone3` says.
+    pub fn fork(command: &Command, cgroup: Option<&File>, entrances: &[File]) -> Result<Self, StartError> {
         let prepared = command.prepare();
-        let original = Dispositions::take_over().map_err(StartError::Fork)?;
-        let signals = SignalFd::with_flags(
-            &FORWARDED.into_iter().collect(),
-            SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK,
-        )
-        .map_err(StartError::Fork)?;
-        let (report_read, report_write) =
-            nix::unistd::pipe2(nix::fcntl::OFlag::O_CLOEXEC).map_err(StartError::Fork)?;
-
-        match clone_into(cgroup).map_err(StartError::Fork)? {
+        let original = Dispositions::take_over()?;
+        let flags = SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK;
+        let signals = SignalFd::with_flags(&FORWARDED.into_iter().collect(), flags)?;
+        let (hold_read, hold) = nix::unistd::pipe2(OFlag::O_CLOEXEC)?;
+        let (report, report_write) = nix::unistd::pipe2(OFlag::O_CLOEXEC)?;
+        match clone_into(cgroup)? {
             None => {
-                let errno = enter_and_execute(command, &prepared, entrances, &original);
+                // The copy of the parent's end must not keep the pipe open.
+                drop(hold);
+                let errno = enter_and_execute(command, &prepared, entrances, &hold_read, &original);
                 // SAFETY: the descriptor is open and the buffer is 4 bytes; this child must not unwind.
                 unsafe {
                     libc::write(report_write.as_raw_fd(), (&raw const errno).cast(), 4);
                     libc::_exit(127)
                 }
             }
-            Some((pid, pidfd)) => {
-                drop(report_write);
-                let mut errno = [0; 4];
-                if File::from(report_read).read_exact(&mut errno).is_ok() {
-                    _ = wait(pid);
-                    original.restore();
-                    return Err(StartError::Execute(i32::from_ne_bytes(errno)));
-                }
-                Ok(Self { pid, pidfd, signals })
-            }
+            Some((pid, pidfd)) => Ok(Self { pid, pidfd, signals, hold: Some(hold), report: report.into(), original }),
         }
+    }
+
+    /// Lets the child execute its command.
+    ///
+    /// # Errors
+    /// [`StartError::Execute`] with what `execve` says; the child is gone then.
+    pub fn release(&mut self) -> Result<(), StartError> {
+        self.hold = None;
+        let mut errno = [0; 4];
+        if self.report.read_exact(&mut errno).is_err() {
+            return Ok(());
+        }
+        _ = wait(self.pid);
+        self.original.restore();
+        Err(StartError::Execute(i32::from_ne_bytes(errno)))
+    }
+
+    /// Ends a child that was never released.
+    pub fn abandon(self) {
+        _ = nix::sys::signal::kill(Pid::from_raw(self.pid), Signal::SIGKILL);
+        _ = wait(self.pid);
+        self.original.restore();
     }
 
     /// Its process id.
@@ -103,14 +120,9 @@ impl Child {
         ended
     }
 
-    /// A descriptor that is readable while signals wait to be forwarded with [`Child::forward`].
-    pub fn signals(&self) -> BorrowedFd<'_> {
-        self.signals.as_fd()
-    }
-
     /// Passes on what was sent to the launcher. What the kernel sent (the terminal's keys) went to the child
     /// as well: it shares the process group.
-    pub fn forward(&self) {
+    fn forward(&self) {
         while let Ok(Some(info)) = self.signals.read_signal() {
             if info.ssi_code <= 0
                 && let Ok(signal) = Signal::try_from(info.ssi_signo.cast_signed())
@@ -134,7 +146,7 @@ impl Child {
 pub enum StartError {
     /// No process could be made.
     #[error("failed to start a process: {0}")]
-    Fork(Errno),
+    Fork(#[from] Errno),
     /// The process could not execute the command: `errno`.
     #[error("failed to execute: {}", Errno::from_raw(*.0).desc())]
     Execute(i32),
@@ -145,6 +157,7 @@ fn enter_and_execute(
     command: &Command,
     prepared: &super::command::Prepared,
     entrances: &[File],
+    hold: &OwnedFd,
     original: &Dispositions,
 ) -> i32 {
     for entrance in entrances {
@@ -153,8 +166,10 @@ fn enter_and_execute(
         unsafe { libc::write(entrance.as_raw_fd(), c"0".as_ptr().cast(), 1) };
     }
     // A launcher that is killed takes its job along, as it would have without standin.
-    // SAFETY: plain system call. The mask was read from this process before.
+    // SAFETY: plain system call.
     unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) };
+    let mut byte = [0];
+    while nix::unistd::read(hold, &mut byte) == Err(Errno::EINTR) {}
     original.restore();
     command.execute(prepared) as i32
 }

@@ -33,6 +33,9 @@ pub enum WireError {
     /// The body is not what was expected.
     #[error("malformed message: {0}")]
     Malformed(String),
+    /// The agent understood and said no.
+    #[error("the agent refused: {0}")]
+    Refused(String),
 }
 
 fn format() -> impl bincode::config::Config {
@@ -120,7 +123,6 @@ mod tests {
 
     fn started() -> Reply {
         Reply::Started(Box::new(Started {
-            ticket: 7,
             prediction: Prediction::default(),
             limits: Limits(vec![
                 (Limit::MemoryMax(1 << 30), Origin::Manual),

@@ -1,10 +1,10 @@
 //! What the launcher and the agent say to each other over the unix socket.
 //!
 //! A conversation: the launcher sends [`Request::Start`], the agent answers [`Reply::Started`] once the
-//! launcher's process is in its cgroup with the limits set. The launcher then executes the command in place;
-//! its end of the socket closes on exec, which tells the agent that the command runs. Where exec fails it says
-//! [`Request::ExecFailed`] instead. [`Request::Wait`], on a connection of its own, is answered when the run
-//! has been recorded.
+//! launcher's process (or the child it names) is in its cgroup with the limits set. The launcher then executes
+//! the command in place; its end of the socket closes on exec, which tells the agent that the command runs.
+//! Where exec fails it says [`Request::ExecFailed`] instead. A launcher that stays to see the end keeps the
+//! connection and sends [`Request::Wait`], which is answered when the run has been recorded.
 
 mod frame;
 
@@ -26,12 +26,12 @@ pub const COMMAND_BYTES_MAX: usize = 64 * 1024;
 /// From launcher to agent.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub enum Request {
-    /// Take the calling process into a new run.
+    /// Take a process into a new run.
     Start(Box<Start>),
     /// The command of the run started on this connection could not be executed: `errno`.
     ExecFailed(i32),
-    /// Answer when the run with this ticket has been recorded.
-    Wait(u64),
+    /// The command of the run started on this connection runs: answer when it has been recorded.
+    Wait,
     /// What the agent is.
     Status,
 }
@@ -39,6 +39,8 @@ pub enum Request {
 /// A task about to start.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Start {
+    /// The process to take in: a child of the caller, or the caller itself if `None`.
+    pub pid: Option<i32>,
     /// Kind of task.
     pub task_type: String,
     /// The command line, for people; at most [`COMMAND_BYTES_MAX`].
@@ -83,8 +85,6 @@ pub enum Reply {
 /// The answer to [`Request::Start`].
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Started {
-    /// Names the run in [`Request::Wait`].
-    pub ticket: u64,
     /// What is expected of it.
     pub prediction: Prediction,
     /// Limits in force.

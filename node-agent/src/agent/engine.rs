@@ -1,0 +1,241 @@
+//! What measuring needs of the host: cgroups and probes, found once, used by every task.
+
+use super::task::{Plan, Task};
+use crate::cgroup::{CgroupError, Hierarchies, RunCgroup};
+use crate::fingerprint::{Coverage, Measures, Source};
+use crate::host;
+use crate::predict::{History, Prediction, predict};
+use crate::probe::{Measure, Options, Probes, Slot, State};
+use crate::size::{Capacity, Manual, Policy, size};
+use ebpf_probes::{Losses, ProcessExit};
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+
+/// How an engine is set up.
+#[derive(Clone, Debug)]
+pub struct EngineOptions {
+    /// Cgroup under which runs get theirs.
+    pub cgroup_parent: PathBuf,
+    /// Most tasks measured at once.
+    pub tasks_max: u32,
+}
+
+/// See the head of this file.
+#[derive(Debug)]
+pub struct Engine {
+    hierarchies: Hierarchies,
+    parent: PathBuf,
+    probes: Result<Probes, String>,
+    capacity: Capacity,
+    /// Main processes whose exit is waited for, and the exit once it is known.
+    exits: HashMap<u32, Option<ProcessExit>>,
+    created: u64,
+    /// Cgroups of runs that ended before their last process did.
+    released: Vec<(RunCgroup, Option<Slot>)>,
+}
+
+impl Engine {
+    /// Finds the cgroup hierarchies and loads the probes. Without probes the kernel's accounts still serve.
+    ///
+    /// # Errors
+    /// [`CgroupError`] if no cgroup can be made here: then there is nothing to measure by.
+    pub fn new(options: &EngineOptions) -> Result<Self, CgroupError> {
+        let hierarchies = Hierarchies::detect()?;
+        let run_level = u32::try_from(options.cgroup_parent.components().count() + 1).unwrap_or(u32::MAX);
+        let probes = Probes::load(&Options { tasks_max: options.tasks_max, run_level });
+        Ok(Self {
+            hierarchies,
+            parent: options.cgroup_parent.clone(),
+            probes: probes.map_err(|error| error.to_string()),
+            capacity: host::capacity(),
+            exits: HashMap::new(),
+            created: 0,
+            released: Vec::new(),
+        })
+    }
+
+    /// The probes, or why there are none.
+    pub fn probes(&self) -> Result<&Probes, &str> {
+        self.probes.as_ref().map_err(String::as_str)
+    }
+
+    /// What the probes lost so far.
+    pub fn losses(&self) -> Losses {
+        self.probes.as_ref().map(Probes::losses).unwrap_or_default()
+    }
+
+    /// The cgroup hierarchies.
+    pub fn hierarchies(&self) -> &Hierarchies {
+        &self.hierarchies
+    }
+
+    /// Cgroup under which runs get theirs.
+    pub fn parent(&self) -> &Path {
+        &self.parent
+    }
+
+    /// Decides what a task gets.
+    pub fn plan(&self, history: &History, risk: f64, policy: Policy, manual: Manual) -> Plan {
+        let prediction = predict(history, risk);
+        let limits = size(&prediction, policy, manual, self.capacity);
+        Plan { prediction, limits, policy }
+    }
+
+    /// What this host has.
+    pub fn capacity(&self) -> Capacity {
+        self.capacity
+    }
+
+    /// Makes the cgroup of a new task, tracks it and sets its limits. Nothing is in it yet.
+    ///
+    /// # Errors
+    /// [`CgroupError`] if the cgroup can't be made. A limit or a probe that is refused becomes a note.
+    pub fn admit(&mut self, plan: Plan) -> Result<Task, CgroupError> {
+        self.created += 1;
+        let name = run_name(std::process::id(), self.created);
+        let cgroup = RunCgroup::create(&self.hierarchies, &self.parent, &name)?;
+        let mut notes = Vec::new();
+        let slot = self.track(&cgroup, &mut notes);
+        for applied in cgroup.apply(&plan.limits) {
+            if let Some(why) = applied.refused {
+                notes.push(format!("limit {:?} not set: {why}", applied.limit));
+            }
+        }
+        let (measures, coverage) = self.coverage(&cgroup, slot.is_some());
+        Ok(Task::new(cgroup, slot, plan, notes, measures, coverage))
+    }
+
+    /// Takes up a run that another agent began.
+    pub(super) fn track(&mut self, cgroup: &RunCgroup, notes: &mut Vec<String>) -> Option<Slot> {
+        let probes = self.probes.as_mut().ok()?;
+        probes.track(cgroup.id()).map_err(|error| notes.push(format!("not measured by probes: {error}"))).ok()
+    }
+
+    /// Which numbers of a task are real, and where they come from.
+    pub(super) fn coverage(&self, cgroup: &RunCgroup, tracked: bool) -> (Measures, Coverage) {
+        let mut sources = vec![Source { measure: "memory".into(), source: cgroup.memory_source(), note: None }];
+        let mut measures = Measures::default();
+        match &self.probes {
+            Ok(probes) if tracked => {
+                for probe in probes.status() {
+                    let (source, note) = match &probe.state {
+                        State::Attached { hook } => (Some(hook.clone()), None),
+                        State::Unavailable { why, .. } => (fallback(probe.measure), Some(why.clone())),
+                    };
+                    if probe.state.is_attached() {
+                        measures.0.push(probe.measure);
+                    }
+                    sources.push(Source { measure: probe.measures.into(), source, note });
+                }
+            }
+            Ok(_) => sources.push(unprobed("the probes had no room for this task; raise agent.tasks_max")),
+            Err(why) => sources.push(unprobed(why)),
+        }
+        (measures, Coverage(sources))
+    }
+
+    /// The counters of a slot.
+    pub(super) fn counted(&self, slot: Slot) -> Option<(ebpf_probes::Counters, ebpf_probes::Shared)> {
+        self.probes.as_ref().ok().map(|probes| {
+            let reading = probes.read(slot);
+            (reading.counters, reading.shared)
+        })
+    }
+
+    /// Whether a burst of this slot is still being run, so that its counters are not complete.
+    pub(super) fn is_on_cpu(&self, slot: Slot) -> bool {
+        self.probes.as_ref().is_ok_and(|probes| probes.is_on_cpu(slot))
+    }
+
+    /// Tells the probes how many tasks were in the cgroup when counting began.
+    pub(super) fn set_tasks(&mut self, slot: Slot, tasks: i64) {
+        if let Ok(probes) = self.probes.as_mut() {
+            probes.set_tasks(slot, tasks);
+        }
+    }
+
+    /// Remember how the process `pid` ends.
+    pub fn watch_exit(&mut self, pid: i32) {
+        self.exits.insert(pid.cast_unsigned(), None);
+    }
+
+    /// How the process `pid` ended, if the probes saw it; it is forgotten then.
+    pub fn take_exit(&mut self, pid: i32) -> Option<ProcessExit> {
+        self.drain_exits();
+        self.exits.remove(&pid.cast_unsigned()).flatten()
+    }
+
+    /// Empties the ring buffer of exits.
+    pub fn drain_exits(&mut self) {
+        if let Ok(probes) = self.probes.as_mut() {
+            probes.drain_exits(|exit| {
+                if let Some(known) = self.exits.get_mut(&exit.pid) {
+                    *known = Some(exit);
+                }
+            });
+        }
+    }
+
+    /// Gives back what a task held. A cgroup that processes still live in is kept, with its slot (the kernel
+    /// side may still count for it), until [`Engine::sweep`] finds it empty.
+    pub(super) fn release(&mut self, cgroup: RunCgroup, slot: Option<Slot>) {
+        self.released.push((cgroup, slot));
+        self.sweep();
+    }
+
+    /// Whether processes still live in a released cgroup.
+    pub fn has_leftovers(&self) -> bool {
+        self.released.iter().any(|(cgroup, _)| cgroup.is_populated())
+    }
+
+    /// Removes released cgroups that have become empty. `true` if none is left.
+    pub fn sweep(&mut self) -> bool {
+        let probes = &mut self.probes;
+        self.released.retain(|(cgroup, slot)| {
+            if cgroup.is_populated() || cgroup.remove().is_err() {
+                return true;
+            }
+            if let (Ok(probes), Some(slot)) = (probes.as_mut(), *slot) {
+                probes.untrack(slot);
+            }
+            false
+        });
+        self.released.is_empty()
+    }
+}
+
+/// What stands in for a measure whose probe is missing.
+fn fallback(measure: Measure) -> Option<String> {
+    match measure {
+        Measure::Cpu => Some("cgroup cpu.stat".into()),
+        Measure::OomKills => Some("cgroup memory events".into()),
+        _ => None,
+    }
+}
+
+/// All probes are missing: CPU time still comes from the cgroup.
+fn unprobed(why: &str) -> Source {
+    Source { measure: "CPU time".into(), source: fallback(Measure::Cpu), note: Some(format!("no probes: {why}")) }
+}
+
+/// Name of a run's cgroup: it tells which process made it, so that those of dead ones can be found.
+fn run_name(owner: u32, number: u64) -> String {
+    format!("run-{owner}-{number}")
+}
+
+/// The process that made the cgroup of this name.
+pub(super) fn owner_of(name: &str) -> Option<i32> {
+    name.strip_prefix("run-")?.split_once('-')?.0.parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_cgroup_names_its_maker() {
+        assert_eq!(owner_of(&run_name(42, 7)), Some(42));
+        assert_eq!(owner_of("run-x-1"), None);
+        assert_eq!(owner_of("system.slice"), None);
+    }
+}

@@ -1,0 +1,14 @@
+//! The life of a task, from the request to the record, and the two programs that lead one: the daemon, and the
+//! launcher itself where there is no daemon.
+//!
+//! [`Engine`] does what both need: cgroup, limits, probes, measurement. It blocks for microseconds only and
+//! knows no database. [`server`] serves many tasks over the socket, [`embedded`] leads one.
+
+pub mod embedded;
+mod engine;
+mod recover;
+pub mod server;
+mod task;
+
+pub use engine::{Engine, EngineOptions};
+pub use task::{Plan, Task};

@@ -1,0 +1,296 @@
+//! The daemon: one thread, one event loop. Every connection and every task is a local future; the database is
+//! written by a thread of its own, so that a slow disk delays no task.
+//!
+//! The loop holds the [`Engine`] only between awaits. What a killed agent leaves behind is taken up by the
+//! next one: tasks that still run are measured on, others are closed with what is known.
+
+mod connection;
+mod life;
+mod socket;
+
+use super::{Engine, EngineOptions, Task, recover};
+use crate::cgroup::RunCgroup;
+use crate::config::Config;
+use crate::host::{self, ProcessId};
+use crate::probe::State;
+use crate::store::record::{Ending, Measured, NewRun, RunId};
+use crate::store::{OpenRun, Reader, Store, StoreError, Writer};
+use crate::wire::{AgentStatus, Leftover};
+use anyhow::Context;
+use life::Life;
+use std::cell::{Cell, RefCell};
+use std::io;
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::io::unix::AsyncFd;
+use tokio::net::{UnixListener, UnixStream};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot, watch};
+use tokio::task::{JoinSet, LocalSet};
+
+/// Most connections at once; further ones wait to be accepted.
+const CONNECTIONS_MAX: usize = 4096;
+
+/// Pause between two looks at exits and released cgroups.
+const HOUSEKEEPING: Duration = Duration::from_secs(1);
+
+/// Pause between two prunings of old runs.
+const PRUNING: Duration = Duration::from_secs(3600);
+
+/// What the daemon shares between its futures.
+struct Agent {
+    config: Config,
+    database: PathBuf,
+    identity: ProcessId,
+    engine: RefCell<Engine>,
+    writer: Writer,
+    reader: RefCell<Reader>,
+    /// Tasks under way.
+    active: Cell<usize>,
+    /// Runs recorded.
+    recorded: Cell<u64>,
+    /// Becomes true when the daemon ends.
+    stop: watch::Sender<bool>,
+    lives: RefCell<JoinSet<()>>,
+}
+
+/// A process that is watched for its end.
+struct Process {
+    id: ProcessId,
+    pidfd: AsyncFd<OwnedFd>,
+}
+
+impl Process {
+    fn open(pid: i32) -> io::Result<Self> {
+        let raw = rustix::process::Pid::from_raw(pid).ok_or(io::ErrorKind::InvalidInput)?;
+        let pidfd = rustix::process::pidfd_open(raw, rustix::process::PidfdFlags::NONBLOCK)?;
+        let id = ProcessId::of(pid).ok_or(io::ErrorKind::NotFound)?;
+        Ok(Self { id, pidfd: AsyncFd::with_interest(pidfd, tokio::io::Interest::READABLE)? })
+    }
+}
+
+/// Runs the daemon until SIGTERM or SIGINT. Tasks under way go on without it.
+///
+/// # Errors
+/// Whatever keeps it from starting: no cgroups, no database, a socket that another agent holds.
+pub fn serve(config: Config, database: PathBuf, socket: &Path) -> anyhow::Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    LocalSet::new().block_on(&runtime, run(config, database, socket))
+}
+
+async fn run(config: Config, database: PathBuf, socket: &Path) -> anyhow::Result<()> {
+    let listener = socket::listen(socket, &config.agent.socket_group)?;
+    let agent = Agent::start(config, database)?;
+    agent.report_probes();
+    tracing::info!("listening on {}, recording in {}", socket.display(), agent.database.display());
+    _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
+
+    let connections = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut housekeeping = tokio::time::interval(HOUSEKEEPING);
+    let mut pruning = tokio::time::interval(PRUNING);
+    loop {
+        tokio::select! {
+            accepted = accept(&listener, &connections) => match accepted {
+                Ok((stream, permit)) => agent.serve(stream, permit),
+                Err(error) => {
+                    tracing::warn!("failed to accept a connection: {error}");
+                    tokio::time::sleep(Duration::from_millis(100)).await;
+                }
+            },
+            _ = housekeeping.tick() => agent.keep_house(),
+            _ = pruning.tick() => agent.prune(),
+            _ = terminate.recv() => break,
+            _ = interrupt.recv() => break,
+        }
+    }
+    _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
+    _ = std::fs::remove_file(socket);
+    agent.end().await;
+    Ok(())
+}
+
+async fn accept(
+    listener: &UnixListener,
+    connections: &Arc<Semaphore>,
+) -> io::Result<(UnixStream, OwnedSemaphorePermit)> {
+    let permit = Arc::clone(connections).acquire_owned().await.map_err(io::Error::other)?;
+    let (stream, _) = listener.accept().await?;
+    Ok((stream, permit))
+}
+
+impl Agent {
+    /// Loads probes, opens the database and takes up what the last agent left.
+    fn start(config: Config, database: PathBuf) -> anyhow::Result<Rc<Self>> {
+        let cgroup_parent = config.agent.cgroup_parent.clone().into();
+        let mut engine = Engine::new(&EngineOptions { cgroup_parent, tasks_max: config.agent.tasks_max })?;
+        let opened = Store::open(&database)?;
+        if let Some(path) = &opened.moved_aside {
+            tracing::warn!("the database was corrupt: it was moved to {} and a new one begun", path.display());
+        }
+        let mut store = opened.store;
+        let adopted = adopt_runs(&mut engine, &mut store)?;
+        recover::sweep_cgroups(engine.hierarchies(), engine.parent());
+        let reader = Reader::open(&database).context("failed to read the database just opened")?;
+        let agent = Rc::new(Self {
+            config,
+            database,
+            identity: ProcessId::current(),
+            engine: RefCell::new(engine),
+            writer: Writer::start(store)?,
+            reader: RefCell::new(reader),
+            active: Cell::new(0),
+            recorded: Cell::new(0),
+            stop: watch::Sender::new(false),
+            lives: RefCell::new(JoinSet::new()),
+        });
+        for life in adopted {
+            // The command runs; nobody waits for its report.
+            let (tell, executed) = oneshot::channel();
+            _ = tell.send(None);
+            agent.spawn(life::lead(Rc::clone(&agent), life, executed, oneshot::channel().0));
+        }
+        Ok(agent)
+    }
+
+    fn report_probes(&self) {
+        for (name, state) in self.status().probes {
+            match state {
+                Ok(hook) => tracing::debug!("probe {name}: {hook}"),
+                Err(why) => tracing::warn!("probe {name} is not attached: {why}"),
+            }
+        }
+    }
+
+    /// Lets a future lead a task.
+    fn spawn(&self, life: impl Future<Output = ()> + 'static) {
+        self.lives.borrow_mut().spawn_local(life);
+    }
+
+    fn serve(self: &Rc<Self>, stream: UnixStream, permit: OwnedSemaphorePermit) {
+        let agent = Rc::clone(self);
+        tokio::task::spawn_local(async move {
+            connection::serve(&agent, stream).await;
+            drop(permit);
+        });
+    }
+
+    fn keep_house(&self) {
+        let mut engine = self.engine.borrow_mut();
+        engine.drain_exits();
+        engine.sweep();
+        let mut lives = self.lives.borrow_mut();
+        while let Some(ended) = lives.try_join_next() {
+            if let Err(error) = ended {
+                tracing::error!("the life of a task broke off: {error}");
+            }
+        }
+    }
+
+    fn prune(&self) {
+        let retention = &self.config.retention;
+        let report = |result| match result {
+            Ok(0) => {}
+            Ok(runs) => tracing::info!("{runs} old runs dropped"),
+            Err(error) => tracing::warn!("old runs not dropped: {error}"),
+        };
+        self.writer.prune(retention.runs_per_task, retention.days, Box::new(report));
+    }
+
+    /// Records how far every task has come, and ends; the tasks go on.
+    async fn end(&self) {
+        tracing::info!("stopping; {} tasks go on", self.active.get());
+        _ = self.stop.send(true);
+        let mut lives = self.lives.take();
+        while lives.join_next().await.is_some() {}
+    }
+
+    async fn begin(&self, run: NewRun) -> Result<RunId, StoreError> {
+        let (done, answer) = oneshot::channel();
+        self.writer.begin(run, Box::new(move |result| _ = done.send(result)));
+        answer.await.unwrap_or(Err(StoreError::WriterGone))
+    }
+
+    async fn finish(
+        &self,
+        run: RunId,
+        ended_at_ms: i64,
+        ending: Ending,
+        measured: Measured,
+    ) -> Result<(), StoreError> {
+        let (done, answer) = oneshot::channel();
+        self.writer.finish(run, ended_at_ms, ending, measured, Box::new(move |result| _ = done.send(result)));
+        answer.await.unwrap_or(Err(StoreError::WriterGone))
+    }
+
+    fn status(&self) -> AgentStatus {
+        let engine = self.engine.borrow();
+        let lost = engine.losses();
+        let probes = match engine.probes() {
+            Ok(probes) => probes
+                .status()
+                .iter()
+                .map(|probe| match &probe.state {
+                    State::Attached { hook } => (probe.name.to_owned(), Ok(hook.clone())),
+                    State::Unavailable { why, .. } => (probe.name.to_owned(), Err(why.clone())),
+                })
+                .collect(),
+            Err(why) => vec![("all".to_owned(), Err(why.to_owned()))],
+        };
+        AgentStatus {
+            version: env!("CARGO_PKG_VERSION").into(),
+            pid: std::process::id(),
+            database: self.database.display().to_string(),
+            running: self.active.get(),
+            recorded: self.recorded.get(),
+            probes,
+            lost: (lost.events, lost.requests),
+        }
+    }
+}
+
+/// Takes up the runs whose tasks still go on and closes the others.
+fn adopt_runs(engine: &mut Engine, store: &mut Store) -> anyhow::Result<Vec<Life>> {
+    let mut lives = Vec::new();
+    for run in store.open_runs()? {
+        if run.owner.is_alive() {
+            continue;
+        }
+        match take_up(engine, &run) {
+            Some(life) => {
+                store.adopt(run.id, &ProcessId::current())?;
+                tracing::info!("run {} goes on: process {}", run.id.0, life.process.id.pid);
+                lives.push(life);
+            }
+            None => {
+                tracing::info!("run {} is lost: it ended while no agent was there", run.id.0);
+                recover::close(store, run, Some(engine.hierarchies()))?;
+            }
+        }
+    }
+    Ok(lives)
+}
+
+/// The life of a run that an agent before this one began, if its main process and cgroup are still there.
+fn take_up(engine: &mut Engine, run: &OpenRun) -> Option<Life> {
+    let main = run.main.as_ref().filter(|_| recover::is_going_on(run))?;
+    let (path, id) = run.cgroup.as_ref()?;
+    let cgroup = RunCgroup::existing(engine.hierarchies(), Path::new(path)).filter(|cgroup| cgroup.id() == *id)?;
+    let process = Process::open(main.pid).ok()?;
+    let elapsed_ms = u64::try_from(host::now_ms() - run.started_at_ms).unwrap_or(0);
+    engine.watch_exit(main.pid);
+    let task = Task::adopt(engine, cgroup, run.measured.clone(), Duration::from_millis(elapsed_ms));
+    Some(Life {
+        run: Some(run.id),
+        task_type: run.key.task_type.clone(),
+        user: host::user_name(run.key.uid),
+        process,
+        task,
+        leftover: Leftover::Leave,
+        notes: Vec::new(),
+    })
+}

@@ -1,0 +1,161 @@
+//! One launcher's connection: who is it, what does it want, and is it allowed to.
+
+use super::life::{self, Life};
+use super::{Agent, Process};
+use crate::fingerprint::key::{self, TaskKey};
+use crate::host::{self, ProcessId};
+use crate::store::record::{Engine as EngineKind, NewRun};
+use crate::wire::{self, Reply, Request, Start, Started, WireError};
+use serde::Serialize;
+use std::io;
+use std::rc::Rc;
+use std::time::Duration;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::UnixStream;
+use tokio::sync::oneshot;
+
+/// How long a launcher may take to say what it wants.
+const FIRST_REQUEST: Duration = Duration::from_secs(10);
+
+/// Most features of a run that are kept.
+const FEATURES_MAX: usize = 64;
+
+/// The process at the other end.
+#[derive(Clone, Copy, Debug)]
+struct Peer {
+    pid: i32,
+    uid: u32,
+}
+
+/// Serves one connection to its end.
+pub(super) async fn serve(agent: &Rc<Agent>, mut stream: UnixStream) {
+    let request = match tokio::time::timeout(FIRST_REQUEST, receive(&mut stream)).await {
+        Ok(Ok(request)) => request,
+        Ok(Err(error)) => return refuse(&mut stream, &error.to_string()).await,
+        Err(_) => return,
+    };
+    let Some(peer) = peer(&stream) else { return };
+    match request {
+        Request::Start(start) => start_task(agent, stream, peer, *start).await,
+        Request::Status => answer(&mut stream, &Reply::Status(agent.status())).await,
+        Request::ExecFailed(_) | Request::Wait => refuse(&mut stream, "no run was started on this connection").await,
+    }
+}
+
+fn peer(stream: &UnixStream) -> Option<Peer> {
+    let credentials = stream.peer_cred().ok()?;
+    Some(Peer { pid: credentials.pid()?, uid: credentials.uid() })
+}
+
+async fn start_task(agent: &Rc<Agent>, mut stream: UnixStream, peer: Peer, start: Start) {
+    let (life, started) = match admit(agent, peer, start).await {
+        Ok(admitted) => admitted,
+        Err(why) => return refuse(&mut stream, &why).await,
+    };
+    let (tell, executed) = oneshot::channel();
+    let (finish, finished) = oneshot::channel();
+    agent.spawn(life::lead(Rc::clone(agent), life, executed, finish));
+    answer(&mut stream, &Reply::Started(Box::new(started))).await;
+    match receive(&mut stream).await {
+        Ok(Request::ExecFailed(errno)) => _ = tell.send(Some(errno)),
+        Ok(Request::Wait) => {
+            _ = tell.send(None);
+            match finished.await {
+                Ok(finished) => answer(&mut stream, &Reply::Finished(finished)).await,
+                Err(_) => refuse(&mut stream, "the agent is stopping; the task goes on without its report").await,
+            }
+        }
+        // The socket closed on exec (or the launcher died): the process itself tells the rest.
+        _ => _ = tell.send(None),
+    }
+}
+
+/// Takes the process into a new run. `Err` says why not; then nothing of it is left.
+async fn admit(agent: &Rc<Agent>, peer: Peer, start: Start) -> Result<(Life, Started), String> {
+    let pid = start.pid.unwrap_or(peer.pid);
+    let process = Process::open(pid).map_err(|error| format!("process {pid} can't be watched: {error}"))?;
+    check_owner(&process.id, peer)?;
+    let uid = peer.uid;
+    let key = TaskKey { task_type: key::clean(&start.task_type), uid };
+    let mut notes = Vec::new();
+    let history = agent.reader.borrow().history(&key).unwrap_or_else(|error| {
+        notes.push(format!("no history: {error}"));
+        Default::default()
+    });
+    let task = {
+        let mut engine = agent.engine.borrow_mut();
+        let policy = start.policy.unwrap_or(agent.config.run.policy);
+        let plan = engine.plan(&history, agent.config.run.risk, policy, start.manual);
+        let mut task = engine.admit(plan).map_err(|error| error.to_string())?;
+        if let Err(error) = task.cgroup().enter(pid) {
+            task.finish(&mut engine, None, wire::Leftover::Leave);
+            return Err(error.to_string());
+        }
+        task.start(&mut engine, 1);
+        engine.watch_exit(pid);
+        task
+    };
+    let run = NewRun {
+        key,
+        user: host::user_name(uid),
+        command: start.command,
+        directory: start.directory,
+        started_at_ms: host::now_ms(),
+        engine: EngineKind::Agent,
+        owner: agent.identity.clone(),
+        main: Some(process.id.clone()),
+        cgroup: Some((task.cgroup().path().display().to_string(), task.cgroup().id())),
+        policy: task.plan().policy,
+        features: start.features.into_iter().take(FEATURES_MAX).collect(),
+        prediction: task.plan().prediction.clone(),
+        limits: task.plan().limits.clone(),
+    };
+    let (task_type, user) = (run.key.task_type.clone(), run.user.clone());
+    let run = match agent.begin(run).await {
+        Ok(run) => Some(run),
+        Err(error) => {
+            notes.push(format!("not recorded: {error}"));
+            None
+        }
+    };
+    notes.extend(task.notes().iter().cloned());
+    let started =
+        Started { prediction: task.plan().prediction.clone(), limits: task.plan().limits.clone(), notes: notes.clone() };
+    Ok((Life { run, task_type, user, process, task, leftover: start.leftover, notes }, started))
+}
+
+/// A user may only have own processes taken in: the caller itself, or a child of it.
+fn check_owner(process: &ProcessId, peer: Peer) -> Result<(), String> {
+    let refused = || format!("process {} is not yours to start", process.pid);
+    let proc = procfs::process::Process::new(process.pid).map_err(|_| refused())?;
+    let parent = proc.stat().map_err(|_| refused())?.ppid;
+    let uid = proc.status().map_err(|_| refused())?.ruid;
+    let related = process.pid == peer.pid || parent == peer.pid;
+    if related && (uid == peer.uid || peer.uid == 0) { Ok(()) } else { Err(refused()) }
+}
+
+async fn receive(stream: &mut UnixStream) -> Result<Request, WireError> {
+    let mut header = [0; wire::HEADER_BYTES];
+    stream.read_exact(&mut header).await?;
+    let mut body = vec![0; wire::body_length(header)?];
+    stream.read_exact(&mut body).await?;
+    wire::decode(&body)
+}
+
+async fn answer(stream: &mut UnixStream, reply: &(impl Serialize + Sync)) {
+    let sent: Result<(), WireError> = async {
+        stream.write_all(&wire::encode(reply)?).await?;
+        Ok(())
+    }
+    .await;
+    match sent {
+        Err(WireError::Io(error)) if error.kind() == io::ErrorKind::BrokenPipe => {}
+        Err(error) => tracing::debug!("failed to answer: {error}"),
+        Ok(()) => {}
+    }
+}
+
+async fn refuse(stream: &mut UnixStream, why: &str) {
+    tracing::debug!("refused a request: {why}");
+    answer(stream, &Reply::Refused(why.to_owned())).await;
+}

@@ -1,0 +1,146 @@
+//! A task's life in the daemon: sampled until it ends, recorded, released.
+
+use super::{Agent, Process};
+use crate::agent::Task;
+use crate::host;
+use crate::store::record::{Ending, Measured, RunId};
+use crate::wire::{Finished, Leftover};
+use std::rc::Rc;
+use std::time::{Duration, Instant};
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
+use tokio::sync::oneshot;
+
+/// Pauses while the last burst of an ended process is on its way out, and how often at most.
+const SETTLE_PAUSE: Duration = Duration::from_millis(1);
+const SETTLE_TRIES: u32 = 20;
+
+/// Everything a run needs to be brought to its end.
+pub(super) struct Life {
+    pub(super) run: Option<RunId>,
+    pub(super) task_type: String,
+    pub(super) user: String,
+    pub(super) process: Process,
+    pub(super) task: Task,
+    pub(super) leftover: Leftover,
+    pub(super) notes: Vec<String>,
+}
+
+/// Leads a task to its end. `executed` brings the `errno` if the command could not be executed; `finish` is
+/// told the record.
+pub(super) async fn lead(
+    agent: Rc<Agent>,
+    mut life: Life,
+    executed: oneshot::Receiver<Option<i32>>,
+    finish: oneshot::Sender<Box<Finished>>,
+) {
+    agent.active.set(agent.active.get() + 1);
+    let stopped = follow(&agent, &mut life).await;
+    agent.active.set(agent.active.get() - 1);
+    if stopped {
+        checkpoint(&agent, &life);
+        return;
+    }
+    let exec_errno = executed.await.unwrap_or(None);
+    let finished = conclude(&agent, life, exec_errno).await;
+    _ = finish.send(Box::new(finished));
+}
+
+/// Samples until the run is over; `true` if the agent stops first.
+async fn follow(agent: &Agent, life: &mut Life) -> bool {
+    let ended = async |life: &Life| _ = life.process.pidfd.readable().await;
+    if sample_until(agent, life, ended).await {
+        return true;
+    }
+    if life.leftover != Leftover::Wait {
+        return false;
+    }
+    let Some(events) = life.task.cgroup().events().ok().and_then(|events| {
+        AsyncFd::with_interest(events, Interest::PRIORITY).ok()
+    }) else {
+        return false;
+    };
+    let emptied = async |life: &Life| {
+        while life.task.cgroup().is_populated() {
+            if let Ok(mut ready) = events.ready(Interest::PRIORITY).await {
+                ready.clear_ready();
+            }
+        }
+    };
+    sample_until(agent, life, emptied).await
+}
+
+async fn sample_until(agent: &Agent, life: &mut Life, over: impl AsyncFn(&Life)) -> bool {
+    let checkpoint_every = Duration::from_secs(agent.config.agent.checkpoint_s);
+    let mut recorded = Instant::now();
+    let mut stop = agent.stop.subscribe();
+    loop {
+        let pause = life.task.interval();
+        tokio::select! {
+            () = over(life) => return false,
+            _ = stop.wait_for(|stop| *stop) => return true,
+            () = tokio::time::sleep(pause) => {}
+        }
+        life.task.sample(&agent.engine.borrow());
+        if recorded.elapsed() >= checkpoint_every {
+            recorded = Instant::now();
+            checkpoint(agent, life);
+        }
+    }
+}
+
+fn checkpoint(agent: &Agent, life: &Life) {
+    if let Some(run) = life.run {
+        agent.writer.checkpoint(run, life.task.measured());
+    }
+}
+
+async fn conclude(agent: &Agent, mut life: Life, exec_errno: Option<i32>) -> Finished {
+    for _ in 0..SETTLE_TRIES {
+        if life.task.is_settled(&agent.engine.borrow()) {
+            break;
+        }
+        tokio::time::sleep(SETTLE_PAUSE).await;
+    }
+    let plan = life.task.plan().clone();
+    let (measured, mut ending) = {
+        let mut engine = agent.engine.borrow_mut();
+        let exit = engine.take_exit(life.process.id.pid);
+        life.task.finish(&mut engine, exit.map(|exit| exit.status), life.leftover)
+    };
+    ending.exec_errno = exec_errno;
+    let run = match life.run {
+        Some(run) => record(agent, run, ending, measured.clone(), &mut life.notes).await,
+        None => None,
+    };
+    Finished {
+        run: run.map(|run| run.0),
+        task_type: life.task_type,
+        user: life.user,
+        ending,
+        measured,
+        prediction: plan.prediction,
+        limits: plan.limits,
+        notes: life.notes,
+    }
+}
+
+async fn record(
+    agent: &Agent,
+    run: RunId,
+    ending: Ending,
+    measured: Measured,
+    notes: &mut Vec<String>,
+) -> Option<RunId> {
+    match agent.finish(run, host::now_ms(), ending, measured).await {
+        Ok(()) => {
+            agent.recorded.set(agent.recorded.get() + 1);
+            Some(run)
+        }
+        Err(error) => {
+            tracing::warn!("run {} is not recorded: {error}", run.0);
+            notes.push(format!("not recorded: {error}"));
+            None
+        }
+    }
+}

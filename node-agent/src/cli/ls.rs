@@ -1,0 +1,65 @@
+//! `standin ls`: the tasks that are known.
+
+use super::report::{JSON_VERSION, print_json};
+use super::settings::Settings;
+use super::table::{Align, Table};
+use super::when;
+use crate::store::Reader;
+use crate::store::read::TaskRow;
+use crate::units::{format_bytes, format_duration};
+use clap::Args;
+use serde::Serialize;
+
+#[derive(Debug, Args)]
+pub(super) struct LsArgs {
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Serialize)]
+struct Tasks {
+    version: u32,
+    tasks: Vec<TaskRow>,
+}
+
+pub(super) fn run(settings: &Settings, arguments: &LsArgs) -> anyhow::Result<u8> {
+    let tasks = Reader::open(&settings.database)?.tasks()?;
+    if arguments.json {
+        print_json(&Tasks { version: JSON_VERSION, tasks })?;
+        return Ok(0);
+    }
+    print!("{}", table(&tasks));
+    Ok(0)
+}
+
+/// A line per task and user. `-` where nothing is known.
+pub(super) fn table(tasks: &[TaskRow]) -> Table {
+    use Align::{Left, Right};
+    let mut table = Table::new(&[
+        ("TASK", Left),
+        ("USER", Left),
+        ("RUNS", Right),
+        ("FAILED", Right),
+        ("DURATION", Right),
+        ("CORES", Right),
+        ("MEMORY", Right),
+        ("MEMORY MAX", Right),
+        ("LAST RUN", Left),
+    ]);
+    let or_dash = |text: Option<String>| text.unwrap_or_else(|| "-".into());
+    for task in tasks {
+        table.row([
+            task.task_type.clone(),
+            task.user.clone(),
+            task.runs.to_string(),
+            (task.failed + task.lost).to_string(),
+            or_dash(task.duration_s_mean.map(format_duration)),
+            or_dash(task.cpu_cores_mean.map(|cores| format!("{cores:.2}"))),
+            or_dash(task.memory_peak_bytes_mean.map(format_bytes)),
+            or_dash(task.memory_peak_bytes_max.map(|bytes| format_bytes(bytes as f64))),
+            or_dash(task.last_started_at_ms.map(when::ago)),
+        ]);
+    }
+    table
+}

@@ -1,0 +1,75 @@
+//! The command line: what can be asked for, and the table of exit codes. One file per verb.
+
+mod agent;
+mod db;
+mod doctor;
+mod exit;
+mod ls;
+mod predict;
+mod report;
+mod run;
+mod runs;
+mod settings;
+mod show;
+mod table;
+mod when;
+
+pub use exit::main;
+
+use clap::{Args, Parser, Subcommand};
+use std::path::PathBuf;
+
+/// Profiles every task with eBPF, remembers what it needed, and sizes the next one before it starts.
+#[derive(Debug, Parser)]
+#[command(name = "standin", version, max_term_width = 100, after_help = EXAMPLES)]
+struct Cli {
+    #[command(flatten)]
+    overrides: Overrides,
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+const EXAMPLES: &str = "\
+Examples:
+  standin run -- make -j4              profile a build; the next one is predicted and sized
+  standin ls                           what is known, a line per task
+  standin show make                    its fingerprint
+  sqlite3 \"$(standin db path)\" 'select * from task_summary'
+
+Exit codes: the job's own; 125 standin failed, 126 the command can't be executed, 127 it was not found;
+a job killed by a signal ends standin by the same signal.";
+
+/// Where things are. Flags win over the environment, which wins over the configuration.
+#[derive(Clone, Debug, Args)]
+struct Overrides {
+    /// Database file
+    #[arg(long, global = true, env = "STANDIN_DB", value_name = "FILE")]
+    db: Option<PathBuf>,
+    /// The agent's unix socket
+    #[arg(long, global = true, env = "STANDIN_SOCKET", value_name = "PATH")]
+    socket: Option<PathBuf>,
+    /// Configuration file [default: /etc/standin/config.toml, if it exists]
+    #[arg(long, global = true, env = "STANDIN_CONFIG", value_name = "FILE")]
+    config: Option<PathBuf>,
+}
+
+#[derive(Debug, Subcommand)]
+enum Verb {
+    /// Run a command: profiled, remembered, sized
+    Run(run::RunArgs),
+    /// Run the agent that measures and records for the whole host
+    Agent(agent::AgentArgs),
+    /// List the tasks that are known
+    Ls(ls::LsArgs),
+    /// Show the fingerprint of a task
+    Show(show::ShowArgs),
+    /// List runs, newest first
+    Runs(runs::RunsArgs),
+    /// Say what a task will need, and why
+    Predict(predict::PredictArgs),
+    /// Say what works on this host, and what does not and why
+    Doctor(doctor::DoctorArgs),
+    /// About the database
+    #[command(subcommand)]
+    Db(db::DbVerb),
+}

@@ -1,0 +1,334 @@
+//! `standin run`: the launcher.
+//!
+//! With an agent it asks to be taken in and then becomes the command: same pid, terminal, environment,
+//! descriptors. Where it has to stay (no agent; `--json`, `--wait-all`), it runs the command as a child and
+//! ends as the command ends.
+
+use super::exit::{FAILED, complain};
+use super::report;
+use super::settings::Settings;
+use crate::agent::embedded::{Embedded, Outcome};
+use crate::fingerprint::key::{self, Feature, FeatureValue};
+use crate::launch::{Child, Command, StartError, Unrunnable, pass_on};
+use crate::size::{Manual, Policy};
+use crate::units;
+use crate::wire::{self, COMMAND_BYTES_MAX, Finished, Leftover, Reply, Request, Start, Started, WireError};
+use anyhow::{Context, bail};
+use clap::{Args, ValueEnum};
+use std::ffi::OsString;
+use std::fs::File;
+use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// How long the agent may take to answer before the launcher does without it.
+const AGENT_ANSWER_MAX: Duration = Duration::from_secs(5);
+
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  standin run -- xz -T2 big.tar
+  standin run --name nightly --feature rows=1000000 -- ./job.sh
+  standin run --policy strict --json result.json -- make -j4")]
+pub(super) struct RunArgs {
+    /// Name of the task [default: from the command: the program, script or subcommand]
+    #[arg(long, value_name = "NAME")]
+    name: Option<String>,
+    /// A file that the task will read (repeatable); files named in the command count anyway
+    #[arg(long, value_name = "FILE")]
+    input: Vec<OsString>,
+    /// Something its needs may depend on (repeatable)
+    #[arg(long, value_name = "K=V", value_parser = parse_feature)]
+    feature: Vec<Feature>,
+    /// How hard predicted limits are [default: elastic, or the configuration's]
+    #[arg(long, value_enum)]
+    policy: Option<PolicyArg>,
+    /// Hard memory limit, such as 512M or 2G
+    #[arg(long, value_name = "BYTES", value_parser = parse_memory)]
+    limit_memory: Option<u64>,
+    /// CPU limit in cores, such as 1.5
+    #[arg(long, value_name = "CORES", value_parser = parse_cores)]
+    limit_cpu: Option<f64>,
+    /// Write the run's result to FILE; standin stays until the end for it
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
+    /// The run ends when its last process does, not when the command does
+    #[arg(long)]
+    wait_all: bool,
+    /// What becomes of processes that the command leaves behind
+    #[arg(long, value_enum, default_value = "leave", conflicts_with = "wait_all")]
+    leftover: LeftoverArg,
+    /// Say nothing on stderr
+    #[arg(long, short)]
+    quiet: bool,
+    /// Fail with 125 where no agent answers, instead of measuring the run here
+    #[arg(long, conflicts_with = "no_agent")]
+    require_agent: bool,
+    /// Measure the run here even if an agent answers
+    #[arg(long)]
+    no_agent: bool,
+    /// The command and its arguments
+    #[arg(required = true, trailing_var_arg = true, allow_hyphen_values = true, value_name = "CMD")]
+    command: Vec<OsString>,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum PolicyArg {
+    /// Limits that can't harm
+    Elastic,
+    /// Hard limits at the predicted bound
+    Strict,
+    /// Predict and record, limit nothing
+    Observe,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum LeftoverArg {
+    /// They go on, without limits
+    Leave,
+    /// They are killed
+    Kill,
+}
+
+fn parse_feature(text: &str) -> Result<Feature, String> {
+    match text.split_once('=') {
+        Some((name, value)) if !name.is_empty() => {
+            Ok(Feature { name: key::clean(name), value: FeatureValue::parse(value) })
+        }
+        _ => Err("allowed is NAME=VALUE, such as rows=1000".into()),
+    }
+}
+
+fn parse_memory(text: &str) -> Result<u64, String> {
+    match units::parse_bytes(text) {
+        Ok(0) => Err("allowed is a size above 0, such as 512M".into()),
+        Ok(bytes) => Ok(bytes),
+        Err(error) => Err(error.to_string()),
+    }
+}
+
+fn parse_cores(text: &str) -> Result<f64, String> {
+    let allowed = || "allowed is a number of cores between 0.01 and 10000, such as 1.5".to_owned();
+    let cores = text.parse().map_err(|_| allowed())?;
+    if (0.01..=10_000.0).contains(&cores) { Ok(cores) } else { Err(allowed()) }
+}
+
+pub(super) fn run(settings: &Settings, mut arguments: RunArgs) -> anyhow::Result<u8> {
+    let command = match Command::resolve(std::mem::take(&mut arguments.command)) {
+        Ok(command) => command,
+        Err(problem) => return Ok(cannot_run(&problem)),
+    };
+    let result = match &arguments.json {
+        Some(path) => Some(File::create(path).with_context(|| format!("failed to create {}", path.display()))?),
+        None => None,
+    };
+    let start = request(&command, &arguments);
+    let mut launcher = Launcher { settings, arguments, command, result };
+    match launcher.agent() {
+        Ok(Some(agent)) => match launcher.with_agent(agent, start.clone()) {
+            Ok(code) => Ok(code),
+            Err(problem) => launcher.without_agent(start, Some(problem.to_string())),
+        },
+        Ok(None) => launcher.without_agent(start, None),
+        Err(problem) => launcher.without_agent(start, Some(problem)),
+    }
+}
+
+fn cannot_run(problem: &Unrunnable) -> u8 {
+    complain(&problem.to_string());
+    problem.exit_code()
+}
+
+/// What is asked of the engine, whichever it is.
+fn request(command: &Command, arguments: &RunArgs) -> Start {
+    let directory = std::env::current_dir().unwrap_or_default();
+    let mut features = key::input_features(command.argv(), &arguments.input, &directory);
+    features.extend(arguments.feature.iter().cloned());
+    let mut room = COMMAND_BYTES_MAX;
+    let shown = command.argv().iter().map(|argument| argument.to_string_lossy().into_owned());
+    let command_shown = shown.take_while(|argument| {
+        let fits = argument.len() < room;
+        room = room.saturating_sub(argument.len() + 1);
+        fits
+    });
+    Start {
+        pid: None,
+        task_type: arguments.name.as_deref().map_or_else(|| key::task_type(command.argv()), key::clean),
+        command: command_shown.collect(),
+        directory: directory.to_string_lossy().into_owned(),
+        features,
+        policy: arguments.policy.map(|policy| match policy {
+            PolicyArg::Elastic => Policy::Elastic,
+            PolicyArg::Strict => Policy::Strict,
+            PolicyArg::Observe => Policy::Observe,
+        }),
+        manual: Manual { memory_bytes: arguments.limit_memory, cpu_cores: arguments.limit_cpu },
+        leftover: match arguments.leftover {
+            _ if arguments.wait_all => Leftover::Wait,
+            LeftoverArg::Leave => Leftover::Leave,
+            LeftoverArg::Kill => Leftover::Kill,
+        },
+    }
+}
+
+struct Launcher<'a> {
+    settings: &'a Settings,
+    arguments: RunArgs,
+    command: Command,
+    result: Option<File>,
+}
+
+impl Launcher<'_> {
+    fn say(&self, message: &str) {
+        if !self.arguments.quiet {
+            complain(message);
+        }
+    }
+
+    /// A connection to the agent. `Ok(None)` if none is meant or there is none at the usual place; `Err` says
+    /// what is wrong with one that should be there.
+    fn agent(&self) -> Result<Option<UnixStream>, String> {
+        if self.arguments.no_agent || (self.settings.prefers_embedded && !self.arguments.require_agent) {
+            return Ok(None);
+        }
+        let path = &self.settings.socket;
+        let usual = path.as_os_str() == crate::config::DEFAULT_SOCKET;
+        match UnixStream::connect(path) {
+            Ok(stream) => {
+                _ = stream.set_read_timeout(Some(AGENT_ANSWER_MAX));
+                _ = stream.set_write_timeout(Some(AGENT_ANSWER_MAX));
+                Ok(Some(stream))
+            }
+            Err(error) if usual && error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(format!("no agent at {}: {error}", path.display())),
+        }
+    }
+
+    /// Lets the agent take the run in. `Err` only while the command has not been started.
+    fn with_agent(&mut self, agent: UnixStream, start: Start) -> Result<u8, WireError> {
+        if self.result.is_some() || self.arguments.wait_all {
+            self.stay(agent, start)
+        } else {
+            self.become_command(agent, start)
+        }
+    }
+
+    fn become_command(&self, mut agent: UnixStream, start: Start) -> Result<u8, WireError> {
+        let prepared = self.command.prepare();
+        let started = ask(&mut agent, start)?;
+        self.say_plan(&started);
+        let errno = self.command.execute(&prepared) as i32;
+        _ = wire::send(&mut agent, &Request::ExecFailed(errno));
+        Ok(cannot_run(&Unrunnable::from_errno(&self.command.name(), errno)))
+    }
+
+    fn stay(&mut self, mut agent: UnixStream, start: Start) -> Result<u8, WireError> {
+        let mut child = match Child::fork(&self.command, None, &[]) {
+            Ok(child) => child,
+            Err(error) => {
+                complain(&error.to_string());
+                return Ok(FAILED);
+            }
+        };
+        let started = match ask(&mut agent, Start { pid: Some(child.pid()), ..start }) {
+            Ok(started) => started,
+            Err(error) => {
+                child.abandon();
+                return Err(error);
+            }
+        };
+        self.say_plan(&started);
+        if let Err(error) = child.release() {
+            if let StartError::Execute(errno) = error {
+                _ = wire::send(&mut agent, &Request::ExecFailed(errno));
+            }
+            return Ok(self.not_started(&error));
+        }
+        while !child.wait_for(Duration::from_secs(3600)) {}
+        let exit = child.reap().map_err(WireError::Io)?;
+        match self.wait_for_record(agent) {
+            Ok(finished) => self.tell(&finished, Some(&exit.usage)),
+            Err(problem) => self.say(&format!("no result: {problem}")),
+        }
+        Ok(pass_on(exit.status))
+    }
+
+    /// Under `--wait-all` this takes as long as the last process.
+    fn wait_for_record(&self, mut agent: UnixStream) -> Result<Finished, String> {
+        let answer = agent
+            .set_read_timeout(None)
+            .map_err(WireError::Io)
+            .and_then(|()| wire::send(&mut agent, &Request::Wait))
+            .and_then(|()| wire::receive::<Reply>(&mut agent));
+        match answer {
+            Ok(Reply::Finished(finished)) => Ok(*finished),
+            Ok(Reply::Refused(why)) => Err(why),
+            Ok(_) => Err("the agent answered something else".into()),
+            Err(error) => Err(error.to_string()),
+        }
+    }
+
+    /// Measures the run here. `problem` says why an agent that was expected does not.
+    fn without_agent(&mut self, start: Start, problem: Option<String>) -> anyhow::Result<u8> {
+        if self.arguments.require_agent {
+            match problem {
+                Some(problem) => bail!("--require-agent: {problem}"),
+                None => bail!("--require-agent: no agent at {}", self.settings.socket.display()),
+            }
+        }
+        if let Some(problem) = problem {
+            self.say(&problem);
+        }
+        let embedded = Embedded::prepare(&self.settings.config, start, &self.settings.database);
+        self.say(&embedded.mode());
+        let plan = embedded.plan();
+        if let Some(line) = report::plan(&plan.prediction, &plan.limits) {
+            self.say(&line);
+        }
+        match embedded.run(&self.command, plan) {
+            Ok(Outcome { status, finished, usage }) => {
+                finished.notes.iter().for_each(|note| self.say(note));
+                self.tell(&finished, Some(&usage));
+                Ok(pass_on(status))
+            }
+            Err(error) => Ok(self.not_started(&error)),
+        }
+    }
+
+    fn not_started(&self, error: &StartError) -> u8 {
+        match error {
+            StartError::Execute(errno) => cannot_run(&Unrunnable::from_errno(&self.command.name(), *errno)),
+            StartError::Fork(_) => {
+                complain(&error.to_string());
+                FAILED
+            }
+        }
+    }
+
+    fn say_plan(&self, started: &Started) {
+        started.notes.iter().for_each(|note| self.say(note));
+        if let Some(line) = report::plan(&started.prediction, &started.limits) {
+            self.say(&line);
+        }
+    }
+
+    /// The result for people and for `--json`.
+    fn tell(&self, finished: &Finished, usage: Option<&libc::rusage>) {
+        self.say(&report::run(finished));
+        if let Some(file) = &self.result
+            && let Err(error) = report::write_json(file, finished, usage)
+        {
+            complain(&format!("failed to write the result: {error}"));
+        }
+    }
+}
+
+/// Asks the agent to take a run in.
+fn ask(agent: &mut UnixStream, start: Start) -> Result<Started, WireError> {
+    wire::send(agent, &Request::Start(Box::new(start)))?;
+    match wire::receive(agent)? {
+        Reply::Started(started) => Ok(*started),
+        Reply::Refused(why) => Err(WireError::Refused(why)),
+        _ => Err(WireError::NotAFrame),
+    }
+}

@@ -1,0 +1,83 @@
+//! `standin runs`: runs, newest first.
+
+use super::report::{self, JSON_VERSION, print_json};
+use super::settings::Settings;
+use super::table::{Align, Table};
+use super::when;
+use crate::store::Reader;
+use crate::store::read::RunRow;
+use crate::store::record::Ending;
+use crate::units::{format_bytes, format_duration};
+use clap::Args;
+use serde::Serialize;
+
+#[derive(Debug, Args)]
+pub(super) struct RunsArgs {
+    /// Only runs of this task
+    task: Option<String>,
+    /// How many at most
+    #[arg(long, short = 'n', default_value_t = 20)]
+    limit: usize,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Serialize)]
+struct Runs {
+    version: u32,
+    runs: Vec<RunRow>,
+}
+
+pub(super) fn run(settings: &Settings, arguments: &RunsArgs) -> anyhow::Result<u8> {
+    let runs = Reader::open(&settings.database)?.runs(arguments.task.as_deref(), arguments.limit)?;
+    if arguments.json {
+        print_json(&Runs { version: JSON_VERSION, runs })?;
+        return Ok(0);
+    }
+    print!("{}", table(&runs));
+    Ok(0)
+}
+
+/// A line per run.
+pub(super) fn table(runs: &[RunRow]) -> Table {
+    use Align::{Left, Right};
+    let mut table = Table::new(&[
+        ("RUN", Right),
+        ("TASK", Left),
+        ("USER", Left),
+        ("STARTED", Left),
+        ("DURATION", Right),
+        ("CORES", Right),
+        ("MEMORY", Right),
+        ("ENDING", Left),
+    ]);
+    let or_dash = |text: Option<String>| text.unwrap_or_else(|| "-".into());
+    for run in runs {
+        table.row([
+            run.run_id.0.to_string(),
+            run.task_type.clone(),
+            run.user.clone(),
+            when::ago(run.started_at_ms),
+            or_dash(run.duration_s.map(format_duration)),
+            or_dash(run.cpu_cores_mean.map(|cores| format!("{cores:.2}"))),
+            or_dash(run.memory_peak_bytes.map(format_bytes)),
+            ending(run),
+        ]);
+    }
+    table
+}
+
+fn ending(run: &RunRow) -> String {
+    match run.state.as_str() {
+        "running" | "lost" => run.state.clone(),
+        _ => report::ending(&Ending {
+            exit_code: run.exit_code,
+            signal: run.signal,
+            exec_errno: run.exec_errno,
+            out_of_memory: run.out_of_memory,
+            out_of_tasks: run.out_of_tasks,
+            throttled: run.throttled,
+        }),
+    }
+}

@@ -1,0 +1,342 @@
+//! Samples of a running task in, its fingerprint and its course over time out.
+//!
+//! Totals come from the last sample. What no total tells (memory in use, cores at peak) is sampled: often at
+//! first, so that short runs have a course too, then once a second (see [`Collector::interval`]). Cores at
+//! peak are means over windows of at least [`CORES_WINDOW_NS`].
+
+use super::series::{Point, Series};
+use super::{Coverage, Fingerprint, Histogram};
+use crate::cgroup::Accounts;
+use crate::host;
+use crate::probe::Measure;
+use crate::store::record::Measured;
+use ebpf_probes::{Counters, Shared};
+use std::time::Duration;
+
+/// Shortest window that counts for [`Fingerprint::cpu_cores_peak`]: shorter ones say more about the
+/// scheduler's slices than about the task.
+pub const CORES_WINDOW_NS: u64 = 100_000_000;
+
+/// Shortest and longest pause between two samples.
+const INTERVAL_MIN: Duration = Duration::from_millis(10);
+const INTERVAL_MAX: Duration = Duration::from_secs(1);
+
+/// The interval grows with the run: a sixteenth of what has passed.
+const INTERVAL_SHARE: u32 = 16;
+
+/// The measures that are real for a task. The counters of others become `None`.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Measures(pub Vec<Measure>);
+
+impl Measures {
+    fn has(&self, measure: Measure) -> bool {
+        self.0.contains(&measure)
+    }
+}
+
+/// One look at a running task.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Sample {
+    /// Time since the start of the run.
+    pub elapsed_ns: u64,
+    /// The probes' counters, summed over CPUs, where the task is tracked.
+    pub counted: Option<(Counters, Shared)>,
+    /// The cgroup's own accounts.
+    pub accounts: Accounts,
+}
+
+/// See the head of this file.
+#[derive(Debug)]
+pub struct Collector {
+    measures: Measures,
+    coverage: Coverage,
+    /// What an agent before this one had measured of the same run.
+    base: Fingerprint,
+    series: Series,
+    last: Sample,
+    /// Start of the window for cores at peak: elapsed and CPU time.
+    window: (u64, u64),
+    cores_peak: Option<f64>,
+    memory_peak: Option<u64>,
+}
+
+impl Collector {
+    /// For a run that begins now.
+    pub fn new(measures: Measures, coverage: Coverage) -> Self {
+        Self::resume(measures, coverage, Measured::default())
+    }
+
+    /// For a run that was measured before: its totals go on from `before`.
+    pub fn resume(measures: Measures, coverage: Coverage, before: Measured) -> Self {
+        Self {
+            measures,
+            coverage,
+            cores_peak: before.fingerprint.cpu_cores_peak,
+            memory_peak: before.fingerprint.memory_peak_bytes,
+            base: before.fingerprint,
+            series: before.series,
+            last: Sample::default(),
+            window: (0, 0),
+        }
+    }
+
+    /// Sets where counting starts, for a task that has used something before.
+    pub fn start_at(&mut self, sample: Sample) {
+        self.window = (sample.elapsed_ns, sample.accounts.cpu_ns.unwrap_or(0));
+        self.last = sample;
+    }
+
+    /// How long to wait until the next sample.
+    pub fn interval(elapsed: Duration) -> Duration {
+        (elapsed / INTERVAL_SHARE).clamp(INTERVAL_MIN, INTERVAL_MAX)
+    }
+
+    /// Takes a sample in.
+    pub fn sample(&mut self, sample: Sample) {
+        if let Some(bytes) = sample.accounts.memory_bytes {
+            self.memory_peak = self.memory_peak.max(Some(bytes));
+        }
+        self.close_window(&sample, CORES_WINDOW_NS);
+        let (before, now) = (&self.last, &sample);
+        let length_ns = now.elapsed_ns.saturating_sub(before.elapsed_ns);
+        if length_ns > 0 {
+            let rate = |of: fn(&Counters) -> u64| {
+                let total = |sample: &Sample| sample.counted.map_or(0, |(counters, _)| of(&counters));
+                total(now).saturating_sub(total(before)) as f64 * 1e9 / length_ns as f64
+            };
+            let cpu = |sample: &Sample| sample.accounts.cpu_ns.unwrap_or(0);
+            self.series.push(Point {
+                at_ms: now.elapsed_ns / 1_000_000,
+                length_ms: (now.elapsed_ns / 1_000_000).saturating_sub(before.elapsed_ns / 1_000_000),
+                cpu_cores: cpu(now).saturating_sub(cpu(before)) as f64 / length_ns as f64,
+                memory_bytes: now.accounts.memory_bytes.unwrap_or(0),
+                read_bytes_per_s: rate(|c| c.block_read_bytes),
+                write_bytes_per_s: rate(|c| c.block_write_bytes),
+                received_bytes_per_s: rate(|c| c.tcp_received_bytes + c.udp_received_bytes),
+                sent_bytes_per_s: rate(|c| c.tcp_sent_bytes + c.udp_sent_bytes),
+            });
+        }
+        self.last = sample;
+    }
+
+    /// Ends the window for cores at peak if it is at least `length_min_ns` long.
+    fn close_window(&mut self, sample: &Sample, length_min_ns: u64) {
+        let Some(cpu_ns) = sample.accounts.cpu_ns else {
+            return;
+        };
+        let length_ns = sample.elapsed_ns.saturating_sub(self.window.0);
+        if length_ns >= length_min_ns && length_ns > 0 {
+            let cores = cpu_ns.saturating_sub(self.window.1) as f64 / length_ns as f64;
+            self.cores_peak = Some(self.cores_peak.unwrap_or(0.0).max(cores));
+            self.window = (sample.elapsed_ns, cpu_ns);
+        }
+    }
+
+    /// What has been measured so far.
+    pub fn measured(&self) -> Measured {
+        Measured {
+            fingerprint: self.fingerprint(),
+            series: self.series.clone(),
+            coverage: self.coverage.clone(),
+        }
+    }
+
+    /// The result, after the last `sample`. A run shorter than a window has its mean as cores at peak.
+    pub fn finish(mut self, sample: Sample) -> Measured {
+        self.sample(sample);
+        if self.cores_peak.is_none() {
+            self.close_window(&sample, 1);
+        }
+        self.measured()
+    }
+
+    fn fingerprint(&self) -> Fingerprint {
+        let Sample {
+            elapsed_ns,
+            counted,
+            accounts,
+        } = self.last;
+        let mut now = counted
+            .map(|(counters, shared)| of_counters(&counters, &shared, &self.measures))
+            .unwrap_or_default();
+        now.add(&self.base);
+        let resumed = self.base.duration_ns > 0;
+        now.duration_ns = elapsed_ns;
+        // The cgroup's accounts know nothing of agents that come and go, and exact between switches.
+        now.cpu_ns = if resumed {
+            accounts.cpu_ns
+        } else {
+            now.cpu_ns.max(accounts.cpu_ns)
+        };
+        now.cpu_user_ns = accounts.cpu_user_ns;
+        now.cpu_system_ns = accounts.cpu_system_ns;
+        now.cpu_cores_peak = self.cores_peak;
+        now.memory_peak_bytes = self.memory_peak.max(now.process_rss_peak_bytes);
+        now.memory_charged_peak_bytes = accounts.memory_charged_peak_bytes;
+        now.oom_kills = now.oom_kills.max(accounts.oom_kills);
+        now
+    }
+}
+
+/// Counters as the fields of a fingerprint.
+fn of_counters(counters: &Counters, shared: &Shared, real: &Measures) -> Fingerprint {
+    use Measure::{Block, Connections, Cpu, CpuWait, Execs, Exits, Faults, OomKills, Retransmits, SocketBytes, Storage, Tasks};
+    let number = |measure, value: u64| real.has(measure).then_some(value);
+    let histogram = |measure, value: Histogram| real.has(measure).then_some(value);
+    Fingerprint {
+        cpu_ns: number(Cpu, counters.on_cpu_ns),
+        cpu_wait_ns: number(CpuWait, counters.wait_ns),
+        switches_voluntary: number(Cpu, counters.switches_voluntary),
+        switches_forced: number(Cpu, counters.switches_forced),
+        cpu_burst_ns: histogram(Cpu, counters.burst_ns),
+        cpu_wait_ns_histogram: histogram(CpuWait, counters.wait_ns_histogram),
+        process_rss_peak_bytes: number(Exits, shared.process_rss_peak_pages * host::page_bytes()),
+        faults_minor: number(Faults, counters.faults_minor),
+        faults_major: number(Faults, counters.faults_major),
+        block_read_bytes: number(Block, counters.block_read_bytes),
+        block_write_bytes: number(Block, counters.block_write_bytes),
+        block_read_ops: number(Block, counters.block_read_ops),
+        block_write_ops: number(Block, counters.block_write_ops),
+        block_read_ns: histogram(Block, counters.block_read_ns),
+        block_write_ns: histogram(Block, counters.block_write_ns),
+        storage_read_bytes: number(Storage, counters.storage_read_bytes),
+        storage_write_bytes: number(Storage, counters.storage_write_bytes),
+        tcp_sent_bytes: number(SocketBytes, counters.tcp_sent_bytes),
+        tcp_received_bytes: number(SocketBytes, counters.tcp_received_bytes),
+        udp_sent_bytes: number(SocketBytes, counters.udp_sent_bytes),
+        udp_received_bytes: number(SocketBytes, counters.udp_received_bytes),
+        tcp_connects: number(Connections, counters.tcp_connects),
+        tcp_accepts: number(Connections, counters.tcp_accepts),
+        tcp_retransmits: number(Retransmits, counters.tcp_retransmits),
+        forks: number(Tasks, counters.forks),
+        execs: number(Execs, counters.execs),
+        exits: number(Exits, counters.exits),
+        tasks_peak: number(Tasks, u64::try_from(shared.tasks_peak).unwrap_or(0)),
+        oom_kills: number(OomKills, counters.oom_kills),
+        ..Fingerprint::default()
+    }
+}
+
+impl Fingerprint {
+    /// Adds what was measured of the same run before: totals are summed, peaks are compared.
+    fn add(&mut self, before: &Self) {
+        let totals: [(&mut Option<u64>, Option<u64>); 22] = [
+            (&mut self.cpu_wait_ns, before.cpu_wait_ns),
+            (&mut self.switches_voluntary, before.switches_voluntary),
+            (&mut self.switches_forced, before.switches_forced),
+            (&mut self.faults_minor, before.faults_minor),
+            (&mut self.faults_major, before.faults_major),
+            (&mut self.block_read_bytes, before.block_read_bytes),
+            (&mut self.block_write_bytes, before.block_write_bytes),
+            (&mut self.block_read_ops, before.block_read_ops),
+            (&mut self.block_write_ops, before.block_write_ops),
+            (&mut self.storage_read_bytes, before.storage_read_bytes),
+            (&mut self.storage_write_bytes, before.storage_write_bytes),
+            (&mut self.tcp_sent_bytes, before.tcp_sent_bytes),
+            (&mut self.tcp_received_bytes, before.tcp_received_bytes),
+            (&mut self.udp_sent_bytes, before.udp_sent_bytes),
+            (&mut self.udp_received_bytes, before.udp_received_bytes),
+            (&mut self.tcp_connects, before.tcp_connects),
+            (&mut self.tcp_accepts, before.tcp_accepts),
+            (&mut self.tcp_retransmits, before.tcp_retransmits),
+            (&mut self.forks, before.forks),
+            (&mut self.execs, before.execs),
+            (&mut self.exits, before.exits),
+            (&mut self.oom_kills, before.oom_kills),
+        ];
+        for (total, before) in totals {
+            *total = total.map_or(before, |now| Some(now + before.unwrap_or(0)));
+        }
+        let histograms = [
+            (&mut self.cpu_burst_ns, before.cpu_burst_ns),
+            (&mut self.cpu_wait_ns_histogram, before.cpu_wait_ns_histogram),
+            (&mut self.block_read_ns, before.block_read_ns),
+            (&mut self.block_write_ns, before.block_write_ns),
+        ];
+        for (histogram, before) in histograms {
+            match (histogram.as_mut(), before) {
+                (Some(now), Some(before)) => now
+                    .iter_mut()
+                    .zip(before)
+                    .for_each(|(now, before)| *now += before),
+                (None, before) => *histogram = before,
+                (Some(_), None) => {}
+            }
+        }
+        self.process_rss_peak_bytes = self.process_rss_peak_bytes.max(before.process_rss_peak_bytes);
+        self.tasks_peak = self.tasks_peak.max(before.tasks_peak);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn sample(ms: u64, cpu_ms: u64, memory_bytes: u64) -> Sample {
+        let accounts = Accounts {
+            cpu_ns: Some(cpu_ms * 1_000_000),
+            memory_bytes: Some(memory_bytes),
+            ..Accounts::default()
+        };
+        let counters = Counters {
+            block_read_bytes: ms * 1000,
+            faults_minor: ms,
+            ..Counters::default()
+        };
+        Sample {
+            elapsed_ns: ms * 1_000_000,
+            counted: Some((counters, Shared::default())),
+            accounts,
+        }
+    }
+
+    fn collector(before: Measured) -> Collector {
+        let measures = Measures {
+            faults: true,
+            block: true,
+            ..Measures::default()
+        };
+        Collector::resume(measures, Coverage::default(), before)
+    }
+
+    #[test]
+    fn peaks_come_from_samples_and_totals_from_the_last() {
+        let mut collector = collector(Measured::default());
+        collector.sample(sample(100, 50, 500));
+        collector.sample(sample(200, 250, 900));
+        let measured = collector.finish(sample(1000, 300, 100));
+        let fingerprint = measured.fingerprint;
+        assert_eq!(fingerprint.memory_peak_bytes, Some(900));
+        assert_eq!(fingerprint.cpu_cores_peak, Some(2.0));
+        assert_eq!(fingerprint.cpu_ns, Some(300_000_000));
+        assert_eq!(fingerprint.block_read_bytes, Some(1_000_000));
+        assert_eq!(fingerprint.forks, None, "what is not measured is not zero");
+        assert_eq!(measured.series.points()[0].read_bytes_per_s, 1e6);
+    }
+
+    #[test]
+    fn a_run_shorter_than_a_window_has_its_mean_as_peak() {
+        let measured = collector(Measured::default()).finish(sample(50, 25, 1));
+        assert_eq!(measured.fingerprint.cpu_cores_peak, Some(0.5));
+    }
+
+    #[test]
+    fn a_resumed_run_goes_on_from_what_was_measured() {
+        let before = collector(Measured::default()).finish(sample(1000, 100, 700));
+        let after = collector(before).finish(sample(3000, 250, 100));
+        assert_eq!(after.fingerprint.faults_minor, Some(4000));
+        assert_eq!(after.fingerprint.cpu_ns, Some(250_000_000));
+        assert_eq!(after.fingerprint.memory_peak_bytes, Some(700));
+        assert_eq!(after.fingerprint.duration_ns, 3_000_000_000);
+    }
+
+    #[test]
+    fn intervals_grow_with_the_run() {
+        assert_eq!(Collector::interval(Duration::ZERO), INTERVAL_MIN);
+        assert_eq!(
+            Collector::interval(Duration::from_secs(8)),
+            Duration::from_millis(500)
+        );
+        assert_eq!(Collector::interval(Duration::from_secs(3600)), INTERVAL_MAX);
+    }
+}

@@ -1,0 +1,282 @@
+//! What every end-to-end test needs: a sandbox with own database, socket and cgroup parent, so that tests run
+//! beside each other and beside an agent of the host, and leave the machine as they found it.
+#![allow(dead_code, reason = "every test takes what it needs")]
+#![allow(missing_docs, reason = "names say it")]
+
+use serde_json::Value;
+use std::ffi::OsStr;
+use std::fs;
+use std::io::Write;
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+/// How long anything may take that should be quick. Not a measure of speed: the machine may be busy.
+pub const PATIENCE: Duration = Duration::from_secs(30);
+
+/// The user that tests without privileges run as.
+pub const NOBODY: u32 = 65534;
+
+static SANDBOXES: AtomicU32 = AtomicU32::new(0);
+
+pub fn is_root() -> bool {
+    // SAFETY: plain system call.
+    unsafe { libc::geteuid() == 0 }
+}
+
+/// Says why a test can't show anything here, where the test runner counts it.
+pub fn skip(why: &str) {
+    eprintln!("skipped: {why}");
+    if let Some(path) = std::env::var_os("STANDIN_SKIPPED") {
+        let line = format!("{}: {why}\n", std::thread::current().name().unwrap_or("test"));
+        let file = fs::File::options().create(true).append(true).open(path);
+        file.and_then(|mut file| file.write_all(line.as_bytes())).unwrap();
+    }
+}
+
+/// Leaves the test, with the reason counted, unless `$condition`.
+#[macro_export]
+macro_rules! require {
+    ($condition:expr, $why:expr) => {
+        if !$condition {
+            return support::skip($why);
+        }
+    };
+}
+
+/// Whether a program is installed.
+pub fn has(program: &str) -> bool {
+    std::env::split_paths(&std::env::var_os("PATH").unwrap_or_default()).any(|path| path.join(program).is_file())
+}
+
+pub struct Sandbox {
+    pub dir: tempfile::TempDir,
+    pub parent: String,
+}
+
+impl Sandbox {
+    pub fn new() -> Self {
+        Self::with_config("")
+    }
+
+    /// `config` is put behind the sandbox's own `[agent]` keys.
+    pub fn with_config(config: &str) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let number = SANDBOXES.fetch_add(1, Ordering::Relaxed);
+        let parent = format!("standin-test-{}-{number}", std::process::id());
+        let sandbox = Self { dir, parent };
+        let text = format!("[agent]\ncgroup_parent = \"{}\"\n{config}", sandbox.parent);
+        fs::write(sandbox.path("config.toml"), text).unwrap();
+        // Other users must get through to what is made for them.
+        let mode = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+        fs::set_permissions(sandbox.dir.path(), mode).unwrap();
+        sandbox
+    }
+
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    pub fn database(&self) -> PathBuf {
+        self.path("standin.db")
+    }
+
+    pub fn socket(&self) -> PathBuf {
+        self.path("agent.sock")
+    }
+
+    /// `standin` with this sandbox's configuration and database; without an agent unless one is started.
+    pub fn standin<S: AsRef<OsStr>>(&self, arguments: impl IntoIterator<Item = S>) -> Command {
+        let mut command = self.bare();
+        command.env("STANDIN_DB", self.database()).args(arguments);
+        command
+    }
+
+    /// `standin run … -- COMMAND`, measured by the launcher itself.
+    pub fn run(&self, options: &[&str], command: &[&str]) -> Output {
+        self.standin(["run", "--no-agent"]).args(options).arg("--").args(command).output().unwrap()
+    }
+
+    /// The same, with the `--json` result.
+    pub fn run_json(&self, options: &[&str], command: &[&str]) -> Value {
+        let file = self.path("result.json");
+        let mut all = vec!["--json", file.to_str().unwrap()];
+        all.extend(options);
+        let output = self.run(&all, command);
+        assert!(file.exists(), "no result: {}", stderr(&output));
+        read_json(&file)
+    }
+
+    fn bare(&self) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_standin"));
+        for name in ["STANDIN_DB", "STANDIN_SOCKET", "RUST_LOG", "NOTIFY_SOCKET", "JOURNAL_STREAM"] {
+            command.env_remove(name);
+        }
+        command.env("STANDIN_CONFIG", self.path("config.toml")).stdin(Stdio::null());
+        command
+    }
+
+    /// Starts an agent and waits until it answers.
+    pub fn agent(&self) -> Agent<'_> {
+        let log = fs::File::options().create(true).append(true).open(self.path("agent.log")).unwrap();
+        let mut command = self.standin(["agent"]);
+        let child = command.env("STANDIN_SOCKET", self.socket()).stderr(log).spawn().unwrap();
+        let agent = Agent { child, sandbox: self };
+        wait_until("the agent answers", || std::os::unix::net::UnixStream::connect(self.socket()).is_ok());
+        agent
+    }
+
+    pub fn agent_log(&self) -> String {
+        fs::read_to_string(self.path("agent.log")).unwrap_or_default()
+    }
+
+    /// One value out of the database.
+    pub fn sql<T: rusqlite::types::FromSql>(&self, query: &str) -> T {
+        let connection = rusqlite::Connection::open(self.database()).unwrap();
+        connection.query_row(query, [], |row| row.get(0)).unwrap_or_else(|error| panic!("{query}: {error}"))
+    }
+
+    /// The v2 directory under which runs get their cgroups.
+    pub fn cgroups(&self) -> PathBuf {
+        unified().join(&self.parent)
+    }
+
+    /// The cgroups of runs that are there now.
+    pub fn run_cgroups(&self) -> Vec<PathBuf> {
+        let entries = fs::read_dir(self.cgroups()).into_iter().flatten().flatten();
+        entries.map(|entry| entry.path()).filter(|path| path.is_dir()).collect()
+    }
+}
+
+impl Default for Sandbox {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Drop for Sandbox {
+    fn drop(&mut self) {
+        for cgroup in self.run_cgroups() {
+            _ = fs::write(cgroup.join("cgroup.kill"), "1");
+        }
+        let roots: Vec<_> = fs::read_to_string("/proc/self/mounts")
+            .unwrap_or_default()
+            .lines()
+            .filter_map(|line| {
+                let mut words = line.split(' ');
+                let (place, kind) = (words.nth(1)?, words.next()?);
+                matches!(kind, "cgroup" | "cgroup2").then(|| PathBuf::from(place).join(&self.parent))
+            })
+            .collect();
+        let patience = Instant::now() + Duration::from_secs(5);
+        while roots.iter().any(|root| !remove_cgroups(root)) && Instant::now() < patience {
+            sleep(Duration::from_millis(5));
+        }
+    }
+}
+
+fn remove_cgroups(root: &Path) -> bool {
+    for entry in fs::read_dir(root).into_iter().flatten().flatten() {
+        if entry.path().is_dir() {
+            remove_cgroups(&entry.path());
+        }
+    }
+    fs::remove_dir(root).is_ok() || !root.exists()
+}
+
+/// Mount point of the v2 hierarchy.
+pub fn unified() -> PathBuf {
+    let mounts = fs::read_to_string("/proc/self/mounts").unwrap();
+    let place = mounts.lines().find_map(|line| {
+        let mut words = line.split(' ');
+        let (place, kind) = (words.nth(1)?, words.next()?);
+        (kind == "cgroup2").then(|| place.to_owned())
+    });
+    place.expect("a cgroup v2 mount").into()
+}
+
+/// A running agent. It is killed when this goes out of scope.
+pub struct Agent<'a> {
+    child: Child,
+    sandbox: &'a Sandbox,
+}
+
+impl Agent<'_> {
+    /// `standin` that talks to this agent.
+    pub fn standin<S: AsRef<OsStr>>(&self, arguments: impl IntoIterator<Item = S>) -> Command {
+        let mut command = self.sandbox.standin(arguments);
+        command.env("STANDIN_SOCKET", self.sandbox.socket());
+        command
+    }
+
+    /// `standin run … -- COMMAND` through this agent.
+    pub fn run(&self, options: &[&str], command: &[&str]) -> Output {
+        self.standin(["run", "--require-agent"]).args(options).arg("--").args(command).output().unwrap()
+    }
+
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// SIGKILL, and gone.
+    pub fn kill(mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+    }
+
+    /// SIGTERM; its exit status.
+    pub fn terminate(mut self) -> std::process::ExitStatus {
+        signal(self.pid(), libc::SIGTERM);
+        self.child.wait().unwrap()
+    }
+}
+
+impl Drop for Agent<'_> {
+    fn drop(&mut self) {
+        _ = self.child.kill();
+        _ = self.child.wait();
+        if std::thread::panicking() {
+            eprintln!("agent log:\n{}", self.sandbox.agent_log());
+        }
+    }
+}
+
+pub fn signal(pid: u32, signal: i32) {
+    // SAFETY: plain system call; callers name processes that they started.
+    assert_eq!(unsafe { libc::kill(pid.cast_signed(), signal) }, 0);
+}
+
+/// Waits until `condition` holds.
+pub fn wait_until(what: &str, mut condition: impl FnMut() -> bool) {
+    let patience = Instant::now() + PATIENCE;
+    while !condition() {
+        assert!(Instant::now() < patience, "waited in vain: {what}");
+        sleep(Duration::from_millis(5));
+    }
+}
+
+/// The command as an ordinary user.
+pub fn as_nobody(command: &mut Command) -> &mut Command {
+    command.uid(NOBODY).gid(NOBODY)
+}
+
+pub fn stdout(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+pub fn stderr(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+pub fn read_json(path: &Path) -> Value {
+    serde_json::from_str(&fs::read_to_string(path).unwrap()).unwrap()
+}
+
+/// A number of a result's fingerprint.
+pub fn number(result: &Value, field: &str) -> f64 {
+    let value = &result["measured"]["fingerprint"][field];
+    value.as_f64().unwrap_or_else(|| panic!("{field} is {value} in {result:#}"))
+}
