@@ -3,5 +3,6 @@
 pub mod fingerprint;
 pub mod host;
 pub mod predict;
+pub mod probe;
 pub mod size;
 pub mod store;
