@@ -12,7 +12,8 @@ pub const HISTOGRAM_BUCKETS: usize = 32;
 pub type Histogram = [u64; HISTOGRAM_BUCKETS];
 
 /// What is counted for one cgroup on one CPU. Entry `slot * cpus + cpu` of the map `COUNTERS`; only that
-/// CPU writes it, so plain additions are exact.
+/// CPU writes it. The scheduler's program runs with interrupts off and adds plainly; the others can be
+/// interrupted by one another, so they add atomically.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Counters {
@@ -85,10 +86,16 @@ pub struct Shared {
     pub tasks_peak: i64,
     /// Largest peak RSS of a process that ended (`signal_struct.maxrss`), pages. What `ru_maxrss` tells.
     pub process_rss_peak_pages: u64,
+    /// Tasks that have begun to end but whose last stretch on a CPU is not booked yet.
+    pub ending: i64,
 }
 
-/// Per-CPU state of the scheduler program: the task that is on this CPU. Entry `cpu` of the map `CPUS`.
-#[repr(C)]
+/// Entries of the cache of cgroups in [`OnCpu`]; a power of two.
+pub const CACHE_ENTRIES: usize = 8;
+
+/// Per-CPU state of the scheduler program: the task that is on this CPU, and which slots the last cgroups
+/// had. Entry `cpu` of the map `CPUS`. The first cache line is what every switch touches.
+#[repr(C, align(64))]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct OnCpu {
     /// Address of the `task_struct`; 0 when the CPU idles or nothing is known.
@@ -101,12 +108,23 @@ pub struct OnCpu {
     pub faults_minor: u64,
     /// `maj_flt` at switch-in.
     pub faults_major: u64,
-    /// Cgroup of the last lookup and the slot it gave ([`NO_SLOT`] if it is not tracked): a cache of one.
-    pub cgroup: u64,
-    /// See `cgroup`.
-    pub slot: u32,
+    /// How often user space has changed `SLOTS`; it writes this after each change.
+    pub slots_version: u64,
+    /// The `slots_version` that the cache below belongs to; differs: the cache is emptied first.
+    pub cache_version: u64,
     /// Unused.
-    pub padding: u32,
+    pub padding: u64,
+    /// Cache of cgroup ids (0: empty), at the place that [`cache_index`] gives.
+    pub cgroups: [u64; CACHE_ENTRIES],
+    /// Their slots, [`NO_SLOT`] for a cgroup that is not tracked.
+    pub slots: [u32; CACHE_ENTRIES],
+}
+
+/// Where in the cache of [`OnCpu`] a cgroup has its place. Ids are numbers of kernfs nodes, and a cgroup
+/// takes some dozens of them in a row for its files.
+#[inline(always)]
+pub const fn cache_index(cgroup: u64) -> usize {
+    ((cgroup ^ (cgroup >> 3)) & (CACHE_ENTRIES as u64 - 1)) as usize
 }
 
 /// Slot of a cgroup that nobody tracks.
@@ -116,7 +134,7 @@ pub const NO_SLOT: u32 = u32::MAX;
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct ProcessExit {
-    /// v2 id of its cgroup.
+    /// v2 id of the tracked cgroup that it is charged to (its own or the one it descends from).
     pub cgroup: u64,
     /// Process id (`tgid`).
     pub pid: u32,
@@ -125,6 +143,78 @@ pub struct ProcessExit {
     /// Peak resident set, pages.
     pub rss_peak_pages: u64,
 }
+
+/// A block request under way: value of the map `REQUESTS`, whose key is the address of the `request`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Request {
+    /// `bpf_ktime_get_ns` when it started.
+    pub start_ns: u64,
+    /// The tracked cgroup that it is charged to.
+    pub cgroup: u64,
+    /// 1 for a write, 0 for a read.
+    pub write: u64,
+}
+
+/// Where the fields are that the programs read, in bytes from the start of their struct, as this kernel's
+/// BTF has it; [`ABSENT`] if the kernel has no such field. Rust emits no CO-RE relocations, so user space
+/// looks them up before loading and puts them into the read-only global `OFFSETS`. The verifier knows the
+/// content of frozen read-only data: it checks each load against the real struct, and drops branches that
+/// test for `ABSENT`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[expect(
+    missing_docs,
+    reason = "each field is named `struct_field` after the kernel's"
+)]
+pub struct Offsets {
+    pub task_pid: u32,
+    pub task_tgid: u32,
+    pub task_state: u32,
+    pub task_sum_exec_runtime: u32,
+    pub task_run_delay: u32,
+    pub task_min_flt: u32,
+    pub task_maj_flt: u32,
+    pub task_cgroups: u32,
+    pub task_signal: u32,
+    pub task_group_leader: u32,
+    pub task_exit_code: u32,
+    pub task_read_bytes: u32,
+    pub task_write_bytes: u32,
+    pub task_cancelled_write_bytes: u32,
+    pub signal_live: u32,
+    pub signal_flags: u32,
+    pub signal_group_exit_code: u32,
+    pub signal_maxrss: u32,
+    pub css_set_dfl_cgrp: u32,
+    pub cgroup_kn: u32,
+    pub cgroup_level: u32,
+    pub cgroup_parent: u32,
+    pub cgroup_root: u32,
+    pub css_cgroup: u32,
+    pub cgroup_root_hierarchy_id: u32,
+    pub kernfs_node_id: u32,
+    pub request_bio: u32,
+    pub request_data_len: u32,
+    pub request_cmd_flags: u32,
+    pub bio_blkg: u32,
+    pub blkg_blkcg: u32,
+    pub blkcg_cgroup: u32,
+    pub sock_cgroup: u32,
+    pub sock_family: u32,
+    pub sock_protocol: u32,
+    /// Not an offset: 1 if `sched_process_exit` tells in its second argument whether the process ended
+    /// (Linux 6.16), else 0.
+    pub exit_tells_group_dead: u32,
+    /// Not an offset: entries per slot of `COUNTERS`, the highest CPU number plus 1.
+    pub cpus: u32,
+    /// Not an offset: level below the v2 root where tracked cgroups are. A task deeper down, in a cgroup
+    /// without a slot of its own, is charged to its ancestor at this level.
+    pub run_level: u32,
+}
+
+/// In [`Offsets`]: this kernel has no such field.
+pub const ABSENT: u32 = u32::MAX;
 
 /// Events that could not be reserved in the ring buffer, and I/O requests that found no room in the map of
 /// requests under way: the single entry of the map `LOSSES`, added atomically.
@@ -139,8 +229,10 @@ pub struct Losses {
 
 const _: () = {
     assert!(size_of::<Counters>() == 8 * (23 + 4 * HISTOGRAM_BUCKETS));
-    assert!(size_of::<Shared>() == 24);
-    assert!(size_of::<OnCpu>() == 56);
+    assert!(size_of::<Shared>() == 32);
+    assert!(size_of::<OnCpu>() == 192);
+    assert!(size_of::<Request>() == 24);
+    assert!(size_of::<Offsets>() == 4 * 38);
     assert!(size_of::<ProcessExit>() == 24);
     assert!(size_of::<Losses>() == 16);
 };

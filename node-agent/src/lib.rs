@@ -6,6 +6,7 @@ pub mod fingerprint;
 pub mod host;
 pub mod launch;
 pub mod predict;
+pub mod probe;
 pub mod size;
 pub mod store;
 pub mod wire;

@@ -1,0 +1,202 @@
+//! The maps, and the few ways in which programs use them.
+//!
+//! | map | key → value | written by |
+//! |---|---|---|
+//! | `SLOTS` | v2 cgroup id → slot | user space |
+//! | `COUNTERS` | `slot * cpus + cpu` → [`Counters`] | that CPU |
+//! | `SHARED` | slot → [`Shared`] | all CPUs, atomically |
+//! | `CPUS` | cpu → [`OnCpu`] | that CPU; user space writes `slots_version` |
+//! | `REQUESTS` | address of a block request → [`Request`] | `block_io` |
+//! | `EVENTS` | ring of [`ProcessExit`] | `lifecycle` |
+//! | `LOSSES` | 0 → [`Losses`] | all CPUs, atomically |
+//!
+//! The arrays can be mapped into user space, which reads them without a system call. Entries of `SLOTS`,
+//! `COUNTERS`, `SHARED` and `CPUS` are set at load.
+use core::intrinsics::{AtomicOrdering, atomic_xadd};
+
+use aya_ebpf::{
+    bindings::BPF_F_MMAPABLE,
+    btf_maps::{Array, HashMap, RingBuf},
+    helpers::bpf_get_smp_processor_id,
+    macros::btf_map,
+};
+use ebpf_probes::{Counters, Losses, NO_SLOT, OnCpu, ProcessExit, Request, Shared};
+
+use crate::kernel::{self, Pointer, offset};
+
+/// Most block requests under way at once that are measured; more are counted in [`Losses`].
+const REQUESTS_MAX: usize = 8192;
+/// Room for the exits of 8192 processes between two drains.
+const EVENTS_BYTES: usize = 256 * 1024;
+
+#[btf_map]
+pub(crate) static SLOTS: HashMap<u64, u32, 1> = HashMap::new();
+#[btf_map]
+static COUNTERS: Array<Counters, 1, { BPF_F_MMAPABLE as usize }> = Array::new();
+#[btf_map]
+static SHARED: Array<Shared, 1, { BPF_F_MMAPABLE as usize }> = Array::new();
+#[btf_map]
+static CPUS: Array<OnCpu, 1, { BPF_F_MMAPABLE as usize }> = Array::new();
+#[btf_map]
+pub(crate) static REQUESTS: HashMap<u64, Request, REQUESTS_MAX> = HashMap::new();
+#[btf_map]
+pub(crate) static EVENTS: RingBuf<ProcessExit, EVENTS_BYTES> = RingBuf::new();
+#[btf_map]
+static LOSSES: Array<Losses, 1> = Array::new();
+
+/// The number of this CPU.
+#[inline(always)]
+pub(crate) fn this_cpu() -> u32 {
+    // SAFETY: a helper without arguments.
+    unsafe { bpf_get_smp_processor_id() }
+}
+
+/// The counters of a slot on a CPU.
+#[inline(always)]
+pub(crate) fn counters(slot: u32, cpu: u32) -> Option<*mut Counters> {
+    COUNTERS.get_ptr_mut(slot * offset!(cpus) + cpu)
+}
+
+/// What all CPUs share for a slot.
+#[inline(always)]
+pub(crate) fn shared(slot: u32) -> Option<*mut Shared> {
+    SHARED.get_ptr_mut(slot)
+}
+
+/// The scheduler program's state of a CPU.
+#[inline(always)]
+pub(crate) fn on_cpu(cpu: u32) -> Option<*mut OnCpu> {
+    CPUS.get_ptr_mut(cpu)
+}
+
+/// Counts of what was lost.
+#[inline(always)]
+pub(crate) fn losses() -> Option<*mut Losses> {
+    LOSSES.get_ptr_mut(0)
+}
+
+/// A tracked cgroup and its slot.
+#[derive(Clone, Copy)]
+pub(crate) struct Tracked {
+    pub(crate) cgroup: u64,
+    pub(crate) slot: u32,
+}
+
+impl Tracked {
+    /// Its counters on this CPU.
+    #[inline(always)]
+    pub(crate) fn counters(self) -> Option<*mut Counters> {
+        counters(self.slot, this_cpu())
+    }
+}
+
+/// The tracked cgroup that something in `cgroup` is charged to: itself or its ancestor at `run_level`.
+///
+/// # Safety
+/// `cgroup` must be a `struct cgroup` of the v2 hierarchy known to the verifier ([`kernel::load`]).
+#[inline(always)]
+pub(crate) unsafe fn tracked(cgroup: Pointer) -> Option<Tracked> {
+    // SAFETY: the caller's promise.
+    let id = unsafe { kernel::cgroup_id(cgroup) };
+    if let Some(slot) = slot(id) {
+        return Some(Tracked { cgroup: id, slot });
+    }
+    // SAFETY: as above.
+    let ancestor = unsafe { kernel::ancestor_at_run_level(cgroup) };
+    if ancestor.is_null() {
+        return None;
+    }
+    // SAFETY: an ancestor is a cgroup too.
+    let id = unsafe { kernel::cgroup_id(ancestor) };
+    slot(id).map(|slot| Tracked { cgroup: id, slot })
+}
+
+/// The slot that user space has given a cgroup.
+#[inline(always)]
+pub(crate) fn slot(cgroup: u64) -> Option<u32> {
+    // SAFETY: entries are replaced by user space alone, and a slot is read at once.
+    SLOTS
+        .get_ptr(&cgroup)
+        .map(|slot| unsafe { *slot })
+        .filter(|slot| *slot != NO_SLOT)
+}
+
+/// Adds to a counter that an interrupt on this CPU may add to as well.
+///
+/// # Safety
+/// `counter` must point into a map value.
+#[inline(always)]
+pub(crate) unsafe fn add(counter: *mut u64, value: u64) {
+    // Relaxed, since the result is not used: one locked instruction.
+    // SAFETY: the caller's promise.
+    unsafe { atomic_xadd::<u64, u64, { AtomicOrdering::Relaxed }>(counter, value) };
+}
+
+/// Adds to a counter that other CPUs add to as well, and tells what it was before.
+///
+/// # Safety
+/// `counter` must point into a map value.
+#[inline(always)]
+pub(crate) unsafe fn fetch_add(counter: *mut u64, value: u64) -> u64 {
+    // Not Relaxed: LLVM 22 then drops the fetch and gives back the addend, even where the result is used.
+    // SAFETY: the caller's promise.
+    unsafe { atomic_xadd::<u64, u64, { AtomicOrdering::AcqRel }>(counter, value) }
+}
+
+/// Tries of [`raise_to`]; losing that often to other CPUs in a row does not happen in practice.
+const RAISE_TRIES: u32 = 8;
+
+/// Raises a maximum that other CPUs raise as well.
+///
+/// # Safety
+/// `maximum` must point into a map value.
+#[inline(always)]
+pub(crate) unsafe fn raise_to(maximum: *mut u64, value: u64) {
+    for _ in 0..RAISE_TRIES {
+        // SAFETY: the caller's promise.
+        let seen = unsafe { core::ptr::read_volatile(maximum) };
+        if seen >= value {
+            return;
+        }
+        // SAFETY: as above.
+        let (_, replaced) = unsafe {
+            core::intrinsics::atomic_cxchg::<u64, { AtomicOrdering::AcqRel }, { AtomicOrdering::Acquire }>(
+                maximum, seen, value,
+            )
+        };
+        if replaced {
+            return;
+        }
+    }
+}
+
+/// Bucket of a histogram: the position of the highest bit, at most 31. The instruction set has no count of
+/// leading zeros below v4.
+#[inline(always)]
+pub(crate) fn bucket(nanoseconds: u64) -> usize {
+    if nanoseconds >> 32 != 0 {
+        return 31;
+    }
+    let mut rest = nanoseconds as u32;
+    let mut bucket = 0;
+    if rest >= 1 << 16 {
+        rest >>= 16;
+        bucket += 16;
+    }
+    if rest >= 1 << 8 {
+        rest >>= 8;
+        bucket += 8;
+    }
+    if rest >= 1 << 4 {
+        rest >>= 4;
+        bucket += 4;
+    }
+    if rest >= 1 << 2 {
+        rest >>= 2;
+        bucket += 2;
+    }
+    if rest >= 1 << 1 {
+        bucket += 1;
+    }
+    bucket & 31
+}

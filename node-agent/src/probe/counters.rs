@@ -1,0 +1,165 @@
+//! The maps as user space sees them: arrays mapped into memory, read without a system call.
+use std::{
+    marker::PhantomData,
+    num::NonZeroUsize,
+    os::fd::AsFd,
+    ptr::NonNull,
+    sync::atomic::{AtomicI64, AtomicU64, Ordering},
+};
+
+use aya::maps::Map;
+use ebpf_probes::{Counters, OnCpu, Shared};
+use nix::sys::mman::{MapFlags, ProtFlags, mmap, munmap};
+
+use super::ProbeError;
+
+/// What was counted for one cgroup up to now.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Reading {
+    /// Sums over all CPUs.
+    pub counters: Counters,
+    /// What the CPUs share.
+    pub shared: Shared,
+}
+
+/// A BPF array of `T`, mapped. The kernel's programs change it at any time, so it is only ever touched word
+/// by word, through atomics.
+struct Mapped<T> {
+    start: NonNull<AtomicU64>,
+    entries: usize,
+    bytes: NonZeroUsize,
+    of: PhantomData<T>,
+}
+
+// SAFETY: the memory belongs to the mapping, not to a thread, and all access is atomic.
+unsafe impl<T> Send for Mapped<T> {}
+
+impl<T> Mapped<T> {
+    const WORDS: usize = {
+        assert!(size_of::<T>().is_multiple_of(8));
+        size_of::<T>() / 8
+    };
+
+    fn new(map: &Map, name: &'static str, entries: usize) -> Result<Self, ProbeError> {
+        let error = |source| ProbeError::Map { name, source };
+        let Map::Array(map) = map else {
+            return Err(error(std::io::ErrorKind::InvalidData.into()));
+        };
+        let bytes = NonZeroUsize::new(entries * size_of::<T>()).ok_or(ProbeError::NoSlots)?;
+        let access = ProtFlags::PROT_READ | ProtFlags::PROT_WRITE;
+        // SAFETY: a new shared mapping at an address of the kernel's choice.
+        let start = unsafe { mmap(None, bytes, access, MapFlags::MAP_SHARED, map.fd().as_fd(), 0) }
+            .map_err(|source| error(source.into()))?;
+        Ok(Self {
+            start: start.cast(),
+            entries,
+            bytes,
+            of: PhantomData,
+        })
+    }
+
+    fn words(&self, entry: usize) -> &[AtomicU64] {
+        assert!(entry < self.entries, "entry {entry} of {}", self.entries);
+        // SAFETY: the mapping covers `entries` values of `WORDS` words, aligned to pages, and lives as long
+        // as `self`; AtomicU64 allows for others' writes.
+        unsafe { std::slice::from_raw_parts(self.start.as_ptr().add(entry * Self::WORDS), Self::WORDS) }
+    }
+
+    fn word(&self, entry: usize, offset: usize) -> &AtomicU64 {
+        &self.words(entry)[offset / 8]
+    }
+
+    fn zero(&self, entry: usize) {
+        for word in self.words(entry) {
+            word.store(0, Ordering::Relaxed);
+        }
+    }
+}
+
+impl<T> Drop for Mapped<T> {
+    fn drop(&mut self) {
+        // SAFETY: mapped in `new`, and nothing borrows from it any more.
+        let _ = unsafe { munmap(self.start.cast(), self.bytes.get()) };
+    }
+}
+
+const COUNTER_WORDS: usize = size_of::<Counters>() / 8;
+const SHARED_WORDS: usize = size_of::<Shared>() / 8;
+
+/// The mapped arrays.
+pub(super) struct Tables {
+    counters: Mapped<Counters>,
+    shared: Mapped<Shared>,
+    cpus: Mapped<OnCpu>,
+}
+
+impl Tables {
+    /// Maps the arrays, which hold `slots` cgroups and `cpus` CPUs.
+    pub(super) fn new(
+        counters: &Map,
+        shared: &Map,
+        on_cpu: &Map,
+        slots: usize,
+        cpus: usize,
+    ) -> Result<Self, ProbeError> {
+        Ok(Self {
+            counters: Mapped::new(counters, "COUNTERS", slots * cpus)?,
+            shared: Mapped::new(shared, "SHARED", slots)?,
+            cpus: Mapped::new(on_cpu, "CPUS", cpus)?,
+        })
+    }
+
+    pub(super) fn zero(&self, slot: usize) {
+        for cpu in 0..self.cpus.entries {
+            self.counters.zero(slot * self.cpus.entries + cpu);
+        }
+        self.shared.zero(slot);
+    }
+
+    pub(super) fn read(&self, slot: usize) -> Reading {
+        let mut sums = [0u64; COUNTER_WORDS];
+        for cpu in 0..self.cpus.entries {
+            let words = self.counters.words(slot * self.cpus.entries + cpu);
+            for (sum, word) in sums.iter_mut().zip(words) {
+                *sum = sum.wrapping_add(word.load(Ordering::Relaxed));
+            }
+        }
+        let mut shared = [0u64; SHARED_WORDS];
+        for (copy, word) in shared.iter_mut().zip(self.shared.words(slot)) {
+            *copy = word.load(Ordering::Relaxed);
+        }
+        // SAFETY: both structs are repr(C) and hold 64-bit integers only, so any words are valid.
+        unsafe {
+            Reading {
+                counters: std::mem::transmute(sums),
+                shared: std::mem::transmute(shared),
+            }
+        }
+    }
+
+    /// Tasks that have begun to end and whose last stretch is not booked yet.
+    pub(super) fn ending(&self, slot: usize) -> i64 {
+        // Pairs with the barrier of the program that books: what it booked is seen by later reads.
+        self.shared
+            .word(slot, std::mem::offset_of!(Shared, ending))
+            .load(Ordering::Acquire) as i64
+    }
+
+    pub(super) fn set_tasks(&self, slot: usize, tasks: i64) {
+        let word = |offset| -> &AtomicI64 {
+            let word = self.shared.word(slot, offset);
+            // SAFETY: AtomicI64 and AtomicU64 have the same layout, and the borrow keeps its lifetime.
+            unsafe { AtomicI64::from_ptr(word.as_ptr().cast()) }
+        };
+        word(std::mem::offset_of!(Shared, tasks)).store(tasks, Ordering::Relaxed);
+        word(std::mem::offset_of!(Shared, tasks_peak)).fetch_max(tasks, Ordering::Relaxed);
+    }
+
+    /// Makes every CPU look cgroups up anew; to be called after each change of `SLOTS`.
+    pub(super) fn forget_slots(&self) {
+        for cpu in 0..self.cpus.entries {
+            let version = self.cpus.word(cpu, std::mem::offset_of!(OnCpu, slots_version));
+            version.fetch_add(1, Ordering::Release);
+        }
+    }
+}

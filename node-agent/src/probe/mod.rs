@@ -1,0 +1,275 @@
+//! Loads the BPF programs, attaches each by itself, and reads what they count. In come cgroup ids to track,
+//! out go [`Reading`]s, [`ProcessExit`]s and the truth about what this kernel lets us measure.
+//!
+//! The other side is `ebpf-probes`, whose files name hook, maps and cost of each probe. Programs and maps
+//! live as long as [`Probes`]; several instances side by side do not know of each other.
+
+mod counters;
+mod coverage;
+pub mod kernel_btf;
+mod load;
+mod offsets;
+
+use std::{collections::VecDeque, io};
+
+use aya::{
+    Ebpf,
+    maps::{Array, HashMap, MapData, MapError, RingBuf},
+};
+use aya_log::EbpfLogger;
+pub use ebpf_probes::{Losses, ProcessExit};
+
+pub use self::{
+    counters::Reading,
+    coverage::{Measure, ProbeStatus, State},
+};
+use self::{counters::Tables, kernel_btf::BtfError};
+
+/// Most memory that the map of counters may take; it bounds [`Options::tasks_max`].
+pub const COUNTERS_BYTES_MAX: usize = 64 << 20;
+
+/// How many exits back a second report of the same process is recognised.
+const EXITS_REMEMBERED: usize = 64;
+
+/// What the probes are loaded for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Options {
+    /// Cgroups tracked at once; less if [`COUNTERS_BYTES_MAX`] does not hold as many.
+    pub tasks_max: u32,
+    /// Level below the v2 root of the cgroups that will be tracked (1: children of the root). Tasks in
+    /// cgroups further down are charged to their ancestor at this level, unless their own is tracked.
+    pub run_level: u32,
+}
+
+/// Why probes could not be used at all.
+#[derive(Debug, thiserror::Error)]
+pub enum ProbeError {
+    /// The kernel does not describe its types.
+    #[error(transparent)]
+    Btf(#[from] BtfError),
+    /// The object or one of its maps was refused.
+    #[error("the kernel refuses the BPF object: {why}")]
+    Object {
+        /// The refusal and what mends it.
+        why: String,
+    },
+    /// Not a single program could be attached.
+    #[error("no BPF program can be attached: {why}")]
+    NothingAttached {
+        /// Why not the first of them.
+        why: String,
+    },
+    /// A map cannot be used.
+    #[error("failed to use the BPF map {name}: {source}")]
+    Map {
+        /// The map.
+        name: &'static str,
+        /// What the kernel says.
+        source: io::Error,
+    },
+    /// [`Options::tasks_max`] is 0.
+    #[error("no cgroup can be tracked: tasks_max is 0")]
+    NoSlots,
+    /// All slots are taken.
+    #[error("{max} cgroups are tracked already: raise tasks_max or wait for one to end")]
+    Full {
+        /// How many there are.
+        max: u32,
+    },
+    /// The cgroup has a slot.
+    #[error("cgroup {0} is tracked already")]
+    AlreadyTracked(u64),
+}
+
+impl ProbeError {
+    fn map(name: &'static str, error: &MapError) -> Self {
+        Self::Map {
+            name,
+            source: io::Error::other(error.to_string()),
+        }
+    }
+}
+
+/// A tracked cgroup's place in the maps.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Slot(u32);
+
+/// The loaded probes.
+pub struct Probes {
+    /// Keeps programs attached and maps alive.
+    _ebpf: Ebpf,
+    status: Vec<ProbeStatus>,
+    tables: Tables,
+    slots: HashMap<MapData, u64, u32>,
+    events: RingBuf<MapData>,
+    losses: Array<MapData, [u64; 2]>,
+    /// Carries the programs' warnings to the `log` crate.
+    logger: Option<EbpfLogger<&'static dyn log::Log>>,
+    /// Which cgroup holds each slot.
+    tracked: Vec<Option<u64>>,
+    /// Slots to hand out, the longest unused first.
+    free: VecDeque<u32>,
+    exits: RecentExits,
+}
+
+impl std::fmt::Debug for Probes {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter
+            .debug_struct("Probes")
+            .field("status", &self.status)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Probes {
+    /// Loads and attaches what this kernel allows. An error means that nothing at all can be measured; a
+    /// probe that fails alone is a row of [`Probes::status`].
+    pub fn load(options: &Options) -> Result<Self, ProbeError> {
+        load::load(options)
+    }
+
+    /// What is measured and what is not, one row per [`Measure`].
+    pub fn status(&self) -> &[ProbeStatus] {
+        &self.status
+    }
+
+    /// The state of one measure: its numbers mean something only if it is attached.
+    pub fn state(&self, measure: Measure) -> Option<&State> {
+        self.status
+            .iter()
+            .find(|status| status.measure == measure)
+            .map(|status| &status.state)
+    }
+
+    /// True if the numbers of a measure are real.
+    pub fn has(&self, measure: Measure) -> bool {
+        self.state(measure).is_some_and(State::is_attached)
+    }
+
+    /// How many cgroups can be tracked at once.
+    pub fn slots_max(&self) -> u32 {
+        self.tracked.len() as u32
+    }
+
+    /// Begins to count for a cgroup (v2 id: the inode number of its directory), from zero.
+    pub fn track(&mut self, cgroup: u64) -> Result<Slot, ProbeError> {
+        if self.tracked.contains(&Some(cgroup)) {
+            return Err(ProbeError::AlreadyTracked(cgroup));
+        }
+        let slot = self.free.pop_front().ok_or(ProbeError::Full {
+            max: self.slots_max(),
+        })?;
+        self.tables.zero(slot as usize);
+        if let Err(error) = self.slots.insert(cgroup, slot, 0) {
+            self.free.push_front(slot);
+            return Err(ProbeError::map("SLOTS", &error));
+        }
+        self.tables.forget_slots();
+        self.tracked[slot as usize] = Some(cgroup);
+        Ok(Slot(slot))
+    }
+
+    /// Ends counting for a cgroup and frees its slot.
+    pub fn untrack(&mut self, slot: Slot) {
+        let Some(cgroup) = self.tracked.get_mut(slot.0 as usize).and_then(Option::take) else {
+            return;
+        };
+        // Fails only if the entry is gone, which is what is wanted.
+        let _ = self.slots.remove(&cgroup);
+        self.tables.forget_slots();
+        self.free.push_back(slot.0);
+    }
+
+    /// Tells how many tasks the cgroup held when counting began: 1 after a task was moved in, 0 if the
+    /// first is born in it. To be called before they can fork.
+    pub fn set_tasks(&mut self, slot: Slot, tasks: i64) {
+        self.tables.set_tasks(slot.0 as usize, tasks);
+    }
+
+    /// What was counted up to now. A task's numbers come in when it leaves the CPU; see
+    /// [`Probes::is_on_cpu`] for its end.
+    pub fn read(&self, slot: Slot) -> Reading {
+        self.tables.read(slot.0 as usize)
+    }
+
+    /// True while a task of the cgroup has begun to end (its exit may be reported already) but its last
+    /// stretch on a CPU is not booked yet. When the last exit was seen and this is false, a reading is
+    /// complete. Says nothing about tasks that live on.
+    pub fn is_on_cpu(&self, slot: Slot) -> bool {
+        self.has(Measure::Cpu) && self.has(Measure::Exits) && self.tables.ending(slot.0 as usize) > 0
+    }
+
+    /// Hands out the ends of processes in tracked cgroups since the last call, and passes on what the
+    /// programs had to log. To be called once a second or more often.
+    pub fn drain_exits(&mut self, mut each: impl FnMut(ProcessExit)) {
+        while let Some(record) = self.events.next() {
+            if let Some(exit) = exit_of(&record)
+                && self.exits.is_new(exit.pid)
+            {
+                each(exit);
+            }
+        }
+        if let Some(logger) = &mut self.logger {
+            logger.flush();
+        }
+    }
+
+    /// What was lost since loading.
+    pub fn losses(&self) -> Losses {
+        let [events, requests] = self.losses.get(&0, 0).unwrap_or_default();
+        Losses { events, requests }
+    }
+}
+
+fn exit_of(record: &[u8]) -> Option<ProcessExit> {
+    if record.len() < size_of::<ProcessExit>() {
+        return None;
+    }
+    // SAFETY: long enough, and `ProcessExit` is repr(C) with integers only: any bytes are valid.
+    Some(unsafe { record.as_ptr().cast::<ProcessExit>().read_unaligned() })
+}
+
+/// Before Linux 6.16 a process whose last threads end at the same moment can be reported twice. A process
+/// id comes back only after all others were used, so the same one among the last few is a repetition.
+#[derive(Debug, Default)]
+struct RecentExits(VecDeque<u32>);
+
+impl RecentExits {
+    fn is_new(&mut self, pid: u32) -> bool {
+        if self.0.contains(&pid) {
+            return false;
+        }
+        if self.0.len() == EXITS_REMEMBERED {
+            self.0.pop_front();
+        }
+        self.0.push_back(pid);
+        true
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_repeated_exit_is_dropped_and_a_reused_pid_is_not() {
+        let mut recent = RecentExits::default();
+        assert!(recent.is_new(7));
+        assert!(!recent.is_new(7));
+        assert!((100..100 + EXITS_REMEMBERED as u32).all(|pid| recent.is_new(pid)));
+        assert!(recent.is_new(7));
+    }
+
+    #[test]
+    fn a_short_record_is_no_exit() {
+        assert_eq!(exit_of(&[0; 23]), None);
+        assert_eq!(exit_of(&[0; 24]), Some(ProcessExit::default()));
+    }
+
+    fn assert_send<T: Send>() {}
+
+    #[test]
+    fn probes_can_move_between_threads() {
+        assert_send::<Probes>();
+    }
+}

@@ -1,0 +1,139 @@
+//! Which kernel fields the BPF programs read: in comes the kernel's BTF, out goes the table of offsets that
+//! they are loaded with, and which programs this kernel has no fields for.
+use ebpf_probes::{ABSENT, Offsets};
+
+use super::kernel_btf::{BtfError, KernelBtf};
+
+/// Who cannot do without a field.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Need {
+    /// Every program: finding the cgroup.
+    Every,
+    /// The scheduler's program.
+    Sched,
+    /// The program at the end of a task.
+    Exit,
+    /// The block programs.
+    Block,
+    /// The socket programs.
+    Socket,
+    /// Nobody: the programs work with less.
+    Nobody,
+}
+
+/// One line per field: entry of [`Offsets`], who needs it, struct, and its paths in newer and older kernels.
+macro_rules! fields {
+    ($($entry:ident: $need:ident, $structure:literal, $($path:literal)|+;)*) => {
+        const STRUCTS: &[&str] = &[$($structure),*];
+
+        fn resolve(btf: &KernelBtf) -> Offsets {
+            let find = |structure: &str, paths: &[&str]| {
+                paths.iter().find_map(|path| btf.offset(structure, path)).unwrap_or(ABSENT)
+            };
+            Offsets { $($entry: find($structure, &[$($path),+]),)* ..Offsets::default() }
+        }
+
+        /// The first field that `need` needs and this kernel lacks.
+        fn first_missing(offsets: &Offsets, need: Need) -> Option<&'static str> {
+            $(
+                let is_needed = Need::$need == need || Need::$need == Need::Every;
+                if is_needed && offsets.$entry == ABSENT {
+                    return Some(stringify!($entry));
+                }
+            )*
+            None
+        }
+    };
+}
+
+fields! {
+    task_pid: Sched, "task_struct", "pid";
+    task_tgid: Exit, "task_struct", "tgid";
+    task_state: Sched, "task_struct", "__state" | "state";
+    task_sum_exec_runtime: Sched, "task_struct", "se.sum_exec_runtime";
+    task_run_delay: Nobody, "task_struct", "sched_info.run_delay";
+    task_min_flt: Sched, "task_struct", "min_flt";
+    task_maj_flt: Sched, "task_struct", "maj_flt";
+    task_cgroups: Every, "task_struct", "cgroups";
+    task_signal: Exit, "task_struct", "signal";
+    task_group_leader: Exit, "task_struct", "group_leader";
+    task_exit_code: Exit, "task_struct", "exit_code";
+    task_read_bytes: Nobody, "task_struct", "ioac.read_bytes";
+    task_write_bytes: Nobody, "task_struct", "ioac.write_bytes";
+    task_cancelled_write_bytes: Nobody, "task_struct", "ioac.cancelled_write_bytes";
+    signal_live: Exit, "signal_struct", "live.counter";
+    signal_flags: Exit, "signal_struct", "flags";
+    signal_group_exit_code: Exit, "signal_struct", "group_exit_code";
+    signal_maxrss: Exit, "signal_struct", "maxrss";
+    css_set_dfl_cgrp: Every, "css_set", "dfl_cgrp";
+    cgroup_kn: Every, "cgroup", "kn";
+    cgroup_level: Every, "cgroup", "level";
+    cgroup_parent: Every, "cgroup", "self.parent";
+    cgroup_root: Block, "cgroup", "root";
+    css_cgroup: Every, "cgroup_subsys_state", "cgroup";
+    cgroup_root_hierarchy_id: Block, "cgroup_root", "hierarchy_id";
+    kernfs_node_id: Every, "kernfs_node", "id";
+    request_bio: Block, "request", "bio";
+    request_data_len: Block, "request", "__data_len";
+    request_cmd_flags: Block, "request", "cmd_flags";
+    bio_blkg: Nobody, "bio", "bi_blkg";
+    blkg_blkcg: Nobody, "blkcg_gq", "blkcg";
+    blkcg_cgroup: Nobody, "blkcg", "css.cgroup";
+    sock_cgroup: Socket, "sock", "sk_cgrp_data.cgroup";
+    sock_family: Socket, "sock", "__sk_common.skc_family";
+    sock_protocol: Socket, "sock", "sk_protocol";
+}
+
+/// The offsets of the running kernel, and its BTF for further questions.
+pub(super) fn of_this_kernel() -> Result<(Offsets, KernelBtf), BtfError> {
+    let btf = KernelBtf::of_this_kernel(STRUCTS)?;
+    let mut offsets = resolve(&btf);
+    // Half a path is no path.
+    if [offsets.blkg_blkcg, offsets.blkcg_cgroup].contains(&ABSENT) {
+        offsets.bio_blkg = ABSENT;
+    }
+    if [offsets.task_write_bytes, offsets.task_cancelled_write_bytes].contains(&ABSENT) {
+        offsets.task_read_bytes = ABSENT;
+    }
+    offsets.exit_tells_group_dead = u32::from(btf.tracepoint_arguments("sched_process_exit") == Some(2));
+    Ok((offsets, btf))
+}
+
+/// Why a program cannot work on this kernel, if a field that it needs is missing.
+pub(super) fn lacks(offsets: &Offsets, need: Need) -> Option<String> {
+    first_missing(offsets, need).map(|field| format!("this kernel's BTF has no field {field}"))
+}
+
+/// The table as the bytes of the read-only global.
+pub(super) fn bytes_of(offsets: &Offsets) -> &[u8] {
+    // SAFETY: `Offsets` is repr(C) and holds u32 only, so it has no padding, and the slice borrows it.
+    unsafe { std::slice::from_raw_parts(std::ptr::from_ref(offsets).cast(), size_of::<Offsets>()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_missing_field_is_named() {
+        let mut offsets = Offsets::default();
+        assert_eq!(lacks(&offsets, Need::Sched), None);
+        offsets.task_run_delay = ABSENT;
+        assert_eq!(lacks(&offsets, Need::Sched), None, "waits can be missing");
+        offsets.task_maj_flt = ABSENT;
+        assert!(lacks(&offsets, Need::Sched).unwrap().contains("task_maj_flt"));
+        assert_eq!(lacks(&offsets, Need::Exit), None);
+    }
+
+    #[test]
+    fn resolves_all_on_this_kernel() {
+        let (offsets, _) = match of_this_kernel() {
+            Ok(found) => found,
+            Err(error) => return println!("skipped: {error}"),
+        };
+        for need in [Need::Every, Need::Sched, Need::Exit, Need::Block, Need::Socket] {
+            assert_eq!(lacks(&offsets, need), None, "{need:?}");
+        }
+        assert_eq!(bytes_of(&offsets).len(), size_of::<Offsets>());
+    }
+}
