@@ -5,3 +5,4 @@ pub mod host;
 pub mod predict;
 pub mod size;
 pub mod store;
+pub mod units;
