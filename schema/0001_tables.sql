@@ -87,6 +87,8 @@ CREATE TABLE run (
 
 -- History of one task, newest first, among any number of runs.
 CREATE INDEX run_by_task ON run (task_id, id);
+-- Retention by age.
+CREATE INDEX run_by_end ON run (ended_at_ms) WHERE ended_at_ms IS NOT NULL;
 -- The few that are running now.
 CREATE INDEX run_running ON run (id) WHERE state = 'running';
 

@@ -52,7 +52,7 @@ pub(super) fn estimate(history: &History, resource: Resource, risk: f64) -> Opti
         return Some(task.estimate(resource, risk));
     }
     if let Some(bounded) = [own, task].iter_mut().find(|level| level.bound.is_some()) {
-        return bounded.from_bound_alone(resource, risk);
+        return bounded.estimate_of_bound(resource, risk);
     }
     let mut host = evidence(&history.host, Level::Host, resource);
     // That another kind of task met its limit says nothing about this one.
@@ -131,7 +131,7 @@ impl Evidence {
     }
 
     /// No run ended on its own terms: the largest lower bound is all there is, and counts as one sample.
-    fn from_bound_alone(&mut self, resource: Resource, risk: f64) -> Option<Estimate> {
+    fn estimate_of_bound(&mut self, resource: Resource, risk: f64) -> Option<Estimate> {
         let value = self.bound?;
         self.samples = vec![Weighted { value, weight: 1.0 }];
         let mut estimate = self.estimate(resource, risk);
