@@ -14,8 +14,8 @@
 //!   waits up to 5 s for the others.
 //!
 //! **Layout.** `schema/*.sql` has the tables and views, `schema/README.md` explains each column. Here
-//! [`open`] opens and migrates, [`columns`] maps a fingerprint to its columns, [`write`] writes, [`history`]
-//! reads what predictions are made from, [`read`] what people look at, and [`writer`] is the thread that
+//! `open` opens and migrates, `columns` maps a fingerprint to its columns, `write` writes, `history`
+//! reads what predictions are made from, `read` what people look at, and `writer` is the thread that
 //! batches the agent's writes.
 
 mod columns;
@@ -132,7 +132,7 @@ impl Store {
         self.running(id, changed)
     }
 
-    /// Past runs of a task, for prediction: see [`history::read`] for which runs count.
+    /// Past runs of a task, for prediction: `run_actual.worth` in `schema/README.md` says which count.
     ///
     /// # Errors
     /// When the database cannot be read.

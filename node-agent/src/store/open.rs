@@ -214,6 +214,8 @@ fn migrate(connection: &mut Connection, path: &Path) -> Result<(), StoreError> {
 fn configure(connection: &Connection) -> rusqlite::Result<()> {
     connection.pragma_update(None, "synchronous", "NORMAL")?;
     connection.pragma_update(None, "foreign_keys", true)?;
+    // The list of pruned runs is short; a sandboxed agent may have no directory for temporary files.
+    connection.pragma_update(None, "temp_store", "MEMORY")?;
     connection.query_row(
         &format!("PRAGMA journal_size_limit = {WAL_BYTES_MAX}"),
         [],

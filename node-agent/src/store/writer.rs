@@ -19,7 +19,8 @@ pub const QUEUE_MAX: usize = 1024;
 /// Most commands written in one transaction.
 const BATCH_MAX: usize = 256;
 
-/// Called once, on the writer's thread, when a command is written or has failed. It must not block.
+/// Called once, on the writer's thread, when a command is written or has failed. It must neither
+/// block nor panic: the thread would end, and every command after it fail with [`StoreError::WriterGone`].
 pub type Reply<T> = Box<dyn FnOnce(Result<T, StoreError>) + Send>;
 
 /// Handle to the writer's thread. Dropping it writes what is waiting and ends the thread.

@@ -327,7 +327,7 @@ fn users_with_read_permission_read_with_and_without_an_agent() {
     ));
 }
 
-/// Not a test by itself: the child that [`killed_at_any_moment_the_database_is_sound`] kills.
+/// Not a test by itself: the child that the tests below kill.
 #[test]
 fn child_that_writes_until_killed() {
     let Some(path) = std::env::var_os("STANDIN_TEST_WRITE_UNTIL_KILLED") else {
@@ -341,17 +341,45 @@ fn child_that_writes_until_killed() {
     }
 }
 
+fn writing_child(path: &Path) -> std::process::Child {
+    Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", "store::tests::hostile::child_that_writes_until_killed"])
+        .env("STANDIN_TEST_WRITE_UNTIL_KILLED", path)
+        .stdout(std::process::Stdio::null())
+        .spawn()
+        .unwrap()
+}
+
+/// Nobody has emptied the log, and who may only read cannot: what is in it must be seen all the same.
+#[test]
+fn after_a_kill_those_who_may_only_read_see_the_log() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("standin.db");
+    let mut child = writing_child(&path);
+    std::thread::sleep(Duration::from_millis(300));
+    child.kill().unwrap();
+    child.wait().unwrap();
+    std::fs::set_permissions(directory.path(), PermissionsExt::from_mode(0o755)).unwrap();
+    for suffix in ["", "-wal", "-shm"] {
+        let file = format!("{}{suffix}", path.display());
+        std::fs::set_permissions(file, PermissionsExt::from_mode(0o644)).unwrap();
+    }
+    let Some(runs) = as_nobody(|| Reader::open(&path)?.runs(None, usize::MAX).map(|runs| runs.len())) else {
+        eprintln!("skipped: changing the user needs root");
+        return;
+    };
+    let runs = runs.unwrap();
+    assert!(runs > 0);
+    let store = Store::open(&path).unwrap().store;
+    assert_eq!(number(&store, "SELECT count(*) FROM run"), runs as i64);
+}
+
 #[test]
 fn killed_at_any_moment_the_database_is_sound() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("standin.db");
     for round in 0..8 {
-        let mut child = Command::new(std::env::current_exe().unwrap())
-            .args(["--exact", "store::tests::hostile::child_that_writes_until_killed"])
-            .env("STANDIN_TEST_WRITE_UNTIL_KILLED", &path)
-            .stdout(std::process::Stdio::null())
-            .spawn()
-            .unwrap();
+        let mut child = writing_child(&path);
         std::thread::sleep(Duration::from_millis(20 + round * 37));
         child.kill().unwrap();
         child.wait().unwrap();
