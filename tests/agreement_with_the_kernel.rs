@@ -7,7 +7,9 @@ use std::process::{Command, Stdio};
 use support::{Sandbox, has, is_root, number};
 
 fn rusage(result: &Value, field: &str) -> f64 {
-    result["rusage"][field].as_f64().unwrap_or_else(|| panic!("no {field} in {result:#}"))
+    result["rusage"][field]
+        .as_f64()
+        .unwrap_or_else(|| panic!("no {field} in {result:#}"))
 }
 
 /// Within a hundredth of the kernel's number, or the few milliseconds that are the price of starting.
@@ -15,7 +17,10 @@ fn assert_cpu_agrees(result: &Value) {
     let measured = number(result, "cpu_ns") / 1e9;
     let kernel = rusage(result, "user_s") + rusage(result, "system_s");
     let difference = (measured - kernel).abs();
-    assert!(difference <= (kernel * 0.01).max(0.004), "measured {measured} s, rusage {kernel} s");
+    assert!(
+        difference <= (kernel * 0.01).max(0.004),
+        "measured {measured} s, rusage {kernel} s"
+    );
 }
 
 #[test]
@@ -39,10 +44,11 @@ fn cpu_time_of_many_processes_and_threads() {
 fn bursts_add_up_to_the_switches() {
     require!(is_root(), "needs root");
     let result = Sandbox::new().run_json(&[], &["sh", "-c", "for i in 1 2 3 4 5; do sleep 0.01; done"]);
-    let bursts: u64 = serde_json::from_value::<Vec<u64>>(result["measured"]["fingerprint"]["cpu_burst_ns"].clone())
-        .unwrap()
-        .iter()
-        .sum();
+    let bursts: u64 =
+        serde_json::from_value::<Vec<u64>>(result["measured"]["fingerprint"]["cpu_burst_ns"].clone())
+            .unwrap()
+            .iter()
+            .sum();
     let switches = number(&result, "switches_voluntary") + number(&result, "switches_forced");
     assert_eq!(bursts as f64, switches);
     assert!(switches >= 10.0, "{switches}");
@@ -51,10 +57,21 @@ fn bursts_add_up_to_the_switches() {
 #[test]
 fn page_faults() {
     require!(is_root(), "needs root");
-    for script in ["for i in 1 2 3; do /bin/ls / >/dev/null; done", "head -c 50000000 /dev/zero | tail -c 40000000 | wc -c"] {
+    for script in [
+        "for i in 1 2 3; do /bin/ls / >/dev/null; done",
+        "head -c 50000000 /dev/zero | tail -c 40000000 | wc -c",
+    ] {
         let result = Sandbox::new().run_json(&[], &["sh", "-c", script]);
-        assert_eq!(number(&result, "faults_minor"), rusage(&result, "faults_minor"), "{script}");
-        assert_eq!(number(&result, "faults_major"), rusage(&result, "faults_major"), "{script}");
+        assert_eq!(
+            number(&result, "faults_minor"),
+            rusage(&result, "faults_minor"),
+            "{script}"
+        );
+        assert_eq!(
+            number(&result, "faults_major"),
+            rusage(&result, "faults_major"),
+            "{script}"
+        );
     }
 }
 
@@ -63,7 +80,10 @@ fn peak_memory_of_one_process() {
     require!(is_root(), "needs root");
     require!(has("python3"), "python3 is not installed");
     let result = Sandbox::new().run_json(&[], &["python3", "-c", "b = bytearray(200 << 20)"]);
-    assert_eq!(number(&result, "process_rss_peak_bytes"), rusage(&result, "rss_peak_bytes"));
+    assert_eq!(
+        number(&result, "process_rss_peak_bytes"),
+        rusage(&result, "rss_peak_bytes")
+    );
     let peak = number(&result, "memory_peak_bytes") / f64::from(1 << 20);
     assert!((200.0..240.0).contains(&peak), "{peak} MiB");
 }
@@ -87,22 +107,41 @@ fn direct_io_of_fio_to_the_byte() {
     let disk = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
     let data = disk.path().join("data");
     let filename = format!("--filename={}", data.display());
-    for (direction, bytes, ops) in
-        [("write", "block_write_bytes", "block_write_ops"), ("read", "block_read_bytes", "block_read_ops")]
-    {
+    for (direction, bytes, ops) in [
+        ("write", "block_write_bytes", "block_write_ops"),
+        ("read", "block_read_bytes", "block_read_ops"),
+    ] {
         for block in ["4k", "256k"] {
             let rw = format!("--rw={direction}");
             let size = format!("--bs={block}");
-            let options =
-                ["--name=t", &filename, "--size=16M", "--direct=1", "--ioengine=psync", "--thread", &rw, &size];
+            let options = [
+                "--name=t",
+                &filename,
+                "--size=16M",
+                "--direct=1",
+                "--ioengine=psync",
+                "--thread",
+                &rw,
+                &size,
+            ];
             let mut command = vec!["fio"];
             command.extend(options);
             // Once to lay the file out and to have the program in memory.
-            assert!(Command::new("fio").args(options).stdout(Stdio::null()).status().unwrap().success());
+            assert!(
+                Command::new("fio")
+                    .args(options)
+                    .stdout(Stdio::null())
+                    .status()
+                    .unwrap()
+                    .success()
+            );
             let result = sandbox.run_json(&["--name", "fio"], &command);
             assert_eq!(number(&result, bytes), f64::from(16 << 20), "{direction} {block}");
             let latencies = &result["measured"]["fingerprint"][format!("block_{direction}_ns")];
-            let counted: u64 = serde_json::from_value::<Vec<u64>>(latencies.clone()).unwrap().iter().sum();
+            let counted: u64 = serde_json::from_value::<Vec<u64>>(latencies.clone())
+                .unwrap()
+                .iter()
+                .sum();
             assert_eq!(counted as f64, number(&result, ops), "{direction} {block}");
         }
     }
@@ -114,7 +153,11 @@ fn transfer_of_iperf3_within_a_hundredth() {
     require!(has("iperf3"), "iperf3 is not installed");
     let sandbox = Sandbox::new();
     let port = free_port();
-    let mut server = Command::new("iperf3").args(["-s", "-1", "-p", &port]).stdout(Stdio::null()).spawn().unwrap();
+    let mut server = Command::new("iperf3")
+        .args(["-s", "-1", "-p", &port])
+        .stdout(Stdio::null())
+        .spawn()
+        .unwrap();
     // A look at the port would use up its one connection.
     std::thread::sleep(std::time::Duration::from_millis(500));
     let result = sandbox.run_json(&[], &["iperf3", "-c", "127.0.0.1", "-n", "64M", "-p", &port]);
@@ -146,7 +189,10 @@ fn download_of_curl_within_a_hundredth() {
     server.kill().unwrap();
     server.wait().unwrap();
     let (received, expected) = (number(&result, "tcp_received_bytes"), f64::from(20 << 20));
-    assert!((received - expected).abs() <= expected * 0.01, "{received} of {expected}");
+    assert!(
+        (received - expected).abs() <= expected * 0.01,
+        "{received} of {expected}"
+    );
     assert_eq!(number(&result, "tcp_connects"), 1.0);
 }
 
@@ -159,14 +205,27 @@ fn without_privileges_the_kernels_accounts_serve() {
     std::os::unix::fs::chown(&home, Some(support::NOBODY), Some(support::NOBODY)).unwrap();
     let result = home.join("result.json");
     let mut command = sandbox.standin(["run", "--no-agent", "--json"]);
-    support::as_nobody(&mut command).env_remove("STANDIN_DB").env("XDG_DATA_HOME", &home);
+    support::as_nobody(&mut command)
+        .env_remove("STANDIN_DB")
+        .env("XDG_DATA_HOME", &home);
     let spin = "i=0; while [ $i -lt 300000 ]; do i=$((i+1)); done";
-    let output = command.arg(&result).args(["--", "sh", "-c", spin]).output().unwrap();
+    let output = command
+        .arg(&result)
+        .args(["--", "sh", "-c", spin])
+        .output()
+        .unwrap();
     assert!(output.status.success(), "{}", support::stderr(&output));
-    assert!(support::stderr(&output).contains("not root"), "{}", support::stderr(&output));
+    assert!(
+        support::stderr(&output).contains("not root"),
+        "{}",
+        support::stderr(&output)
+    );
     let result = support::read_json(&result);
     assert_cpu_agrees(&result);
-    assert!(result["measured"]["fingerprint"]["block_read_bytes"].is_null(), "what is not measured is not zero");
+    assert!(
+        result["measured"]["fingerprint"]["block_read_bytes"].is_null(),
+        "what is not measured is not zero"
+    );
     assert!(home.join("standin/standin.db").exists());
 }
 

@@ -16,16 +16,31 @@ env | grep -v -E '^(STANDIN_|_=)' | sort; umask; ulimit -a; cat /proc/self/oom_s
 "#;
 
 /// The ways of running: a name, and `standin run` up to the command.
-fn ways<'a>(sandbox: &'a Sandbox, agent: &'a support::Agent<'_>) -> Vec<(&'static str, Box<dyn Fn() -> Command + 'a>)> {
+fn ways<'a>(
+    sandbox: &'a Sandbox,
+    agent: &'a support::Agent<'_>,
+) -> Vec<(&'static str, Box<dyn Fn() -> Command + 'a>)> {
     vec![
-        ("embedded", Box::new(|| sandbox.standin(["run", "--quiet", "--no-agent", "--"]))),
-        ("agent", Box::new(|| agent.standin(["run", "--quiet", "--require-agent", "--"]))),
-        ("agent, staying", Box::new(|| agent.standin(["run", "--quiet", "--require-agent", "--wait-all", "--"]))),
-        ("accounting", Box::new(|| {
-            let mut command = sandbox.standin(["run", "--quiet", "--no-agent", "--"]);
-            as_nobody(&mut command).env("STANDIN_DB", "/dev/null/no.db");
-            command
-        })),
+        (
+            "embedded",
+            Box::new(|| sandbox.standin(["run", "--quiet", "--no-agent", "--"])),
+        ),
+        (
+            "agent",
+            Box::new(|| agent.standin(["run", "--quiet", "--require-agent", "--"])),
+        ),
+        (
+            "agent, staying",
+            Box::new(|| agent.standin(["run", "--quiet", "--require-agent", "--wait-all", "--"])),
+        ),
+        (
+            "accounting",
+            Box::new(|| {
+                let mut command = sandbox.standin(["run", "--quiet", "--no-agent", "--"]);
+                as_nobody(&mut command).env("STANDIN_DB", "/dev/null/no.db");
+                command
+            }),
+        ),
     ]
 }
 
@@ -42,7 +57,12 @@ fn each_way(test: impl Fn(&str, &dyn Fn() -> Command)) {
 fn a_command_sees_what_it_would_see_without() {
     each_way(|name, standin| {
         let look = |mut command: Command| {
-            let output = command.args(["/bin/sh", "-c", LOOK]).current_dir("/usr").stdin(Stdio::null()).output().unwrap();
+            let output = command
+                .args(["/bin/sh", "-c", LOOK])
+                .current_dir("/usr")
+                .stdin(Stdio::null())
+                .output()
+                .unwrap();
             stdout(&output)
         };
         let mut bare = Command::new("/usr/bin/env");
@@ -62,7 +82,10 @@ fn a_command_sees_what_it_would_see_without() {
 fn exit_codes_are_the_commands_own() {
     each_way(|name, standin| {
         for code in [0, 1, 7, 99, 125, 126, 127, 255] {
-            let status = standin().args(["sh", "-c", &format!("exit {code}")]).status().unwrap();
+            let status = standin()
+                .args(["sh", "-c", &format!("exit {code}")])
+                .status()
+                .unwrap();
             assert_eq!(status.code(), Some(code), "{name}");
         }
     });
@@ -71,8 +94,17 @@ fn exit_codes_are_the_commands_own() {
 #[test]
 fn death_by_a_signal_is_passed_on() {
     each_way(|name, standin| {
-        for signal in [libc::SIGTERM, libc::SIGKILL, libc::SIGSEGV, libc::SIGPIPE, libc::SIGHUP] {
-            let status = standin().args(["sh", "-c", &format!("kill -{signal} $$")]).status().unwrap();
+        for signal in [
+            libc::SIGTERM,
+            libc::SIGKILL,
+            libc::SIGSEGV,
+            libc::SIGPIPE,
+            libc::SIGHUP,
+        ] {
+            let status = standin()
+                .args(["sh", "-c", &format!("kill -{signal} $$")])
+                .status()
+                .unwrap();
             assert_eq!(status.signal(), Some(signal), "{name}: {status:?}");
         }
     });
@@ -82,15 +114,24 @@ fn death_by_a_signal_is_passed_on() {
 fn signals_sent_to_the_launcher_reach_the_command() {
     each_way(|name, standin| {
         for signal in [libc::SIGTERM, libc::SIGUSR1, libc::SIGHUP, libc::SIGINT] {
-            let script = format!("trap 'echo caught; exit 42' {signal}; echo ready; while :; do sleep 0.01; done");
-            let mut child = standin().args(["sh", "-c", &script]).stdout(Stdio::piped()).spawn().unwrap();
+            let script =
+                format!("trap 'echo caught; exit 42' {signal}; echo ready; while :; do sleep 0.01; done");
+            let mut child = standin()
+                .args(["sh", "-c", &script])
+                .stdout(Stdio::piped())
+                .spawn()
+                .unwrap();
             let mut out = child.stdout.take().unwrap();
             let mut ready = [0; 6];
             out.read_exact(&mut ready).unwrap();
             support::signal(child.id(), signal);
             let mut rest = String::new();
             out.read_to_string(&mut rest).unwrap();
-            assert_eq!((rest.as_str(), child.wait().unwrap().code()), ("caught\n", Some(42)), "{name}");
+            assert_eq!(
+                (rest.as_str(), child.wait().unwrap().code()),
+                ("caught\n", Some(42)),
+                "{name}"
+            );
         }
     });
 }
@@ -98,7 +139,11 @@ fn signals_sent_to_the_launcher_reach_the_command() {
 #[test]
 fn a_killed_launcher_takes_its_command_along() {
     each_way(|name, standin| {
-        let mut child = standin().args(["sh", "-c", "echo $$; exec sleep 100"]).stdout(Stdio::piped()).spawn().unwrap();
+        let mut child = standin()
+            .args(["sh", "-c", "echo $$; exec sleep 100"])
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
         let mut out = child.stdout.take().unwrap();
         let mut pid = String::new();
         while !pid.ends_with('\n') {
@@ -109,14 +154,21 @@ fn a_killed_launcher_takes_its_command_along() {
         support::signal(child.id(), libc::SIGKILL);
         child.wait().unwrap();
         let stat = format!("/proc/{}/stat", pid.trim());
-        support::wait_until(name, || fs::read_to_string(&stat).map_or(true, |stat| stat.contains(") Z ")));
+        support::wait_until(name, || {
+            fs::read_to_string(&stat).map_or(true, |stat| stat.contains(") Z "))
+        });
     });
 }
 
 #[test]
 fn stdin_goes_through() {
     each_way(|name, standin| {
-        let mut child = standin().arg("cat").stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+        let mut child = standin()
+            .arg("cat")
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
         let text = "x".repeat(1 << 20);
         let mut stdin = child.stdin.take().unwrap();
         let written = text.clone();
@@ -131,7 +183,11 @@ fn stdin_goes_through() {
 fn closed_and_extra_descriptors_stay_as_they_are() {
     each_way(|name, standin| {
         let mut command = standin();
-        command.args(["sh", "-c", "ls /proc/self/fd; test ! -e /proc/self/fd/0 && echo closed; echo text >&7"]);
+        command.args([
+            "sh",
+            "-c",
+            "ls /proc/self/fd; test ! -e /proc/self/fd/0 && echo closed; echo text >&7",
+        ]);
         let (mut read, write) = std::io::pipe().unwrap();
         // SAFETY: only system calls between fork and exec.
         unsafe {

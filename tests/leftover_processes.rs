@@ -9,16 +9,23 @@ use support::{Sandbox, is_root, stdout, wait_until};
 
 /// Leaves a process behind that writes `done` after a second, in a session of its own.
 fn leaves_one(file: &std::path::Path) -> String {
-    format!("setsid sh -c 'sleep 1; echo done > {}' </dev/null >/dev/null 2>&1 & echo started", file.display())
+    format!(
+        "setsid sh -c 'sleep 1; echo done > {}' </dev/null >/dev/null 2>&1 & echo started",
+        file.display()
+    )
 }
 
 fn each_engine(test: impl Fn(&Sandbox, &dyn Fn(&[&str]) -> Command)) {
     require!(is_root(), "needs root");
     let sandbox = Sandbox::new();
-    test(&sandbox, &|options| sandbox.standin(["run", "--quiet", "--no-agent"].iter().chain(options)));
+    test(&sandbox, &|options| {
+        sandbox.standin(["run", "--quiet", "--no-agent"].iter().chain(options))
+    });
     let sandbox = Sandbox::new();
     let agent = sandbox.agent();
-    test(&sandbox, &|options| agent.standin(["run", "--quiet", "--require-agent"].iter().chain(options)));
+    test(&sandbox, &|options| {
+        agent.standin(["run", "--quiet", "--require-agent"].iter().chain(options))
+    });
 }
 
 fn run(command: &mut Command, script: &str) {
@@ -27,7 +34,9 @@ fn run(command: &mut Command, script: &str) {
 }
 
 fn recorded(sandbox: &Sandbox) -> i64 {
-    wait_until("it is recorded", || sandbox.sql::<i64>("SELECT count(*) FROM run WHERE state = 'finished'") == 1);
+    wait_until("it is recorded", || {
+        sandbox.sql::<i64>("SELECT count(*) FROM run WHERE state = 'finished'") == 1
+    });
     sandbox.sql("SELECT duration_ns FROM run")
 }
 
@@ -70,11 +79,16 @@ fn the_cgroups_of_those_left_alone_are_swept_up_later() {
     require!(is_root(), "needs root");
     let sandbox = Sandbox::new();
     let file = sandbox.path("file");
-    run(&mut sandbox.standin(["run", "--quiet", "--no-agent"]), &leaves_one(&file));
+    run(
+        &mut sandbox.standin(["run", "--quiet", "--no-agent"]),
+        &leaves_one(&file),
+    );
     assert_eq!(sandbox.run_cgroups().len(), 1);
-    wait_until("it has ended", || file.exists() && {
-        let procs = std::fs::read_to_string(sandbox.run_cgroups()[0].join("cgroup.procs")).unwrap();
-        procs.is_empty()
+    wait_until("it has ended", || {
+        file.exists() && {
+            let procs = std::fs::read_to_string(sandbox.run_cgroups()[0].join("cgroup.procs")).unwrap();
+            procs.is_empty()
+        }
     });
     assert!(sandbox.run(&["--quiet"], &["true"]).status.success());
     assert!(sandbox.run_cgroups().is_empty());

@@ -1,6 +1,12 @@
 //! standin: profiles every task of one Linux host with eBPF, remembers what it needed, sizes the next one.
+//!
+//! Data goes left to right once: [`probe`] → [`fingerprint`] → [`store`] → [`predict`] → [`size`] →
+//! [`cgroup`]. [`agent`] wires them, [`wire`] is what the launcher and the agent say to each other,
+//! [`launch`] starts commands, [`cli`] talks to people. Lower modules know nothing of upper ones.
 
+pub mod agent;
 pub mod cgroup;
+pub mod cli;
 pub mod config;
 pub mod fingerprint;
 pub mod host;
@@ -9,4 +15,5 @@ pub mod predict;
 pub mod probe;
 pub mod size;
 pub mod store;
+pub mod units;
 pub mod wire;

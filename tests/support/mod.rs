@@ -49,7 +49,8 @@ macro_rules! require {
 
 /// Whether a program is installed.
 pub fn has(program: &str) -> bool {
-    std::env::split_paths(&std::env::var_os("PATH").unwrap_or_default()).any(|path| path.join(program).is_file())
+    std::env::split_paths(&std::env::var_os("PATH").unwrap_or_default())
+        .any(|path| path.join(program).is_file())
 }
 
 pub struct Sandbox {
@@ -97,7 +98,12 @@ impl Sandbox {
 
     /// `standin run … -- COMMAND`, measured by the launcher itself.
     pub fn run(&self, options: &[&str], command: &[&str]) -> Output {
-        self.standin(["run", "--no-agent"]).args(options).arg("--").args(command).output().unwrap()
+        self.standin(["run", "--no-agent"])
+            .args(options)
+            .arg("--")
+            .args(command)
+            .output()
+            .unwrap()
     }
 
     /// The same, with the `--json` result.
@@ -112,20 +118,38 @@ impl Sandbox {
 
     fn bare(&self) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_standin"));
-        for name in ["STANDIN_DB", "STANDIN_SOCKET", "RUST_LOG", "NOTIFY_SOCKET", "JOURNAL_STREAM"] {
+        for name in [
+            "STANDIN_DB",
+            "STANDIN_SOCKET",
+            "RUST_LOG",
+            "NOTIFY_SOCKET",
+            "JOURNAL_STREAM",
+        ] {
             command.env_remove(name);
         }
-        command.env("STANDIN_CONFIG", self.path("config.toml")).stdin(Stdio::null());
+        command
+            .env("STANDIN_CONFIG", self.path("config.toml"))
+            .stdin(Stdio::null());
         command
     }
 
     /// Starts an agent and waits until it answers.
     pub fn agent(&self) -> Agent<'_> {
-        let log = fs::File::options().create(true).append(true).open(self.path("agent.log")).unwrap();
+        let log = fs::File::options()
+            .create(true)
+            .append(true)
+            .open(self.path("agent.log"))
+            .unwrap();
         let mut command = self.standin(["agent"]);
-        let child = command.env("STANDIN_SOCKET", self.socket()).stderr(log).spawn().unwrap();
+        let child = command
+            .env("STANDIN_SOCKET", self.socket())
+            .stderr(log)
+            .spawn()
+            .unwrap();
         let agent = Agent { child, sandbox: self };
-        wait_until("the agent answers", || std::os::unix::net::UnixStream::connect(self.socket()).is_ok());
+        wait_until("the agent answers", || {
+            std::os::unix::net::UnixStream::connect(self.socket()).is_ok()
+        });
         agent
     }
 
@@ -136,7 +160,9 @@ impl Sandbox {
     /// One value out of the database.
     pub fn sql<T: rusqlite::types::FromSql>(&self, query: &str) -> T {
         let connection = rusqlite::Connection::open(self.database()).unwrap();
-        connection.query_row(query, [], |row| row.get(0)).unwrap_or_else(|error| panic!("{query}: {error}"))
+        connection
+            .query_row(query, [], |row| row.get(0))
+            .unwrap_or_else(|error| panic!("{query}: {error}"))
     }
 
     /// The v2 directory under which runs get their cgroups.
@@ -147,7 +173,10 @@ impl Sandbox {
     /// The cgroups of runs that are there now.
     pub fn run_cgroups(&self) -> Vec<PathBuf> {
         let entries = fs::read_dir(self.cgroups()).into_iter().flatten().flatten();
-        entries.map(|entry| entry.path()).filter(|path| path.is_dir()).collect()
+        entries
+            .map(|entry| entry.path())
+            .filter(|path| path.is_dir())
+            .collect()
     }
 }
 
@@ -214,7 +243,12 @@ impl Agent<'_> {
 
     /// `standin run … -- COMMAND` through this agent.
     pub fn run(&self, options: &[&str], command: &[&str]) -> Output {
-        self.standin(["run", "--require-agent"]).args(options).arg("--").args(command).output().unwrap()
+        self.standin(["run", "--require-agent"])
+            .args(options)
+            .arg("--")
+            .args(command)
+            .output()
+            .unwrap()
     }
 
     pub fn pid(&self) -> u32 {
@@ -278,5 +312,7 @@ pub fn read_json(path: &Path) -> Value {
 /// A number of a result's fingerprint.
 pub fn number(result: &Value, field: &str) -> f64 {
     let value = &result["measured"]["fingerprint"][field];
-    value.as_f64().unwrap_or_else(|| panic!("{field} is {value} in {result:#}"))
+    value
+        .as_f64()
+        .unwrap_or_else(|| panic!("{field} is {value} in {result:#}"))
 }

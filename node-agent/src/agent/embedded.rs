@@ -3,8 +3,8 @@
 
 use super::{Engine, EngineOptions, Plan, Task, recover};
 use crate::config::Config;
-use crate::fingerprint::{Coverage, Fingerprint, Source};
 use crate::fingerprint::key::TaskKey;
+use crate::fingerprint::{Coverage, Fingerprint, Source};
 use crate::host::{self, ProcessId};
 use crate::launch::{Child, Command, Exit, StartError};
 use crate::predict::History;
@@ -22,7 +22,6 @@ const TASKS_MAX: u32 = 4;
 const LEAVE_WAIT: Duration = Duration::from_millis(200);
 
 /// A task led by the launcher.
-#[derive(Debug)]
 pub struct Embedded<'a> {
     config: &'a Config,
     start: Start,
@@ -48,7 +47,11 @@ impl<'a> Embedded<'a> {
     pub fn prepare(config: &'a Config, start: Start, database: &Path) -> Self {
         let engine = if nix::unistd::geteuid().is_root() {
             let cgroup_parent = config.agent.cgroup_parent.clone().into();
-            Engine::new(&EngineOptions { cgroup_parent, tasks_max: TASKS_MAX }).map_err(|error| error.to_string())
+            Engine::new(&EngineOptions {
+                cgroup_parent,
+                tasks_max: TASKS_MAX,
+            })
+            .map_err(|error| error.to_string())
         } else {
             Err("not root: no probes and no limits, only the kernel's accounts of the process".into())
         };
@@ -56,13 +59,23 @@ impl<'a> Embedded<'a> {
         let store = match Store::open(database) {
             Ok(opened) => {
                 notes.extend(opened.moved_aside.map(|path| {
-                    format!("the database was corrupt: it was moved to {} and a new one begun", path.display())
+                    format!(
+                        "the database was corrupt: it was moved to {} and a new one begun",
+                        path.display()
+                    )
                 }));
                 Ok(opened.store)
             }
             Err(error) => Err(error.to_string()),
         };
-        let mut embedded = Self { config, start, engine, store, history: History::default(), notes };
+        let mut embedded = Self {
+            config,
+            start,
+            engine,
+            store,
+            history: History::default(),
+            notes,
+        };
         embedded.look_back();
         embedded
     }
@@ -77,7 +90,10 @@ impl<'a> Embedded<'a> {
         if let Ok(engine) = &self.engine {
             recover::sweep_cgroups(engine.hierarchies(), engine.parent());
         }
-        let key = TaskKey { task_type: self.start.task_type.clone(), uid: uid() };
+        let key = TaskKey {
+            task_type: self.start.task_type.clone(),
+            uid: uid(),
+        };
         match store.history(&key) {
             Ok(history) => self.history = history,
             Err(error) => self.notes.push(error.to_string()),
@@ -121,7 +137,8 @@ impl<'a> Embedded<'a> {
             Ok(engine) => match engine.admit(plan.clone()) {
                 Ok(task) => Some(task),
                 Err(error) => {
-                    self.notes.push(format!("not measured by probes, no limits: {error}"));
+                    self.notes
+                        .push(format!("not measured by probes, no limits: {error}"));
                     None
                 }
             },
@@ -136,12 +153,19 @@ impl<'a> Embedded<'a> {
 
     fn begin(&mut self, plan: &Plan, task: Option<&Task>) -> Option<RunId> {
         let run = NewRun {
-            key: TaskKey { task_type: self.start.task_type.clone(), uid: uid() },
+            key: TaskKey {
+                task_type: self.start.task_type.clone(),
+                uid: uid(),
+            },
             user: host::user_name(uid()),
             command: self.start.command.clone(),
             directory: self.start.directory.clone(),
             started_at_ms: host::now_ms(),
-            engine: if task.is_some() { EngineKind::Embedded } else { EngineKind::Accounting },
+            engine: if task.is_some() {
+                EngineKind::Embedded
+            } else {
+                EngineKind::Accounting
+            },
             owner: ProcessId::current(),
             main: None,
             cgroup: task.map(|task| (task.cgroup().path().display().to_string(), task.cgroup().id())),
@@ -154,7 +178,10 @@ impl<'a> Embedded<'a> {
     }
 
     /// Does something with the store; a failure becomes a note, once.
-    fn recorded<T>(&mut self, act: impl FnOnce(&mut Store) -> Result<T, crate::store::StoreError>) -> Option<T> {
+    fn recorded<T>(
+        &mut self,
+        act: impl FnOnce(&mut Store) -> Result<T, crate::store::StoreError>,
+    ) -> Option<T> {
         match act(self.store.as_mut().ok()?) {
             Ok(done) => Some(done),
             Err(error) => {
@@ -247,7 +274,9 @@ impl<'a> Embedded<'a> {
     }
 
     fn release_measured(&mut self, task: Task, status: i32) -> (Measured, Ending) {
-        let Ok(engine) = &mut self.engine else { return Default::default() };
+        let Ok(engine) = &mut self.engine else {
+            return Default::default();
+        };
         task.settle(engine);
         let result = task.finish(engine, Some(status), self.start.leftover);
         let patience = Instant::now() + LEAVE_WAIT;
@@ -269,7 +298,10 @@ impl<'a> Embedded<'a> {
             StartError::Execute(errno) => *errno,
             StartError::Fork(errno) => *errno as i32,
         };
-        let ending = Ending { exec_errno: Some(exec_errno), ..Ending::default() };
+        let ending = Ending {
+            exec_errno: Some(exec_errno),
+            ..Ending::default()
+        };
         if let Some(run) = run {
             self.recorded(|store| store.finish_run(run, host::now_ms(), &ending, &Measured::default()));
         }
@@ -294,7 +326,12 @@ impl<'a> Embedded<'a> {
         if self.start.leftover == Leftover::Wait {
             while nix::sys::wait::wait().is_ok() {}
         }
-        let why = self.engine.as_ref().err().cloned().unwrap_or_else(|| "no cgroup could be made".into());
+        let why = self
+            .engine
+            .as_ref()
+            .err()
+            .cloned()
+            .unwrap_or_else(|| "no cgroup could be made".into());
         let measured = accounted(&exit.usage, started.elapsed(), &why);
         let ending = Ending {
             exit_code: libc::WIFEXITED(exit.status).then(|| libc::WEXITSTATUS(exit.status)),
@@ -304,9 +341,17 @@ impl<'a> Embedded<'a> {
         Ok(self.record(plan, run, measured, ending, exit))
     }
 
-    fn record(mut self, plan: Plan, run: Option<RunId>, measured: Measured, ending: Ending, exit: Exit) -> Outcome {
+    fn record(
+        mut self,
+        plan: Plan,
+        run: Option<RunId>,
+        measured: Measured,
+        ending: Ending,
+        exit: Exit,
+    ) -> Outcome {
         let recorded = run.and_then(|run| {
-            self.recorded(|store| store.finish_run(run, host::now_ms(), &ending, &measured)).map(|()| run)
+            self.recorded(|store| store.finish_run(run, host::now_ms(), &ending, &measured))
+                .map(|()| run)
         });
         if recorded.is_some() {
             let retention = &self.config.retention;
@@ -322,7 +367,11 @@ impl<'a> Embedded<'a> {
             limits: plan.limits,
             notes: self.notes,
         };
-        Outcome { status: exit.status, finished, usage: exit.usage }
+        Outcome {
+            status: exit.status,
+            finished,
+            usage: exit.usage,
+        }
     }
 }
 
@@ -333,12 +382,14 @@ fn uid() -> u32 {
 /// Only if somebody else has reaped our child.
 fn unknown_exit() -> Exit {
     // SAFETY: all-zero is a valid rusage.
-    Exit { status: 0, usage: unsafe { std::mem::zeroed() } }
+    let usage = unsafe { std::mem::zeroed() };
+    Exit { status: 0, usage }
 }
 
 /// A fingerprint from the kernel's account of a process and the children it waited for.
 fn accounted(usage: &libc::rusage, duration: Duration, why: &str) -> Measured {
-    let ns = |time: libc::timeval| u64::try_from(time.tv_sec * 1_000_000_000 + time.tv_usec * 1000).unwrap_or(0);
+    let ns =
+        |time: libc::timeval| u64::try_from(time.tv_sec * 1_000_000_000 + time.tv_usec * 1000).unwrap_or(0);
     let count = |value: libc::c_long| Some(u64::try_from(value).unwrap_or(0));
     let (user, system) = (ns(usage.ru_utime), ns(usage.ru_stime));
     let rss = u64::try_from(usage.ru_maxrss).unwrap_or(0) * 1024;
@@ -364,10 +415,28 @@ fn accounted(usage: &libc::rusage, duration: Duration, why: &str) -> Measured {
         source: Some("rusage of the process and the children it waited for".into()),
         note: Some(why.into()),
     };
-    let missing = |measure: &str| Source { measure: measure.into(), source: None, note: Some(why.into()) };
+    let missing = |measure: &str| Source {
+        measure: measure.into(),
+        source: None,
+        note: Some(why.into()),
+    };
     let coverage = ["cpu", "faults", "memory", "storage"]
         .map(from_rusage)
         .into_iter()
-        .chain(["cpu_wait", "block", "network", "connections", "tasks", "oom_kills"].map(missing));
-    Measured { fingerprint, coverage: Coverage(coverage.collect()), ..Measured::default() }
+        .chain(
+            [
+                "cpu_wait",
+                "block",
+                "network",
+                "connections",
+                "tasks",
+                "oom_kills",
+            ]
+            .map(missing),
+        );
+    Measured {
+        fingerprint,
+        coverage: Coverage(coverage.collect()),
+        ..Measured::default()
+    }
 }

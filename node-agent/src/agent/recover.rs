@@ -4,15 +4,21 @@ use super::engine::owner_of;
 use crate::cgroup::{Hierarchies, RunCgroup};
 use crate::host;
 use crate::store::record::Engine as EngineKind;
-use crate::store::{OpenRun, Store, StoreError};
+use crate::store::record::OpenRun;
+use crate::store::{Store, StoreError};
 use std::path::Path;
 
 /// Removes empty cgroups below `parent` whose maker is dead.
 pub(super) fn sweep_cgroups(hierarchies: &Hierarchies, parent: &Path) {
-    let entries = std::fs::read_dir(hierarchies.unified.join(parent)).into_iter().flatten().flatten();
+    let entries = std::fs::read_dir(hierarchies.unified.join(parent))
+        .into_iter()
+        .flatten()
+        .flatten();
     for entry in entries {
         let name = entry.file_name();
-        let Some(owner) = name.to_str().and_then(owner_of) else { continue };
+        let Some(owner) = name.to_str().and_then(owner_of) else {
+            continue;
+        };
         if Path::new(&format!("/proc/{owner}")).exists() {
             continue;
         }
@@ -29,7 +35,10 @@ pub(super) fn sweep_cgroups(hierarchies: &Hierarchies, parent: &Path) {
 ///
 /// # Errors
 /// [`StoreError`].
-pub(super) fn close_lost_runs(store: &mut Store, hierarchies: Option<&Hierarchies>) -> Result<(), StoreError> {
+pub(super) fn close_lost_runs(
+    store: &mut Store,
+    hierarchies: Option<&Hierarchies>,
+) -> Result<(), StoreError> {
     for run in store.open_runs()? {
         let waits_for_agent = run.engine == EngineKind::Agent && is_going_on(&run);
         if !run.owner.is_alive() && !waits_for_agent {
@@ -45,11 +54,14 @@ pub(super) fn is_going_on(run: &OpenRun) -> bool {
 }
 
 /// Closes one run as lost, with what its cgroup still tells.
-pub(super) fn close(store: &mut Store, run: OpenRun, hierarchies: Option<&Hierarchies>) -> Result<(), StoreError> {
-    let cgroup = run
-        .cgroup
-        .as_ref()
-        .and_then(|(path, id)| RunCgroup::existing(hierarchies?, Path::new(path)).filter(|cgroup| cgroup.id() == *id));
+pub(super) fn close(
+    store: &mut Store,
+    run: OpenRun,
+    hierarchies: Option<&Hierarchies>,
+) -> Result<(), StoreError> {
+    let cgroup = run.cgroup.as_ref().and_then(|(path, id)| {
+        RunCgroup::existing(hierarchies?, Path::new(path)).filter(|cgroup| cgroup.id() == *id)
+    });
     if let Some(cgroup) = cgroup {
         let accounts = cgroup.accounts();
         let mut measured = run.measured;
@@ -57,8 +69,9 @@ pub(super) fn close(store: &mut Store, run: OpenRun, hierarchies: Option<&Hierar
         fingerprint.cpu_ns = fingerprint.cpu_ns.max(accounts.cpu_ns);
         fingerprint.cpu_user_ns = fingerprint.cpu_user_ns.max(accounts.cpu_user_ns);
         fingerprint.cpu_system_ns = fingerprint.cpu_system_ns.max(accounts.cpu_system_ns);
-        fingerprint.memory_charged_peak_bytes =
-            fingerprint.memory_charged_peak_bytes.max(accounts.memory_charged_peak_bytes);
+        fingerprint.memory_charged_peak_bytes = fingerprint
+            .memory_charged_peak_bytes
+            .max(accounts.memory_charged_peak_bytes);
         store.checkpoint(run.id, &measured)?;
         cgroup.lift_limits();
         _ = cgroup.remove();

@@ -169,7 +169,9 @@ fn remove_tree(directory: &Path, depth: u32) -> Result<(), CgroupError> {
         }
     }
     match fs::remove_dir(directory) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(CgroupError::file("remove", directory, error)),
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            Err(CgroupError::file("remove", directory, error))
+        }
         _ => Ok(()),
     }
 }

@@ -15,7 +15,11 @@ pub(super) struct AgentArgs {
 
 pub(super) fn run(settings: Settings, arguments: &AgentArgs) -> anyhow::Result<u8> {
     if arguments.check {
-        println!("configuration is valid; database {}, socket {}", settings.database.display(), settings.socket.display());
+        println!(
+            "configuration is valid; database {}, socket {}",
+            settings.database.display(),
+            settings.socket.display()
+        );
         return Ok(0);
     }
     log_to_journal_or_stderr();
@@ -32,6 +36,8 @@ fn log_to_journal_or_stderr() {
     let registry = tracing_subscriber::registry().with(filter);
     match std::env::var_os("JOURNAL_STREAM").and_then(|_| tracing_journald::layer().ok()) {
         Some(journal) => registry.with(journal).init(),
-        None => registry.with(tracing_subscriber::fmt::layer().with_writer(std::io::stderr)).init(),
+        None => registry
+            .with(tracing_subscriber::fmt::layer().with_writer(std::io::stderr))
+            .init(),
     }
 }

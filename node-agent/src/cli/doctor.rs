@@ -38,11 +38,19 @@ struct Findings {
 }
 
 pub(super) fn run(settings: &Settings, arguments: &DoctorArgs) -> anyhow::Result<u8> {
-    let mut findings = vec![host(), permissions(), agent(&settings.socket), database(&settings.database)];
+    let mut findings = vec![
+        host(),
+        permissions(),
+        agent(&settings.socket),
+        database(&settings.database),
+    ];
     findings.extend(cgroups());
     findings.extend(probes());
     if arguments.json {
-        print_json(&Findings { version: JSON_VERSION, findings })?;
+        print_json(&Findings {
+            version: JSON_VERSION,
+            findings,
+        })?;
         return Ok(0);
     }
     let mut about = "";
@@ -60,12 +68,22 @@ pub(super) fn run(settings: &Settings, arguments: &DoctorArgs) -> anyhow::Result
 fn finding(about: &'static str, name: &str, state: Result<String, String>) -> Finding {
     let works = state.is_ok();
     let (Ok(detail) | Err(detail)) = state;
-    Finding { about, name: name.into(), works, detail }
+    Finding {
+        about,
+        name: name.into(),
+        works,
+        detail,
+    }
 }
 
 fn host() -> Finding {
-    let kernel = nix::sys::utsname::uname()
-        .map(|name| format!("Linux {}, {}", name.release().to_string_lossy(), name.machine().to_string_lossy()));
+    let kernel = nix::sys::utsname::uname().map(|name| {
+        format!(
+            "Linux {}, {}",
+            name.release().to_string_lossy(),
+            name.machine().to_string_lossy()
+        )
+    });
     finding("host", "kernel", kernel.map_err(|error| error.to_string()))
 }
 
@@ -85,7 +103,12 @@ fn agent(socket: &Path) -> Finding {
             status.version, status.pid, status.running, status.recorded, status.database, status.lost.0, status.lost.1
         )
     });
-    let state = state.map_err(|why| format!("none at {}: {why}; runs are measured by the launcher", socket.display()));
+    let state = state.map_err(|why| {
+        format!(
+            "none at {}: {why}; runs are measured by the launcher",
+            socket.display()
+        )
+    });
     finding("host", "agent", state)
 }
 
@@ -111,7 +134,10 @@ fn database(path: &Path) -> Finding {
             .map(|tasks| format!("{}, {} tasks known", path.display(), tasks.len()))
             .map_err(|error| error.to_string())
     } else {
-        Ok(format!("{}, not there yet: the first run makes it", path.display()))
+        Ok(format!(
+            "{}, not there yet: the first run makes it",
+            path.display()
+        ))
     };
     finding("host", "database", state)
 }
@@ -147,14 +173,19 @@ fn what_it_limits(controller: &str) -> &'static str {
 }
 
 fn probes() -> Vec<Finding> {
-    let probes = match Probes::load(&Options { tasks_max: 1, run_level: 2 }) {
+    let probes = match Probes::load(&Options {
+        tasks_max: 1,
+        run_level: 2,
+    }) {
         Ok(probes) => probes,
         Err(error) => return vec![finding("probes", "all", Err(error.to_string()))],
     };
     let of_probe = |probe: &crate::probe::ProbeStatus| {
         let state = match &probe.state {
             State::Attached { hook } => Ok(format!("{}: {hook}", probe.measures)),
-            State::Unavailable { why, instead } => Err(format!("{}: {why}; instead: {instead}", probe.measures)),
+            State::Unavailable { why, instead } => {
+                Err(format!("{}: {why}; instead: {instead}", probe.measures))
+            }
         };
         finding("probes", probe.name, state)
     };

@@ -32,16 +32,18 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> u8 {
             return if asked { DONE } else { FAILED };
         }
     };
-    let done = Settings::resolve(&cli.overrides).map_err(anyhow::Error::from).and_then(|settings| match cli.verb {
-        Verb::Run(arguments) => run::run(&settings, arguments),
-        Verb::Agent(arguments) => agent::run(settings, &arguments),
-        Verb::Ls(arguments) => ls::run(&settings, &arguments),
-        Verb::Show(arguments) => show::run(&settings, &arguments),
-        Verb::Runs(arguments) => runs::run(&settings, &arguments),
-        Verb::Predict(arguments) => predict::run(&settings, &arguments),
-        Verb::Doctor(arguments) => doctor::run(&settings, &arguments),
-        Verb::Db(verb) => db::run(&settings, &verb),
-    });
+    let done = Settings::resolve(&cli.overrides)
+        .map_err(anyhow::Error::from)
+        .and_then(|settings| match cli.verb {
+            Verb::Run(arguments) => run::run(&settings, arguments),
+            Verb::Agent(arguments) => agent::run(settings, &arguments),
+            Verb::Ls(arguments) => ls::run(&settings, &arguments),
+            Verb::Show(arguments) => show::run(&settings, &arguments),
+            Verb::Runs(arguments) => runs::run(&settings, &arguments),
+            Verb::Predict(arguments) => predict::run(&settings, &arguments),
+            Verb::Doctor(arguments) => doctor::run(&settings, &arguments),
+            Verb::Db(verb) => db::run(&settings, &verb),
+        });
     match done {
         Ok(code) => code,
         Err(error) => {

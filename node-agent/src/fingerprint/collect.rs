@@ -180,7 +180,10 @@ impl Collector {
 
 /// Counters as the fields of a fingerprint.
 fn of_counters(counters: &Counters, shared: &Shared, real: &Measures) -> Fingerprint {
-    use Measure::{Block, Connections, Cpu, CpuWait, Execs, Exits, Faults, OomKills, Retransmits, SocketBytes, Storage, Tasks};
+    use Measure::{
+        Block, Connections, Cpu, CpuWait, Execs, Exits, Faults, OomKills, Retransmits, SocketBytes, Storage,
+        Tasks,
+    };
     let number = |measure, value: u64| real.has(measure).then_some(value);
     let histogram = |measure, value: Histogram| real.has(measure).then_some(value);
     Fingerprint {
@@ -291,11 +294,7 @@ mod tests {
     }
 
     fn collector(before: Measured) -> Collector {
-        let measures = Measures {
-            faults: true,
-            block: true,
-            ..Measures::default()
-        };
+        let measures = Measures(vec![Measure::Faults, Measure::Block]);
         Collector::resume(measures, Coverage::default(), before)
     }
 

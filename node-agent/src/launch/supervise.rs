@@ -75,7 +75,14 @@ impl Child {
                     libc::_exit(127)
                 }
             }
-            Some((pid, pidfd)) => Ok(Self { pid, pidfd, signals, hold: Some(hold), report: report.into(), original }),
+            Some((pid, pidfd)) => Ok(Self {
+                pid,
+                pidfd,
+                signals,
+                hold: Some(hold),
+                report: report.into(),
+                original,
+            }),
         }
     }
 

@@ -1,6 +1,14 @@
 //! What a task will need, from what it and its like needed before. Pure: in comes a [`History`], out goes a
 //! [`Prediction`]; no clock, no database, no host.
 
+mod estimate;
+mod quantile;
+#[cfg(test)]
+mod tests;
+
+pub use estimate::{
+    CENSORED_AGE_MAX, CENSORED_MARGIN, DECAY, MARGIN_LEAST, MEMORY_EXTRA_BYTES, MEMORY_LEAST_BYTES,
+};
 use serde::{Deserialize, Serialize};
 
 /// What is predicted. The names are those of the column `resource` in the database.
@@ -109,5 +117,17 @@ impl Prediction {
         self.estimates
             .iter()
             .find(|estimate| estimate.resource == resource)
+    }
+}
+
+/// What a task with this history will need. `risk` in (0, 1) is the accepted probability that a run
+/// exceeds an upper bound; it is brought into 0.001–0.5. Values that are not finite or are negative are
+/// left out, so every estimate is finite and not negative.
+pub fn predict(history: &History, risk: f64) -> Prediction {
+    Prediction {
+        estimates: Resource::ALL
+            .into_iter()
+            .filter_map(|resource| estimate::estimate(history, resource, risk))
+            .collect(),
     }
 }

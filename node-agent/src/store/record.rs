@@ -82,3 +82,30 @@ pub struct Measured {
     /// The sources.
     pub coverage: Coverage,
 }
+
+/// A run that is not closed.
+#[derive(Clone, Debug)]
+pub struct OpenRun {
+    /// Row id.
+    pub id: RunId,
+    /// Task and user id.
+    pub key: TaskKey,
+    /// Name of the user.
+    pub user: String,
+    /// Who measures it.
+    pub engine: Engine,
+    /// Policy in force.
+    pub policy: Policy,
+    /// The process that was to close it.
+    pub owner: ProcessId,
+    /// Its main process, if it was known.
+    pub main: Option<ProcessId>,
+    /// Path of its cgroup below the cgroup root, and the v2 id.
+    pub cgroup: Option<(String, u64)>,
+    /// Start, milliseconds since the epoch.
+    pub started_at_ms: i64,
+    /// What was limited when it started.
+    pub limits: Limits,
+    /// The last checkpoint.
+    pub measured: Measured,
+}

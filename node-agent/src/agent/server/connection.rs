@@ -38,13 +38,18 @@ pub(super) async fn serve(agent: &Rc<Agent>, mut stream: UnixStream) {
     match request {
         Request::Start(start) => start_task(agent, stream, peer, *start).await,
         Request::Status => answer(&mut stream, &Reply::Status(agent.status())).await,
-        Request::ExecFailed(_) | Request::Wait => refuse(&mut stream, "no run was started on this connection").await,
+        Request::ExecFailed(_) | Request::Wait => {
+            refuse(&mut stream, "no run was started on this connection").await;
+        }
     }
 }
 
 fn peer(stream: &UnixStream) -> Option<Peer> {
     let credentials = stream.peer_cred().ok()?;
-    Some(Peer { pid: credentials.pid()?, uid: credentials.uid() })
+    Some(Peer {
+        pid: credentials.pid()?,
+        uid: credentials.uid(),
+    })
 }
 
 async fn start_task(agent: &Rc<Agent>, mut stream: UnixStream, peer: Peer, start: Start) {
@@ -62,7 +67,13 @@ async fn start_task(agent: &Rc<Agent>, mut stream: UnixStream, peer: Peer, start
             _ = tell.send(None);
             match finished.await {
                 Ok(finished) => answer(&mut stream, &Reply::Finished(finished)).await,
-                Err(_) => refuse(&mut stream, "the agent is stopping; the task goes on without its report").await,
+                Err(_) => {
+                    refuse(
+                        &mut stream,
+                        "the agent is stopping; the task goes on without its report",
+                    )
+                    .await
+                }
             }
         }
         // The socket closed on exec (or the launcher died): the process itself tells the rest.
@@ -76,7 +87,10 @@ async fn admit(agent: &Rc<Agent>, peer: Peer, start: Start) -> Result<(Life, Sta
     let process = Process::open(pid).map_err(|error| format!("process {pid} can't be watched: {error}"))?;
     check_owner(&process.id, peer)?;
     let uid = peer.uid;
-    let key = TaskKey { task_type: key::clean(&start.task_type), uid };
+    let key = TaskKey {
+        task_type: key::clean(&start.task_type),
+        uid,
+    };
     let mut notes = Vec::new();
     let history = agent.reader.borrow().history(&key).unwrap_or_else(|error| {
         notes.push(format!("no history: {error}"));
@@ -119,9 +133,23 @@ async fn admit(agent: &Rc<Agent>, peer: Peer, start: Start) -> Result<(Life, Sta
         }
     };
     notes.extend(task.notes().iter().cloned());
-    let started =
-        Started { prediction: task.plan().prediction.clone(), limits: task.plan().limits.clone(), notes: notes.clone() };
-    Ok((Life { run, task_type, user, process, task, leftover: start.leftover, notes }, started))
+    let started = Started {
+        prediction: task.plan().prediction.clone(),
+        limits: task.plan().limits.clone(),
+        notes: notes.clone(),
+    };
+    Ok((
+        Life {
+            run,
+            task_type,
+            user,
+            process,
+            task,
+            leftover: start.leftover,
+            notes,
+        },
+        started,
+    ))
 }
 
 /// A user may only have own processes taken in: the caller itself, or a child of it.
@@ -131,7 +159,11 @@ fn check_owner(process: &ProcessId, peer: Peer) -> Result<(), String> {
     let parent = proc.stat().map_err(|_| refused())?.ppid;
     let uid = proc.status().map_err(|_| refused())?.ruid;
     let related = process.pid == peer.pid || parent == peer.pid;
-    if related && (uid == peer.uid || peer.uid == 0) { Ok(()) } else { Err(refused()) }
+    if related && (uid == peer.uid || peer.uid == 0) {
+        Ok(())
+    } else {
+        Err(refused())
+    }
 }
 
 async fn receive(stream: &mut UnixStream) -> Result<Request, WireError> {

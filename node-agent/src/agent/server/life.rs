@@ -8,7 +8,6 @@ use crate::wire::{Finished, Leftover};
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 use tokio::io::Interest;
-use tokio::io::unix::AsyncFd;
 use tokio::sync::oneshot;
 
 /// Pauses while the last burst of an ended process is on its way out, and how often at most.
@@ -55,11 +54,13 @@ async fn follow(agent: &Agent, life: &mut Life) -> bool {
     if life.leftover != Leftover::Wait {
         return false;
     }
-    let Some(events) = life.task.cgroup().events().ok().and_then(|events| {
-        AsyncFd::with_interest(events, Interest::PRIORITY).ok()
-    }) else {
-        return false;
-    };
+    let events = life
+        .task
+        .cgroup()
+        .events()
+        .ok()
+        .and_then(|events| super::watch(events, Interest::PRIORITY).ok());
+    let Some(events) = events else { return false };
     let emptied = async |life: &Life| {
         while life.task.cgroup().is_populated() {
             if let Ok(mut ready) = events.ready(Interest::PRIORITY).await {
@@ -106,7 +107,8 @@ async fn conclude(agent: &Agent, mut life: Life, exec_errno: Option<i32>) -> Fin
     let (measured, mut ending) = {
         let mut engine = agent.engine.borrow_mut();
         let exit = engine.take_exit(life.process.id.pid);
-        life.task.finish(&mut engine, exit.map(|exit| exit.status), life.leftover)
+        life.task
+            .finish(&mut engine, exit.map(|exit| exit.status), life.leftover)
     };
     ending.exec_errno = exec_errno;
     let run = match life.run {

@@ -14,7 +14,10 @@ use tokio::net::UnixListener;
 /// If another agent listens there, or the file system refuses.
 pub(super) fn listen(path: &Path, group: &str) -> anyhow::Result<UnixListener> {
     if UnixStream::connect(path).is_ok() {
-        bail!("an agent already listens on {}; stop it, or choose another --socket", path.display());
+        bail!(
+            "an agent already listens on {}; stop it, or choose another --socket",
+            path.display()
+        );
     }
     if let Some(directory) = path.parent() {
         fs::create_dir_all(directory).with_context(|| format!("failed to create {}", directory.display()))?;
@@ -23,7 +26,8 @@ pub(super) fn listen(path: &Path, group: &str) -> anyhow::Result<UnixListener> {
     if path.exists() {
         fs::remove_file(path).with_context(|| format!("failed to remove the stale {}", path.display()))?;
     }
-    let listener = UnixListener::bind(path).with_context(|| format!("failed to listen on {}", path.display()))?;
+    let listener =
+        UnixListener::bind(path).with_context(|| format!("failed to listen on {}", path.display()))?;
     let group = Group::from_name(group).ok().flatten().map(|group| group.gid);
     let mode = if group.is_some() { 0o660 } else { 0o600 };
     fs::set_permissions(path, Permissions::from_mode(mode))

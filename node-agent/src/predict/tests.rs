@@ -1,0 +1,207 @@
+//! What predictions promise, whatever the history says.
+
+use super::*;
+use proptest::prelude::*;
+
+const MIB: f64 = 1_048_576.0;
+
+fn run(resource: Resource, value: f64, censored: bool) -> Observation {
+    let mut observation = Observation::default();
+    observation.values[resource as usize] = Some(value);
+    observation.censored[resource as usize] = censored;
+    observation
+}
+
+fn memory(mib: &[f64]) -> Vec<Observation> {
+    mib.iter()
+        .map(|mib| run(Resource::MemoryPeakBytes, mib * MIB, false))
+        .collect()
+}
+
+fn memory_estimate(history: &History) -> Estimate {
+    predict(history, 0.05)
+        .estimate(Resource::MemoryPeakBytes)
+        .cloned()
+        .unwrap()
+}
+
+#[test]
+fn the_order_of_all_is_the_order_of_values() {
+    for (place, resource) in Resource::ALL.into_iter().enumerate() {
+        assert_eq!(resource as usize, place);
+    }
+}
+
+#[test]
+fn no_history_no_estimate() {
+    assert_eq!(predict(&History::default(), 0.05), Prediction::default());
+}
+
+#[test]
+fn one_run_gives_a_generous_bound() {
+    let estimate = memory_estimate(&History {
+        task_and_user: memory(&[300.0]),
+        ..History::default()
+    });
+    assert_eq!(estimate.expected, 300.0 * MIB);
+    assert_eq!(estimate.upper, 632.0 * MIB);
+    assert_eq!(
+        estimate.reason,
+        "p95 of the one run of this task by this user was 300.0 MiB; +100 % for 1 sample, +32.0 MiB"
+    );
+}
+
+#[test]
+fn more_runs_give_a_tighter_bound() {
+    let with = |count| {
+        memory_estimate(&History {
+            task_and_user: memory(&vec![1000.0; count]),
+            ..History::default()
+        })
+    };
+    let uppers: Vec<_> = [1, 2, 7, 40, 256].map(|count| with(count).upper).to_vec();
+    assert!(uppers.windows(2).all(|w| w[0] > w[1]), "{uppers:?}");
+    assert!(uppers[4] < 1133.0 * MIB);
+}
+
+#[test]
+fn small_tasks_get_the_least_memory() {
+    let estimate = memory_estimate(&History {
+        task_and_user: memory(&[1.0]),
+        ..History::default()
+    });
+    assert_eq!(estimate.upper, MEMORY_LEAST_BYTES);
+    assert!(estimate.reason.contains("least bound"), "{}", estimate.reason);
+}
+
+#[test]
+fn newer_runs_count_more() {
+    let mut mib = vec![900.0; 30];
+    mib.extend(vec![100.0; 35]);
+    let estimate = memory_estimate(&History {
+        task_and_user: memory(&mib),
+        ..History::default()
+    });
+    assert_eq!(estimate.expected, 900.0 * MIB);
+}
+
+#[test]
+fn a_run_at_its_limit_raises_the_bound_and_is_no_sample() {
+    let mut runs = memory(&[300.0; 20]);
+    runs.insert(0, run(Resource::MemoryPeakBytes, 800.0 * MIB, true));
+    let estimate = memory_estimate(&History {
+        task_and_user: runs,
+        ..History::default()
+    });
+    assert_eq!((estimate.expected, estimate.samples), (300.0 * MIB, 20));
+    assert_eq!(estimate.upper, 1000.0 * MIB);
+    assert!(
+        estimate.reason.contains("met its limit at 800.0 MiB"),
+        "{}",
+        estimate.reason
+    );
+}
+
+#[test]
+fn nothing_but_runs_at_the_limit_still_gives_room() {
+    let estimate = memory_estimate(&History {
+        task_and_user: vec![run(Resource::MemoryPeakBytes, 500.0 * MIB, true)],
+        host: memory(&[10.0]),
+        ..History::default()
+    });
+    assert_eq!(estimate.level, Level::TaskAndUser);
+    assert!(estimate.upper >= 2.0 * 500.0 * MIB);
+}
+
+#[test]
+fn each_resource_backs_off_by_itself() {
+    let prediction = predict(
+        &History {
+            task_and_user: memory(&[300.0]),
+            task: vec![run(Resource::CpuCoresMean, 1.5, false)],
+            host: vec![
+                run(Resource::DurationS, 9.0, false),
+                run(Resource::CpuCoresMean, 8.0, false),
+            ],
+        },
+        0.05,
+    );
+    let level = |resource| prediction.estimate(resource).map(|estimate| estimate.level);
+    assert_eq!(level(Resource::MemoryPeakBytes), Some(Level::TaskAndUser));
+    assert_eq!(level(Resource::CpuCoresMean), Some(Level::Task));
+    assert_eq!(level(Resource::DurationS), Some(Level::Host));
+    assert_eq!(level(Resource::TasksPeak), None);
+}
+
+fn any_value() -> impl Strategy<Value = Option<f64>> {
+    prop_oneof![
+        Just(None),
+        any::<f64>().prop_map(Some),
+        (0.0..1e12).prop_map(Some),
+        prop::sample::select(vec![
+            f64::NAN,
+            f64::INFINITY,
+            -1.0,
+            -0.0,
+            0.0,
+            1e300,
+            1e18,
+            f64::MIN_POSITIVE
+        ])
+        .prop_map(Some),
+    ]
+}
+
+fn any_runs() -> impl Strategy<Value = Vec<Observation>> {
+    let run = (prop::array::uniform9(any_value()), any::<[bool; 9]>())
+        .prop_map(|(values, censored)| Observation { values, censored });
+    prop::collection::vec(run, 0..60)
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
+    #[test]
+    fn estimates_are_finite_and_ordered(
+        task_and_user in any_runs(), task in any_runs(), host in any_runs(), risk in any::<f64>()
+    ) {
+        for estimate in predict(&History { task_and_user, task, host }, risk).estimates {
+            prop_assert!(estimate.expected.is_finite() && estimate.expected >= 0.0, "{:?}", estimate);
+            prop_assert!(estimate.upper.is_finite() && estimate.upper >= estimate.expected, "{:?}", estimate);
+            prop_assert!(estimate.risk > 0.0 && estimate.risk < 1.0);
+            prop_assert!(estimate.samples > 0 && !estimate.reason.is_empty());
+        }
+    }
+
+    #[test]
+    fn a_lower_risk_never_gives_a_lower_bound(values in prop::collection::vec(0.0..1e12, 1..100)) {
+        let history = History {
+            task_and_user: values.into_iter().map(|v| run(Resource::TasksPeak, v, false)).collect(),
+            ..History::default()
+        };
+        let upper = |risk| predict(&history, risk).estimates[0].upper;
+        prop_assert!(upper(0.01) >= upper(0.05) && upper(0.05) >= upper(0.3));
+    }
+}
+
+/// A measurement, not a test: `cargo test --release predict -- --nocapture`.
+#[test]
+fn time_of_a_prediction() {
+    let runs: Vec<_> = (0..HISTORY_MAX)
+        .map(|i| Observation {
+            values: [Some(((i * 7919) % 1009) as f64); 9],
+            censored: [i % 50 == 0; 9],
+        })
+        .collect();
+    let history = History {
+        task_and_user: runs.clone(),
+        task: runs.clone(),
+        host: runs,
+    };
+    let started = std::time::Instant::now();
+    let rounds = 200;
+    for _ in 0..rounds {
+        std::hint::black_box(predict(std::hint::black_box(&history), 0.05));
+    }
+    eprintln!("predict, 256 runs of history: {:?}", started.elapsed() / rounds);
+}

@@ -1,0 +1,145 @@
+//! What the store promises, in files by what a user would ask about.
+
+mod hostile;
+mod readme;
+mod runs;
+mod writer;
+
+use super::record::*;
+use super::*;
+use crate::fingerprint::key::{Feature, FeatureValue};
+use crate::fingerprint::series::{Point, Series};
+use crate::fingerprint::{Coverage, Fingerprint, Source};
+use crate::predict::{Estimate, Level, Prediction, Resource};
+use crate::size::{Limit, Limits, Origin, Policy};
+
+fn key(task_type: &str, uid: u32) -> TaskKey {
+    TaskKey {
+        task_type: task_type.into(),
+        uid,
+    }
+}
+
+fn owner() -> ProcessId {
+    ProcessId {
+        pid: 77,
+        start_ticks: 123,
+        boot_id: "boot".into(),
+    }
+}
+
+fn new_run(task_type: &str, uid: u32) -> NewRun {
+    let estimate = |resource, expected, upper| Estimate {
+        resource,
+        expected,
+        upper,
+        risk: 0.05,
+        samples: 3,
+        level: Level::TaskAndUser,
+        reason: "p95 of the last 3 runs".into(),
+    };
+    NewRun {
+        key: key(task_type, uid),
+        user: format!("user{uid}"),
+        command: vec!["sort".into(), "big file.txt".into()],
+        directory: "/srv".into(),
+        started_at_ms: 1_700_000_000_000,
+        engine: Engine::Agent,
+        owner: owner(),
+        main: None,
+        cgroup: Some(("standin/run-1".into(), 4711)),
+        policy: Policy::Elastic,
+        features: vec![
+            Feature {
+                name: "input_bytes".into(),
+                value: FeatureValue::Number(5e6),
+            },
+            Feature {
+                name: "mode".into(),
+                value: FeatureValue::Category("fast".into()),
+            },
+        ],
+        prediction: Prediction {
+            estimates: vec![
+                estimate(Resource::MemoryPeakBytes, 2e8, 3e8),
+                estimate(Resource::DurationS, 2.0, 3.0),
+            ],
+        },
+        limits: Limits(vec![
+            (Limit::CpuWeight(150), Origin::Predicted),
+            (Limit::MemoryHigh(300 << 20), Origin::Predicted),
+        ]),
+    }
+}
+
+fn measured(memory_mib: u64) -> Measured {
+    let mut histogram = [0; 32];
+    histogram[10] = 5;
+    histogram[20] = 40;
+    histogram[31] = 1;
+    let mut series = Series::default();
+    for second in 1..=5 {
+        series.push(Point {
+            at_ms: second * 1000,
+            length_ms: 1000,
+            cpu_cores: 0.75,
+            memory_bytes: memory_mib << 20,
+            ..Point::default()
+        });
+    }
+    Measured {
+        fingerprint: Fingerprint {
+            duration_ns: 2_000_000_000,
+            cpu_ns: Some(1_500_000_000),
+            cpu_cores_peak: Some(1.9),
+            cpu_burst_ns: Some(histogram),
+            cpu_wait_ns_histogram: Some(histogram),
+            memory_peak_bytes: Some(memory_mib << 20),
+            block_read_bytes: Some(4_000_000),
+            storage_read_bytes: Some(1_000_000),
+            storage_write_bytes: Some(8_000_000),
+            block_read_ns: Some(histogram),
+            tcp_sent_bytes: Some(10_000),
+            tcp_received_bytes: Some(20_000),
+            udp_received_bytes: Some(2_000),
+            tasks_peak: Some(4),
+            faults_major: Some(u64::MAX),
+            ..Fingerprint::default()
+        },
+        series,
+        coverage: Coverage(vec![Source {
+            measure: "cpu".into(),
+            source: Some("tp_btf sched_switch".into()),
+            note: None,
+        }]),
+    }
+}
+
+fn well() -> Ending {
+    Ending {
+        exit_code: Some(0),
+        ..Ending::default()
+    }
+}
+
+/// Begins and ends a run.
+fn ran(store: &mut Store, new: &NewRun, ending: Ending, memory_mib: u64) -> RunId {
+    let id = store.begin_run(new).unwrap();
+    store
+        .finish_run(id, new.started_at_ms + 2000, &ending, &measured(memory_mib))
+        .unwrap();
+    id
+}
+
+/// A store in a directory of its own, which lives as long as the first of the two.
+fn temporary() -> (tempfile::TempDir, Store) {
+    let directory = tempfile::tempdir().unwrap();
+    let store = Store::open(&directory.path().join("state/standin.db"))
+        .unwrap()
+        .store;
+    (directory, store)
+}
+
+fn number(store: &Store, sql: &str) -> i64 {
+    store.connection.query_row(sql, [], |row| row.get(0)).unwrap()
+}

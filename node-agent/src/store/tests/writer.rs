@@ -1,0 +1,116 @@
+//! The batching writer.
+
+use super::*;
+use crate::store::writer::Writer;
+use std::sync::mpsc::channel;
+
+#[test]
+fn commands_are_answered_and_flushed_on_drop() {
+    let (directory, store) = temporary();
+    let path = store.path().to_owned();
+    let writer = Writer::start(store).unwrap();
+    let id = writer.begin_blocking(new_run("sort", 1)).unwrap();
+    writer.set_main(id, owner());
+    writer.checkpoint(id, measured(5));
+    let (answer, answered) = channel();
+    writer.finish(
+        id,
+        1,
+        well(),
+        measured(5),
+        Box::new(move |result| answer.send(result).unwrap()),
+    );
+    answered.recv().unwrap().unwrap();
+    for _ in 0..100 {
+        writer.begin(new_run("sort", 1), Box::new(|result| assert!(result.is_ok())));
+    }
+    assert_eq!(writer.failures(), 0);
+    drop(writer);
+    let reader = Reader::open(&path).unwrap();
+    assert_eq!(reader.runs(None, 1000).unwrap().len(), 101);
+    drop(directory);
+}
+
+#[test]
+fn one_bad_command_does_not_take_others_with_it() {
+    let (_directory, store) = temporary();
+    let writer = Writer::start(store).unwrap();
+    let (answer, answered) = channel();
+    for i in 0..50 {
+        let answer = answer.clone();
+        if i % 10 == 0 {
+            writer.checkpoint(RunId(9999), measured(1));
+        }
+        writer.begin(
+            new_run("sort", 1),
+            Box::new(move |result| answer.send(result.is_ok()).unwrap()),
+        );
+    }
+    writer.flush().unwrap();
+    assert_eq!(answered.try_iter().filter(|ok| *ok).count(), 50);
+    assert_eq!(writer.failures(), 5);
+    let result = writer.finish_blocking(RunId(9999), 1, well(), measured(1));
+    assert!(matches!(result, Err(StoreError::NotRunning { .. })));
+    let mut store = writer.close().unwrap();
+    assert_eq!(store.open_runs().unwrap().len(), 50);
+    assert_eq!(store.prune(1, 1).unwrap(), 0);
+}
+
+/// A measurement, not a test: `cargo test --release store -- --ignored --nocapture`.
+#[test]
+#[ignore = "a measurement"]
+fn ingest_and_history_among_many_runs() {
+    let (_directory, store) = temporary();
+    let path = store.path().to_owned();
+    let writer = std::sync::Arc::new(Writer::start(store).unwrap());
+    let count: u32 = std::env::var("STANDIN_BENCH_RUNS").map_or(20_000, |runs| runs.parse().unwrap());
+    let started = std::time::Instant::now();
+    let mut begun = 0;
+    while begun < count {
+        let portion = 400.min(count - begun);
+        let (answer, answered) = channel();
+        for i in 0..portion {
+            let answer = answer.clone();
+            let task = format!("task{}", (begun + i) % 100);
+            let reply = Box::new(move |result: Result<RunId, StoreError>| answer.send(result).unwrap());
+            writer.begin(new_run(&task, 1000 + (begun + i) % 3), reply);
+        }
+        drop(answer);
+        for id in answered {
+            writer.finish(
+                id.unwrap(),
+                1,
+                well(),
+                measured(100),
+                Box::new(|result| result.unwrap()),
+            );
+        }
+        begun += portion;
+    }
+    writer.flush().unwrap();
+    let seconds = started.elapsed().as_secs_f64();
+    let megabytes = std::fs::metadata(&path).unwrap().len() as f64 / 1e6;
+    eprintln!(
+        "{count} runs begun and ended: {:.0} runs/s, {megabytes:.0} MB",
+        f64::from(count) / seconds
+    );
+    let reader = Reader::open(&path).unwrap();
+    let timed = |what: &str, work: &dyn Fn() -> usize| {
+        work();
+        let started = std::time::Instant::now();
+        let rows = work();
+        eprintln!("{what}: {:?} ({rows} rows)", started.elapsed());
+    };
+    timed("history", &|| {
+        reader.history(&key("task7", 1001)).unwrap().task_and_user.len()
+    });
+    timed("tasks", &|| reader.tasks().unwrap().len());
+    timed("runs", &|| reader.runs(Some("task7"), 20).unwrap().len());
+    timed("accuracy", &|| reader.accuracy(Some("task7"), 100).unwrap().len());
+    drop(reader);
+    let writer = std::sync::Arc::into_inner(writer).unwrap();
+    let mut store = writer.close().unwrap();
+    let started = std::time::Instant::now();
+    let pruned = store.prune(100, 0).unwrap();
+    eprintln!("prune of {pruned} runs: {:?}", started.elapsed());
+}

@@ -1,0 +1,287 @@
+//! The writes, each within a transaction of the caller. Those on a running run return whether there was one.
+
+use super::columns::{self, integer, json};
+use super::record::{Ending, Engine, Measured, NewRun, RunId};
+use crate::fingerprint::key::{Feature, FeatureValue};
+use crate::fingerprint::series::{Point, Series};
+use crate::host::ProcessId;
+use crate::predict::{Level, Prediction, Resource};
+use crate::size::{Limit, Limits, Origin, Policy};
+use rusqlite::types::Value;
+use rusqlite::{Connection, Result, params, params_from_iter};
+use std::sync::LazyLock;
+
+pub(super) fn begin(db: &Connection, run: &NewRun) -> Result<RunId> {
+    let task = task_id(db, run)?;
+    let main = run.main.as_ref();
+    db.prepare_cached(
+        "INSERT INTO run (task_id, state, started_at_ms, engine, policy, owner_pid, owner_start_ticks, owner_boot_id,
+                          main_pid, main_start_ticks, main_boot_id, cgroup_path, cgroup_id, directory, command)
+         VALUES (?, 'running', ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+    )?
+    .execute(params![
+        task,
+        run.started_at_ms,
+        engine_name(run.engine),
+        policy_name(run.policy),
+        run.owner.pid,
+        integer(run.owner.start_ticks),
+        run.owner.boot_id,
+        main.map(|main| main.pid),
+        main.map(|main| integer(main.start_ticks)),
+        main.map(|main| &main.boot_id),
+        run.cgroup.as_ref().map(|(path, _)| path),
+        run.cgroup.as_ref().map(|(_, id)| integer(*id)),
+        run.directory,
+        json(&run.command),
+    ])?;
+    let id = RunId(db.last_insert_rowid());
+    features(db, id, &run.features)?;
+    prediction(db, id, &run.prediction)?;
+    limits(db, id, &run.limits)?;
+    Ok(id)
+}
+
+fn task_id(db: &Connection, run: &NewRun) -> Result<i64> {
+    // The name of a user may change; the number is who it is.
+    db.prepare_cached(
+        "INSERT INTO task (task_type, uid, user) VALUES (?, ?, ?)
+         ON CONFLICT (task_type, uid) DO UPDATE SET user = excluded.user RETURNING id",
+    )?
+    .query_row(params![run.key.task_type, run.key.uid, run.user], |row| {
+        row.get(0)
+    })
+}
+
+/// A feature given twice counts once: the last.
+fn features(db: &Connection, id: RunId, features: &[Feature]) -> Result<()> {
+    let mut insert = db.prepare_cached(
+        "INSERT OR REPLACE INTO run_feature (run_id, name, number, category) VALUES (?, ?, ?, ?)",
+    )?;
+    for feature in features {
+        let (number, category) = match &feature.value {
+            FeatureValue::Number(number) if number.is_finite() => (Some(*number), None),
+            FeatureValue::Number(number) => (None, Some(number.to_string())),
+            FeatureValue::Category(word) => (None, Some(word.clone())),
+        };
+        insert.execute(params![id.0, feature.name, number, category])?;
+    }
+    Ok(())
+}
+
+fn prediction(db: &Connection, id: RunId, prediction: &Prediction) -> Result<()> {
+    let mut insert = db.prepare_cached(
+        "INSERT OR REPLACE INTO prediction (run_id, resource, expected, upper, risk, samples, level, reason)
+         VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+    )?;
+    for estimate in &prediction.estimates {
+        insert.execute(params![
+            id.0,
+            resource_name(estimate.resource),
+            finite(estimate.expected),
+            finite(estimate.upper),
+            finite(estimate.risk),
+            integer(estimate.samples as u64),
+            level_name(estimate.level),
+            estimate.reason,
+        ])?;
+    }
+    Ok(())
+}
+
+/// Of two limits of one kind the one given by hand counts, which comes first.
+fn limits(db: &Connection, id: RunId, limits: &Limits) -> Result<()> {
+    let mut insert = db.prepare_cached(
+        "INSERT OR IGNORE INTO limit_applied (run_id, name, value, origin) VALUES (?, ?, ?, ?)",
+    )?;
+    for (limit, origin) in &limits.0 {
+        let (name, value) = limit_parts(*limit);
+        insert.execute(params![id.0, name, finite(value), origin_name(*origin)])?;
+    }
+    Ok(())
+}
+
+pub(super) fn set_main(db: &Connection, id: RunId, main: &ProcessId) -> Result<bool> {
+    db.prepare_cached(
+        "UPDATE run SET main_pid = ?, main_start_ticks = ?, main_boot_id = ? WHERE id = ? AND state = 'running'",
+    )?
+    .execute(params![main.pid, integer(main.start_ticks), main.boot_id, id.0])
+    .map(|rows| rows == 1)
+}
+
+pub(super) fn adopt(db: &Connection, id: RunId, owner: &ProcessId) -> Result<bool> {
+    db.prepare_cached(
+        "UPDATE run SET owner_pid = ?, owner_start_ticks = ?, owner_boot_id = ? WHERE id = ? AND state = 'running'",
+    )?
+    .execute(params![owner.pid, integer(owner.start_ticks), owner.boot_id, id.0])
+    .map(|rows| rows == 1)
+}
+
+pub(super) fn close_lost(db: &Connection, id: RunId, ended_at_ms: i64) -> Result<bool> {
+    db.prepare_cached("UPDATE run SET state = 'lost', ended_at_ms = ? WHERE id = ? AND state = 'running'")?
+        .execute(params![ended_at_ms, id.0])
+        .map(|rows| rows == 1)
+}
+
+pub(super) fn checkpoint(db: &Connection, id: RunId, measured: &Measured) -> Result<bool> {
+    static SQL: LazyLock<String> = LazyLock::new(|| {
+        format!(
+            "UPDATE run SET {} = ?, coverage = ? WHERE id = ? AND state = 'running'",
+            columns::COLUMNS.join(" = ?, ")
+        )
+    });
+    let values = columns::values(&measured.fingerprint)
+        .into_iter()
+        .chain([Value::Text(json(&measured.coverage)), Value::Integer(id.0)]);
+    if db.prepare_cached(&SQL)?.execute(params_from_iter(values))? == 0 {
+        return Ok(false);
+    }
+    series(db, id, &measured.series)?;
+    Ok(true)
+}
+
+pub(super) fn finish(
+    db: &Connection,
+    id: RunId,
+    ended_at_ms: i64,
+    ending: &Ending,
+    measured: &Measured,
+) -> Result<bool> {
+    if !checkpoint(db, id, measured)? {
+        return Ok(false);
+    }
+    let well = ending.exit_code == Some(0) && ending.exec_errno.is_none() && ending.signal.is_none();
+    db.prepare_cached(
+        "UPDATE run SET state = ?, ended_at_ms = ?, exit_code = ?, signal = ?, exec_errno = ?,
+                        out_of_memory = ?, out_of_tasks = ?, throttled = ? WHERE id = ?",
+    )?
+    .execute(params![
+        if well { "finished" } else { "failed" },
+        ended_at_ms,
+        ending.exit_code,
+        ending.signal,
+        ending.exec_errno,
+        ending.out_of_memory,
+        ending.out_of_tasks,
+        ending.throttled,
+        id.0
+    ])?;
+    Ok(true)
+}
+
+/// Brings the stored series up to `series`. A series grows at its end, or neighbours merge: points before
+/// the first difference stay as they are, so a checkpoint of a long run writes few rows.
+fn series(db: &Connection, id: RunId, series: &Series) -> Result<()> {
+    let stored: Vec<(u64, u64)> = db
+        .prepare_cached("SELECT at_ms, length_ms FROM run_series WHERE run_id = ? ORDER BY at_ms")?
+        .query_map([id.0], |row| {
+            Ok((
+                row.get::<_, i64>(0)?.cast_unsigned(),
+                row.get::<_, i64>(1)?.cast_unsigned(),
+            ))
+        })?
+        .collect::<Result<_>>()?;
+    let points = series.points();
+    let same = stored
+        .iter()
+        .zip(points)
+        .take_while(|((at_ms, length_ms), point)| *at_ms == point.at_ms && *length_ms == point.length_ms)
+        .count();
+    if same < stored.len() {
+        let kept_to = points[..same].last().map_or(-1, |point| integer(point.at_ms));
+        db.prepare_cached("DELETE FROM run_series WHERE run_id = ? AND at_ms > ?")?
+            .execute(params![id.0, kept_to])?;
+    }
+    points[same..]
+        .iter()
+        .try_for_each(|point| insert_point(db, id, point))
+}
+
+fn insert_point(db: &Connection, id: RunId, point: &Point) -> Result<()> {
+    db.prepare_cached("INSERT OR REPLACE INTO run_series VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)")?
+        .execute(params![
+            id.0,
+            integer(point.at_ms),
+            integer(point.length_ms),
+            finite(point.cpu_cores),
+            integer(point.memory_bytes),
+            finite(point.read_bytes_per_s),
+            finite(point.write_bytes_per_s),
+            finite(point.received_bytes_per_s),
+            finite(point.sent_bytes_per_s),
+        ])
+        .map(|_| ())
+}
+
+/// SQLite makes NULL of NaN, which these columns refuse: one odd number must not lose the whole row.
+fn finite(number: f64) -> f64 {
+    if number.is_finite() { number } else { 0.0 }
+}
+
+pub(super) fn engine_name(engine: Engine) -> &'static str {
+    match engine {
+        Engine::Agent => "agent",
+        Engine::Embedded => "embedded",
+        Engine::Accounting => "accounting",
+    }
+}
+
+pub(super) fn policy_name(policy: Policy) -> &'static str {
+    match policy {
+        Policy::Elastic => "elastic",
+        Policy::Strict => "strict",
+        Policy::Observe => "observe",
+    }
+}
+
+pub(super) fn level_name(level: Level) -> &'static str {
+    match level {
+        Level::TaskAndUser => "task_and_user",
+        Level::Task => "task",
+        Level::Host => "host",
+    }
+}
+
+pub(super) fn origin_name(origin: Origin) -> &'static str {
+    match origin {
+        Origin::Predicted => "predicted",
+        Origin::Manual => "manual",
+    }
+}
+
+/// The name of a resource in the database, and the columns of `run_actual`.
+pub(super) fn resource_name(resource: Resource) -> &'static str {
+    match resource {
+        Resource::MemoryPeakBytes => "memory_peak_bytes",
+        Resource::CpuCoresMean => "cpu_cores_mean",
+        Resource::CpuCoresPeak => "cpu_cores_peak",
+        Resource::IoReadBytesPerS => "io_read_bytes_per_s",
+        Resource::IoWriteBytesPerS => "io_write_bytes_per_s",
+        Resource::NetworkReceivedBytesPerS => "network_received_bytes_per_s",
+        Resource::NetworkSentBytesPerS => "network_sent_bytes_per_s",
+        Resource::TasksPeak => "tasks_peak",
+        Resource::DurationS => "duration_s",
+    }
+}
+
+fn limit_parts(limit: Limit) -> (&'static str, f64) {
+    match limit {
+        Limit::MemoryMax(bytes) => ("memory_max_bytes", bytes as f64),
+        Limit::MemoryHigh(bytes) => ("memory_high_bytes", bytes as f64),
+        Limit::CpuMax(cores) => ("cpu_max_cores", cores),
+        Limit::CpuWeight(weight) => ("cpu_weight", weight as f64),
+        Limit::PidsMax(tasks) => ("pids_max", tasks as f64),
+    }
+}
+
+/// The limit behind a row of `limit_applied`; `None` for a name of a newer version.
+pub(super) fn limit_of(name: &str, value: f64) -> Option<Limit> {
+    Some(match name {
+        "memory_max_bytes" => Limit::MemoryMax(value as u64),
+        "memory_high_bytes" => Limit::MemoryHigh(value as u64),
+        "cpu_max_cores" => Limit::CpuMax(value),
+        "cpu_weight" => Limit::CpuWeight(value as u64),
+        "pids_max" => Limit::PidsMax(value as u64),
+        _ => return None,
+    })
+}

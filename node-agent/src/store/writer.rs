@@ -1,0 +1,280 @@
+//! One thread that owns the [`Store`]: commands come in over a bounded channel, what is waiting becomes one
+//! transaction, and answers go out after it is committed.
+//!
+//! Nothing here makes an event loop wait: a full channel answers [`StoreError::QueueFull`] at once. When a
+//! batch fails, its commands are written one by one, so that each keeps its own error and one that cannot be
+//! written (a full disk, a run that ended already) does not take others with it. Failures are counted.
+
+use super::record::{Ending, Measured, NewRun, RunId};
+use super::{Store, StoreError};
+use crate::host::ProcessId;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::{Receiver, SyncSender, TrySendError, channel, sync_channel};
+use std::thread::JoinHandle;
+
+/// Most commands that may wait.
+pub const QUEUE_MAX: usize = 1024;
+
+/// Most commands written in one transaction.
+const BATCH_MAX: usize = 256;
+
+/// Called once, on the writer's thread, when a command is written or has failed. It must neither
+/// block nor panic: the thread would end, and every command after it fail with [`StoreError::WriterGone`].
+pub type Reply<T> = Box<dyn FnOnce(Result<T, StoreError>) + Send>;
+
+/// Handle to the writer's thread. Dropping it writes what is waiting and ends the thread.
+pub struct Writer {
+    sender: Option<SyncSender<Command>>,
+    thread: Option<JoinHandle<Store>>,
+    failures: Arc<AtomicU64>,
+}
+
+/// What to write. Kept until it is committed, so that it can be tried again alone.
+enum Step {
+    Begin(Box<NewRun>),
+    SetMain(RunId, ProcessId),
+    Checkpoint(RunId, Box<Measured>),
+    Finish(RunId, i64, Ending, Box<Measured>),
+    Adopt(RunId, ProcessId),
+    CloseLost(RunId, i64),
+}
+
+enum Command {
+    Write(Step, Reply<Option<RunId>>),
+    Prune(u32, u32, Reply<usize>),
+    Flush(Reply<()>),
+}
+
+impl Writer {
+    /// Starts the thread.
+    ///
+    /// # Errors
+    /// When the system has no thread left.
+    pub fn start(store: Store) -> Result<Self, StoreError> {
+        let (sender, receiver) = sync_channel(QUEUE_MAX);
+        let failures = Arc::new(AtomicU64::new(0));
+        let path = store.path.clone();
+        let counter = Arc::clone(&failures);
+        let thread = std::thread::Builder::new()
+            .name("store-writer".into())
+            .spawn(move || work(store, &receiver, &counter))
+            .map_err(|source| StoreError::File {
+                action: "start a writer for",
+                path,
+                source,
+            })?;
+        Ok(Self {
+            sender: Some(sender),
+            thread: Some(thread),
+            failures,
+        })
+    }
+
+    /// Begins a run; `reply` gets its id. Never waits.
+    pub fn begin(&self, run: NewRun, reply: Reply<RunId>) {
+        self.try_write(Step::Begin(Box::new(run)), with_id(reply));
+    }
+
+    /// Begins a run and waits until it is written.
+    ///
+    /// # Errors
+    /// As [`Store::begin_run`], or [`StoreError::WriterGone`].
+    pub fn begin_blocking(&self, run: NewRun) -> Result<RunId, StoreError> {
+        self.wait(|reply| Command::Write(Step::Begin(Box::new(run)), with_id(reply)))
+    }
+
+    /// Ends a run; `reply` is called when that is written. Never waits.
+    pub fn finish(&self, id: RunId, ended_at_ms: i64, ending: Ending, measured: Measured, reply: Reply<()>) {
+        let step = Step::Finish(id, ended_at_ms, ending, Box::new(measured));
+        self.try_write(step, without_id(reply));
+    }
+
+    /// Ends a run and waits until that is written.
+    ///
+    /// # Errors
+    /// As [`Store::finish_run`], or [`StoreError::WriterGone`].
+    pub fn finish_blocking(
+        &self,
+        id: RunId,
+        ended_at_ms: i64,
+        ending: Ending,
+        measured: Measured,
+    ) -> Result<(), StoreError> {
+        let step = Step::Finish(id, ended_at_ms, ending, Box::new(measured));
+        self.wait(|reply| Command::Write(step, without_id(reply)))
+    }
+
+    /// Writes down the main process. A failure is counted and logged, as for the next three. Never waits.
+    pub fn set_main(&self, id: RunId, main: ProcessId) {
+        self.try_write(Step::SetMain(id, main), logged());
+    }
+
+    /// Writes down the numbers so far. Never waits.
+    pub fn checkpoint(&self, id: RunId, measured: Measured) {
+        self.try_write(Step::Checkpoint(id, Box::new(measured)), logged());
+    }
+
+    /// Changes who will close a run. Never waits.
+    pub fn adopt(&self, id: RunId, owner: ProcessId) {
+        self.try_write(Step::Adopt(id, owner), logged());
+    }
+
+    /// Closes a run whose end nobody saw. Never waits.
+    pub fn close_lost(&self, id: RunId, ended_at_ms: i64) {
+        self.try_write(Step::CloseLost(id, ended_at_ms), logged());
+    }
+
+    /// Deletes old runs, see [`Store::prune`]; `reply` gets how many. Never waits.
+    pub fn prune(&self, keep_runs_per_task: u32, keep_days: u32, reply: Reply<usize>) {
+        self.try_send(Command::Prune(keep_runs_per_task, keep_days, reply));
+    }
+
+    /// Waits until everything sent before is written or has failed.
+    ///
+    /// # Errors
+    /// [`StoreError::WriterGone`].
+    pub fn flush(&self) -> Result<(), StoreError> {
+        self.wait(Command::Flush)
+    }
+
+    /// Commands that could not be written, or found no room, since the start.
+    pub fn failures(&self) -> u64 {
+        self.failures.load(Ordering::Relaxed)
+    }
+
+    /// Writes what is waiting, ends the thread and returns the store.
+    ///
+    /// # Errors
+    /// [`StoreError::WriterGone`] if the thread panicked.
+    pub fn close(mut self) -> Result<Store, StoreError> {
+        self.sender = None;
+        let thread = self.thread.take().ok_or(StoreError::WriterGone)?;
+        thread.join().map_err(|_| StoreError::WriterGone)
+    }
+
+    fn try_write(&self, step: Step, reply: Reply<Option<RunId>>) {
+        self.try_send(Command::Write(step, reply));
+    }
+
+    fn try_send(&self, command: Command) {
+        let Some(sender) = &self.sender else { return };
+        let (command, error) = match sender.try_send(command) {
+            Ok(()) => return,
+            Err(TrySendError::Full(command)) => (command, StoreError::QueueFull { bound: QUEUE_MAX }),
+            Err(TrySendError::Disconnected(command)) => (command, StoreError::WriterGone),
+        };
+        self.failures.fetch_add(1, Ordering::Relaxed);
+        command.fail(error);
+    }
+
+    fn wait<T: Send + 'static>(&self, command: impl FnOnce(Reply<T>) -> Command) -> Result<T, StoreError> {
+        let (answer, answered) = channel();
+        let reply: Reply<T> = Box::new(move |result| {
+            // The asker waits below; if it is gone nobody wants the answer.
+            let _ = answer.send(result);
+        });
+        let sender = self.sender.as_ref().ok_or(StoreError::WriterGone)?;
+        sender.send(command(reply)).map_err(|_| StoreError::WriterGone)?;
+        answered.recv().unwrap_or(Err(StoreError::WriterGone))
+    }
+}
+
+impl Drop for Writer {
+    fn drop(&mut self) {
+        self.sender = None;
+        if let Some(thread) = self.thread.take()
+            && thread.join().is_err()
+        {
+            tracing::error!("the thread that writes the database panicked");
+        }
+    }
+}
+
+impl Command {
+    fn fail(self, error: StoreError) {
+        match self {
+            Self::Write(_, reply) => reply(Err(error)),
+            Self::Prune(_, _, reply) => reply(Err(error)),
+            Self::Flush(reply) => reply(Err(error)),
+        }
+    }
+}
+
+fn with_id(reply: Reply<RunId>) -> Reply<Option<RunId>> {
+    Box::new(move |result| reply(result.and_then(|id| id.ok_or(StoreError::WriterGone))))
+}
+
+fn without_id(reply: Reply<()>) -> Reply<Option<RunId>> {
+    Box::new(move |result| reply(result.map(|_| ())))
+}
+
+fn logged() -> Reply<Option<RunId>> {
+    Box::new(|result| {
+        if let Err(error) = result {
+            tracing::warn!("not recorded: {error}");
+        }
+    })
+}
+
+fn work(mut store: Store, commands: &Receiver<Command>, failures: &AtomicU64) -> Store {
+    let mut batch = Vec::new();
+    // Ends when all senders are gone and nothing waits.
+    while let Ok(first) = commands.recv() {
+        let waiting = std::iter::once(first).chain(commands.try_iter().take(BATCH_MAX - 1));
+        for command in waiting {
+            match command {
+                Command::Write(step, reply) => batch.push((step, reply)),
+                Command::Prune(keep_runs, keep_days, reply) => {
+                    write_batch(&mut store, &mut batch, failures);
+                    reply(counted(store.prune(keep_runs, keep_days), failures));
+                }
+                Command::Flush(reply) => {
+                    write_batch(&mut store, &mut batch, failures);
+                    reply(Ok(()));
+                }
+            }
+        }
+        write_batch(&mut store, &mut batch, failures);
+    }
+    store
+}
+
+fn write_batch(store: &mut Store, batch: &mut Vec<(Step, Reply<Option<RunId>>)>, failures: &AtomicU64) {
+    if batch.len() > 1 {
+        let written: Result<Vec<_>, _> =
+            store.batch(|store| batch.iter().map(|(step, _)| step.write(store)).collect());
+        if let Ok(ids) = written {
+            for ((_, reply), id) in batch.drain(..).zip(ids) {
+                reply(Ok(id));
+            }
+            return;
+        }
+    }
+    for (step, reply) in batch.drain(..) {
+        reply(counted(step.write(store), failures));
+    }
+}
+
+fn counted<T>(result: Result<T, StoreError>, failures: &AtomicU64) -> Result<T, StoreError> {
+    if result.is_err() {
+        failures.fetch_add(1, Ordering::Relaxed);
+    }
+    result
+}
+
+impl Step {
+    fn write(&self, store: &mut Store) -> Result<Option<RunId>, StoreError> {
+        match self {
+            Self::Begin(run) => return store.begin_run(run).map(Some),
+            Self::SetMain(id, main) => store.set_main(*id, main)?,
+            Self::Checkpoint(id, measured) => store.checkpoint(*id, measured)?,
+            Self::Finish(id, ended_at_ms, ending, measured) => {
+                store.finish_run(*id, *ended_at_ms, ending, measured)?;
+            }
+            Self::Adopt(id, owner) => store.adopt(*id, owner)?,
+            Self::CloseLost(id, ended_at_ms) => store.close_lost(*id, *ended_at_ms)?,
+        }
+        Ok(None)
+    }
+}
