@@ -171,8 +171,12 @@ impl Collector {
         now.cpu_user_ns = accounts.cpu_user_ns;
         now.cpu_system_ns = accounts.cpu_system_ns;
         now.cpu_cores_peak = self.cores_peak;
-        now.memory_peak_bytes = self.memory_peak.max(now.process_rss_peak_bytes);
         now.memory_charged_peak_bytes = accounts.memory_charged_peak_bytes;
+        // A resident set also holds pages that are charged to others (libraries in the page cache) or, before
+        // exec, were the launcher's: what the cgroup was charged at most bounds it.
+        let charged_peak = accounts.memory_charged_peak_bytes.unwrap_or(u64::MAX);
+        let process_peak = now.process_rss_peak_bytes.map(|bytes| bytes.min(charged_peak));
+        now.memory_peak_bytes = self.memory_peak.max(process_peak);
         now.oom_kills = now.oom_kills.max(accounts.oom_kills);
         now
     }

@@ -38,7 +38,7 @@ pub struct Fingerprint {
     pub cpu_wait_ns_histogram: Option<Histogram>,
 
     /// Most memory the task could not do without: anonymous and shared memory of the cgroup as sampled, or
-    /// the largest resident set of one process where that is more. Page cache does not count.
+    /// the largest resident set of one process where that is more and was charged to the cgroup.
     pub memory_peak_bytes: Option<u64>,
     /// Highest charge of the cgroup, page cache included (`memory.peak`, v1 `memory.max_usage_in_bytes`).
     pub memory_charged_peak_bytes: Option<u64>,
