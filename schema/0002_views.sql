@@ -9,7 +9,7 @@ SELECT
     CASE
         WHEN state IN ('running', 'lost') OR exec_errno IS NOT NULL THEN 'none'
         WHEN state = 'finished' THEN 'sample'
-        WHEN out_of_memory OR out_of_tasks OR throttled THEN 'lower_bound'
+        WHEN out_of_memory OR out_of_tasks THEN 'lower_bound'
         WHEN signal IN (1, 2, 15) OR exit_code IN (129, 130, 143) THEN 'stopped'
         ELSE 'none'
     END AS worth,

@@ -5,7 +5,8 @@
 //!   that shrinks with their number, from 2 for one sample to [`MARGIN_LEAST`]; memory gets
 //!   [`MEMORY_EXTRA_BYTES`] on top and is never below [`MEMORY_LEAST_BYTES`].
 //! - **Censored** values (the run was stopped or held back at its limit) are lower bounds, never samples:
-//!   the upper bound is at least [`CENSORED_MARGIN`] times the largest of the last [`CENSORED_AGE_MAX`] runs.
+//!   the upper bound is at least [`CENSORED_MARGIN`] times the largest of the last [`CENSORED_AGE_MAX`] runs,
+//!   or [`CENSORED_AGAIN_MARGIN`] times where the newest two met it, so that few runs are lost on the way up.
 //!   With nothing but censored values the largest stands for one sample.
 //! - **Back-off**: the first of (type, user) and (type) with a sample; then the first of them with a censored
 //!   value; then the host.
@@ -25,6 +26,8 @@ pub const MEMORY_EXTRA_BYTES: f64 = (32 << 20) as f64;
 pub const MEMORY_LEAST_BYTES: f64 = (128 << 20) as f64;
 /// What a run that met its limit at `y` needs next time: at least this times `y`.
 pub const CENSORED_MARGIN: f64 = 1.25;
+/// The same when that did not do: the two newest runs both met their limit.
+pub const CENSORED_AGAIN_MARGIN: f64 = 2.0;
 /// Runs after which a censored value is forgotten.
 pub const CENSORED_AGE_MAX: usize = 32;
 /// Used where the asked risk is no number.
@@ -39,6 +42,8 @@ struct Evidence {
     samples: Vec<Weighted>,
     /// Largest recent lower bound.
     bound: Option<f64>,
+    /// What the next run may need, as a multiple of `bound`.
+    bound_margin: f64,
 }
 
 /// The estimate for `resource`, or `None` if no level knows anything.
@@ -64,6 +69,7 @@ fn evidence(runs: &[Observation], level: Level, resource: Resource) -> Evidence 
     let place = resource as usize;
     let mut weight = 1.0;
     let mut bound = None;
+    let mut newest_censored = 0;
     let mut samples = Vec::with_capacity(runs.len().min(super::HISTORY_MAX));
     for (age, run) in runs.iter().take(super::HISTORY_MAX).enumerate() {
         // The range also sorts out NaN.
@@ -71,6 +77,7 @@ fn evidence(runs: &[Observation], level: Level, resource: Resource) -> Evidence 
         match value {
             Some(value) if !run.censored[place] => samples.push(Weighted { value, weight }),
             Some(value) if age < CENSORED_AGE_MAX => {
+                newest_censored += usize::from(samples.is_empty());
                 bound = Some(bound.map_or(value, |bound: f64| bound.max(value)));
             }
             _ => {}
@@ -82,6 +89,11 @@ fn evidence(runs: &[Observation], level: Level, resource: Resource) -> Evidence 
         level,
         samples,
         bound,
+        bound_margin: if newest_censored < 2 {
+            CENSORED_MARGIN
+        } else {
+            CENSORED_AGAIN_MARGIN
+        },
     }
 }
 
@@ -99,7 +111,7 @@ impl Evidence {
         };
         let quantile = quantile::upper_bound(&self.samples, 1.0 - risk);
         let margin = margin(count);
-        let censored = self.bound.map_or(0.0, |bound| bound * CENSORED_MARGIN);
+        let censored = self.bound.map_or(0.0, |bound| bound * self.bound_margin);
         let measured = if resource == Resource::MemoryPeakBytes {
             quantile * margin + MEMORY_EXTRA_BYTES
         } else {
@@ -117,6 +129,7 @@ impl Evidence {
             percent: (1.0 - risk) * 100.0,
             margin,
             censored: self.bound.filter(|_| censored > measured),
+            censored_margin: self.bound_margin,
             least: upper > measured.max(censored),
         };
         Estimate {
@@ -159,6 +172,7 @@ struct Reason {
     percent: f64,
     margin: f64,
     censored: Option<f64>,
+    censored_margin: f64,
     least: bool,
 }
 
@@ -187,10 +201,8 @@ impl fmt::Display for Reason {
         }
         if let Some(bound) = self.censored {
             let bound = amount(self.resource, bound);
-            write!(
-                f,
-                "; raised to {CENSORED_MARGIN}× because a run met its limit at {bound}"
-            )?;
+            let margin = self.censored_margin;
+            write!(f, "; raised to {margin}× because a run met its limit at {bound}")?;
         }
         if self.least {
             write!(

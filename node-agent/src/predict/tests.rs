@@ -103,6 +103,19 @@ fn a_run_at_its_limit_raises_the_bound_and_is_no_sample() {
 }
 
 #[test]
+fn meeting_the_limit_again_doubles_it() {
+    let mut runs = memory(&[300.0; 20]);
+    runs.insert(0, run(Resource::MemoryPeakBytes, 800.0 * MIB, true));
+    runs.insert(0, run(Resource::MemoryPeakBytes, 1000.0 * MIB, true));
+    let estimate = memory_estimate(&History {
+        task_and_user: runs,
+        ..History::default()
+    });
+    assert_eq!(estimate.upper, 2000.0 * MIB);
+    assert!(estimate.reason.contains("raised to 2×"), "{}", estimate.reason);
+}
+
+#[test]
 fn nothing_but_runs_at_the_limit_still_gives_room() {
     let estimate = memory_estimate(&History {
         task_and_user: vec![run(Resource::MemoryPeakBytes, 500.0 * MIB, true)],

@@ -2,7 +2,8 @@
 //!
 //! Which runs count is the column `worth` of the view `run_actual`:
 //! - `sample`: it exited with 0;
-//! - `lower_bound`: it failed and had met a limit, so whatever it used it would have used more;
+//! - `lower_bound`: it failed and had met its limit on memory or tasks, so whatever it used it would have
+//!   used more;
 //! - `stopped`: somebody ended it (SIGHUP, SIGINT, SIGTERM). These count only where the task has no run
 //!   that exited with 0, as with services;
 //! - `none`: it is running, lost, was never executed, or failed by itself, which says little about a good run.

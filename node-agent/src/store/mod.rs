@@ -179,11 +179,15 @@ impl Store {
     fn prune_at(&mut self, now_ms: i64, keep_runs: u32, keep_days: u32) -> Result<usize, StoreError> {
         let rule = prune::Rule::new(now_ms, keep_runs, keep_days);
         let mut total = 0;
-        // In portions, so that others that write do not wait for all of it.
         loop {
-            let deleted = self.transaction(|db| prune::portion(db, &rule))?;
-            total += deleted;
-            if deleted < prune::PORTION {
+            let chosen = self.transaction(|db| prune::choose(db, &rule))?;
+            loop {
+                match self.transaction(prune::portion)? {
+                    0 => break,
+                    deleted => total += deleted,
+                }
+            }
+            if chosen < prune::CHOICE_MAX {
                 return Ok(total);
             }
         }

@@ -1,9 +1,15 @@
 //! Retention: closed runs beyond a number per task or beyond an age go; what they add up to stays.
+//!
+//! The ids are chosen first and then deleted in their order, portion by portion: runs that started one after
+//! the other lie beside each other in every table, so that a portion touches few pages.
 
 use rusqlite::{Connection, Result, params};
 
-/// Runs deleted in one transaction.
-pub(super) const PORTION: usize = 1000;
+/// Runs chosen at once: what bounds the list of ids in memory.
+pub(super) const CHOICE_MAX: usize = 100_000;
+
+/// Runs deleted in one transaction, so that others that write do not wait for all of it.
+const PORTION: usize = 1000;
 
 const DAY_MS: i64 = 24 * 3600 * 1000;
 
@@ -23,30 +29,22 @@ impl Rule {
     }
 }
 
-/// Deletes up to [`PORTION`] runs; returns how many.
-pub(super) fn portion(db: &Connection, rule: &Rule) -> Result<usize> {
+/// Fills the list with the oldest [`CHOICE_MAX`] runs that go; returns how many they are.
+pub(super) fn choose(db: &Connection, rule: &Rule) -> Result<usize> {
     db.execute_batch(
         "CREATE TEMP TABLE IF NOT EXISTS pruned (id INTEGER PRIMARY KEY); DELETE FROM temp.pruned;",
     )?;
     let mut chosen = 0;
     if let Some(ended_before_ms) = rule.ended_before_ms {
-        chosen += choose_old(db, ended_before_ms)?;
+        chosen += db.execute(
+            "INSERT INTO temp.pruned SELECT id FROM run WHERE ended_at_ms < ?1 ORDER BY id LIMIT ?2",
+            params![ended_before_ms, CHOICE_MAX as i64],
+        )?;
     }
     if let Some(keep_runs) = rule.keep_runs {
-        chosen += choose_surplus(db, keep_runs, PORTION - chosen)?;
-    }
-    if chosen > 0 {
-        keep_sums(db)?;
-        db.execute("DELETE FROM run WHERE id IN (SELECT id FROM temp.pruned)", [])?;
+        chosen += choose_surplus(db, keep_runs, CHOICE_MAX - chosen)?;
     }
     Ok(chosen)
-}
-
-fn choose_old(db: &Connection, ended_before_ms: i64) -> Result<usize> {
-    db.execute(
-        "INSERT INTO temp.pruned SELECT id FROM run WHERE ended_at_ms < ?1 LIMIT ?2",
-        params![ended_before_ms, PORTION as i64],
-    )
 }
 
 /// The oldest run of each task that stays is found in the index, without reading rows.
@@ -59,13 +57,29 @@ fn choose_surplus(db: &Connection, keep_runs: u32, at_most: usize) -> Result<usi
              FROM task t
          )
          SELECT r.id FROM kept CROSS JOIN run r ON r.task_id = kept.task_id AND r.id < kept.first
-         WHERE r.state <> 'running' AND r.id NOT IN (SELECT id FROM temp.pruned)
-         LIMIT ?2",
+         WHERE r.id NOT IN (SELECT id FROM temp.pruned) AND r.id NOT IN (SELECT id FROM run WHERE state = 'running')
+         ORDER BY r.id LIMIT ?2",
         params![keep_runs, at_most as i64],
     )
 }
 
-fn keep_sums(db: &Connection) -> Result<()> {
+/// Deletes the next [`PORTION`] runs of the list; returns how many, 0 when it is empty.
+pub(super) fn portion(db: &Connection) -> Result<usize> {
+    let last: Option<i64> = db.query_row(
+        "SELECT max(id) FROM (SELECT id FROM temp.pruned ORDER BY id LIMIT ?)",
+        [PORTION as i64],
+        |row| row.get(0),
+    )?;
+    let Some(last) = last else { return Ok(0) };
+    keep_sums(db, last)?;
+    db.execute(
+        "DELETE FROM run WHERE id IN (SELECT id FROM temp.pruned WHERE id <= ?)",
+        [last],
+    )?;
+    db.execute("DELETE FROM temp.pruned WHERE id <= ?", [last])
+}
+
+fn keep_sums(db: &Connection, last: i64) -> Result<()> {
     db.execute(
         "UPDATE task SET
              pruned_runs = pruned_runs + s.runs,
@@ -83,9 +97,9 @@ fn keep_sums(db: &Connection) -> Result<()> {
                     count(CASE WHEN state = 'lost' THEN 1 END) AS lost,
                     total(duration_ns) / 1e9 AS duration_s, total(cpu_ns) / 1e9 AS cpu_s,
                     max(memory_peak_bytes) AS memory
-             FROM run WHERE id IN (SELECT id FROM temp.pruned) GROUP BY task_id
+             FROM run WHERE id IN (SELECT id FROM temp.pruned WHERE id <= ?) GROUP BY task_id
          ) s WHERE s.task_id = task.id",
-        [],
+        [last],
     )?;
     Ok(())
 }

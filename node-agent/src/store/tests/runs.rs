@@ -100,7 +100,11 @@ fn failures_are_samples_only_where_they_tell_something() {
         throttled: true,
         ..well()
     };
-    for ending in [failed, not_executed] {
+    let held_back = Ending {
+        throttled: true,
+        ..failed
+    };
+    for ending in [failed, not_executed, held_back] {
         ran(&mut store, &new, ending, 10);
     }
     let lost = store.begin_run(&new).unwrap();

@@ -108,6 +108,13 @@ fn ingest_and_history_among_many_runs() {
     timed("runs", &|| reader.runs(Some("task7"), 20).unwrap().len());
     timed("accuracy", &|| reader.accuracy(Some("task7"), 100).unwrap().len());
     drop(reader);
+    timed("opening for writing", &|| usize::from(Store::open(&path).is_ok()));
+    timed("opening for reading", &|| {
+        usize::from(Reader::open(&path).is_ok())
+    });
+    timed("one begun run, waited for", &|| {
+        usize::from(writer.begin_blocking(new_run("task7", 1)).is_ok())
+    });
     let writer = std::sync::Arc::into_inner(writer).unwrap();
     let mut store = writer.close().unwrap();
     let started = std::time::Instant::now();
