@@ -3,30 +3,20 @@
 mod support;
 
 use std::process::Stdio;
-use support::{Sandbox, has, is_root, stderr, wait_until};
+use support::{Job, Sandbox, has, is_root, stderr, wait_until};
 
 #[test]
 fn a_run_through_the_agent_is_recorded_with_its_exit_code() {
     require!(is_root(), "needs root");
     let sandbox = Sandbox::new();
     let agent = sandbox.agent();
-    assert_eq!(
-        agent
-            .run(&["--name", "seven"], &["sh", "-c", "exit 7"])
-            .status
-            .code(),
-        Some(7)
-    );
-    wait_until("it is recorded", || {
-        sandbox.sql::<i64>("SELECT count(*) FROM run WHERE exit_code = 7") == 1
-    });
+    assert_eq!(agent.run(&["--name", "seven"], &["sh", "-c", "exit 7"]).status.code(), Some(7));
+    sandbox.wait_for_runs(1, "exit_code = 7");
     let counted: i64 =
         sandbox.sql("SELECT cpu_ns > 0 AND faults_minor > 0 AND execs > 0 AND exits > 0 FROM run");
     assert_eq!(counted, 1);
     agent.run(&["--name", "killed"], &["sh", "-c", "kill -9 $$"]);
-    wait_until("it is recorded", || {
-        sandbox.sql::<i64>("SELECT count(*) FROM run WHERE signal = 9") == 1
-    });
+    sandbox.wait_for_runs(1, "signal = 9");
     wait_until("the cgroups are gone", || sandbox.run_cgroups().is_empty());
 }
 
@@ -42,13 +32,8 @@ fn a_command_that_cannot_be_executed_is_no_sample() {
     std::fs::set_permissions(&script, mode).unwrap();
     let output = agent.run(&["--name", "script"], &[script.to_str().unwrap()]);
     assert_eq!(output.status.code(), Some(127), "{}", stderr(&output));
-    wait_until("it is recorded", || {
-        sandbox.sql::<i64>("SELECT count(*) FROM run WHERE exec_errno = 2") == 1
-    });
-    assert_eq!(
-        sandbox.standin(["predict", "script"]).status().unwrap().code(),
-        Some(1)
-    );
+    sandbox.wait_for_runs(1, "exec_errno = 2");
+    assert_eq!(sandbox.standin(["predict", "script"]).status().unwrap().code(), Some(1));
 }
 
 #[test]
@@ -58,25 +43,17 @@ fn a_job_survives_the_agent_and_the_next_agent_takes_it_up() {
     let agent = sandbox.agent();
     let go = sandbox.path("go");
     let script = format!("while [ ! -e {} ]; do sleep 0.02; done; exit 3", go.display());
-    let mut job = agent
-        .standin(["run", "--name", "job", "--", "sh", "-c", &script])
-        .stderr(Stdio::null())
-        .spawn()
-        .unwrap();
-    wait_until("it is measured", || {
-        sandbox.database().exists() && sandbox.sql::<i64>("SELECT count(*) FROM run WHERE cpu_ns > 0") == 1
-    });
+    let mut job = Job::start(&mut agent.standin(["run", "--name", "job", "--", "sh", "-c", &script]));
+    sandbox.wait_for_runs(1, "cpu_ns > 0");
     agent.kill();
     assert_eq!(sandbox.sql::<String>("SELECT state FROM run"), "running");
-    assert!(job.try_wait().unwrap().is_none());
+    assert!(job.is_running());
 
     let _agent = sandbox.agent();
     assert!(sandbox.agent_log().contains("goes on"), "{}", sandbox.agent_log());
     std::fs::write(&go, "").unwrap();
-    assert_eq!(job.wait().unwrap().code(), Some(3));
-    wait_until("it is recorded", || {
-        sandbox.sql::<String>("SELECT state FROM run") != "running"
-    });
+    assert_eq!(job.exit_code(), Some(3));
+    sandbox.wait_for_runs(1, "state <> 'running'");
     assert_eq!(sandbox.sql::<i64>("SELECT exit_code FROM run"), 3);
     assert!(
         sandbox.sql::<i64>("SELECT duration_ns FROM run") > 1_000_000_000,
@@ -92,24 +69,15 @@ fn a_run_whose_end_nobody_saw_is_closed_as_lost() {
     let agent = sandbox.agent();
     let go = sandbox.path("go");
     let script = format!("while [ ! -e {} ]; do sleep 0.02; done", go.display());
-    let mut job = agent
-        .standin(["run", "--name", "job", "--", "sh", "-c", &script])
-        .stderr(Stdio::null())
-        .spawn()
-        .unwrap();
-    wait_until("it is measured", || {
-        sandbox.database().exists() && sandbox.sql::<i64>("SELECT count(*) FROM run WHERE cpu_ns > 0") == 1
-    });
+    let mut job = Job::start(&mut agent.standin(["run", "--name", "job", "--", "sh", "-c", &script]));
+    sandbox.wait_for_runs(1, "cpu_ns > 0");
     agent.kill();
     std::fs::write(&go, "").unwrap();
-    assert!(job.wait().unwrap().success());
+    assert_eq!(job.exit_code(), Some(0));
 
     let _agent = sandbox.agent();
     assert_eq!(sandbox.sql::<String>("SELECT state FROM run"), "lost");
-    assert!(
-        sandbox.sql::<i64>("SELECT cpu_ns FROM run") > 0,
-        "what was known is kept"
-    );
+    assert!(sandbox.sql::<i64>("SELECT cpu_ns FROM run") > 0, "what was known is kept");
     assert!(sandbox.run_cgroups().is_empty());
 }
 
@@ -117,29 +85,17 @@ fn a_run_whose_end_nobody_saw_is_closed_as_lost() {
 fn a_killed_launcher_leaves_a_lost_run_and_nothing_else() {
     require!(is_root(), "needs root");
     let sandbox = Sandbox::new();
-    let mut launcher = sandbox
-        .standin(["run", "--no-agent", "--", "sleep", "100"])
-        .stderr(Stdio::null())
-        .spawn()
-        .unwrap();
-    wait_until("it runs", || {
-        sandbox.database().exists()
-            && sandbox.sql::<i64>("SELECT count(*) FROM run WHERE main_pid IS NOT NULL") == 1
-    });
-    launcher.kill().unwrap();
-    launcher.wait().unwrap();
+    let launcher = Job::start(&mut sandbox.standin(["run", "--no-agent", "--", "sleep", "100"]));
+    sandbox.wait_for_runs(1, "main_pid IS NOT NULL");
+    drop(launcher);
     wait_until("its command is gone", || {
-        sandbox.run_cgroups().iter().all(|cgroup| {
-            std::fs::read_to_string(cgroup.join("cgroup.procs"))
-                .unwrap()
-                .is_empty()
-        })
+        sandbox
+            .run_cgroups()
+            .iter()
+            .all(|cgroup| std::fs::read_to_string(cgroup.join("cgroup.procs")).unwrap().is_empty())
     });
     assert!(sandbox.run(&["--quiet"], &["true"]).status.success());
-    assert_eq!(
-        sandbox.sql::<i64>("SELECT count(*) FROM run WHERE state = 'lost'"),
-        1
-    );
+    assert_eq!(sandbox.sql::<i64>("SELECT count(*) FROM run WHERE state = 'lost'"), 1);
     assert!(sandbox.run_cgroups().is_empty(), "{:?}", sandbox.run_cgroups());
 }
 
@@ -148,20 +104,13 @@ fn a_stopping_agent_records_how_far_its_tasks_have_come() {
     require!(is_root(), "needs root");
     let sandbox = Sandbox::new();
     let agent = sandbox.agent();
-    let mut job = agent
-        .standin(["run", "--", "sleep", "100"])
-        .stderr(Stdio::null())
-        .spawn()
-        .unwrap();
-    wait_until("it runs", || sandbox.run_cgroups().len() == 1);
+    let mut job = Job::start(&mut agent.standin(["run", "--", "sleep", "100"]));
+    wait_until("it runs", || {
+        std::fs::read_to_string(format!("/proc/{}/comm", job.0.id())).is_ok_and(|name| name == "sleep\n")
+    });
     assert!(agent.terminate().success());
-    assert!(job.try_wait().unwrap().is_none(), "the job goes on");
-    assert_eq!(
-        sandbox.sql::<i64>("SELECT cpu_ns > 0 FROM run WHERE state = 'running'"),
-        1
-    );
-    job.kill().unwrap();
-    job.wait().unwrap();
+    assert!(job.is_running(), "the job goes on");
+    assert_eq!(sandbox.sql::<i64>("SELECT cpu_ns > 0 FROM run WHERE state = 'running'"), 1);
 }
 
 #[test]
@@ -184,14 +133,7 @@ fn an_agent_that_hangs_holds_no_job_up() {
     let sandbox = Sandbox::new();
     let _listener = std::os::unix::net::UnixListener::bind(sandbox.socket()).unwrap();
     let mut command = sandbox.standin(["run", "--", "sh", "-c", "exit 5"]);
-    assert_eq!(
-        command
-            .env("STANDIN_SOCKET", sandbox.socket())
-            .status()
-            .unwrap()
-            .code(),
-        Some(5)
-    );
+    assert_eq!(command.env("STANDIN_SOCKET", sandbox.socket()).status().unwrap().code(), Some(5));
 }
 
 #[test]
@@ -199,11 +141,7 @@ fn two_agents_do_not_share_a_socket() {
     require!(is_root(), "needs root");
     let sandbox = Sandbox::new();
     let _agent = sandbox.agent();
-    let output = sandbox
-        .standin(["agent"])
-        .env("STANDIN_SOCKET", sandbox.socket())
-        .output()
-        .unwrap();
+    let output = sandbox.standin(["agent"]).env("STANDIN_SOCKET", sandbox.socket()).output().unwrap();
     assert_eq!(output.status.code(), Some(125));
     assert!(stderr(&output).contains("already listens"), "{}", stderr(&output));
 }
@@ -214,17 +152,10 @@ fn many_tasks_at_once_are_all_recorded() {
     const TASKS: usize = 200;
     let sandbox = Sandbox::new();
     let agent = sandbox.agent();
-    let start = |_| {
-        agent
-            .standin(["run", "--require-agent", "--", "sh", "-c", "sleep 0.3"])
-            .spawn()
-            .unwrap()
-    };
+    let start = |_| agent.standin(["run", "--require-agent", "--", "sh", "-c", "sleep 0.3"]).spawn().unwrap();
     let mut jobs: Vec<_> = (0..TASKS).map(start).collect();
     assert!(jobs.iter_mut().all(|job| job.wait().unwrap().success()));
-    wait_until("all are recorded", || {
-        sandbox.sql::<i64>("SELECT count(*) FROM run WHERE state = 'finished'") == TASKS as i64
-    });
+    sandbox.wait_for_runs(TASKS, "state = 'finished'");
     wait_until("the cgroups are gone", || sandbox.run_cgroups().is_empty());
 }
 
@@ -234,24 +165,11 @@ fn a_member_of_the_group_has_the_agent_measure() {
     require!(has("setpriv"), "setpriv is not installed");
     let sandbox = Sandbox::with_config("socket_group = \"nogroup\"\n");
     let agent = sandbox.agent();
-    let mut command = agent.standin([
-        "run",
-        "--require-agent",
-        "--limit-memory",
-        "512M",
-        "--",
-        "id",
-        "-u",
-    ]);
+    let mut command = agent.standin(["run", "--require-agent", "--limit-memory", "512M", "--", "id", "-u"]);
     let output = support::as_nobody(&mut command).output().unwrap();
     assert!(output.status.success(), "{}", stderr(&output));
-    wait_until("it is recorded", || {
-        sandbox.sql::<i64>("SELECT count(*) FROM run WHERE state = 'finished'") == 1
-    });
-    assert_eq!(
-        sandbox.sql::<i64>("SELECT uid FROM task"),
-        i64::from(support::NOBODY)
-    );
+    sandbox.wait_for_runs(1, "state = 'finished'");
+    assert_eq!(sandbox.sql::<i64>("SELECT uid FROM task"), i64::from(support::NOBODY));
 }
 
 #[test]
@@ -266,11 +184,8 @@ fn nobody_has_other_peoples_processes_taken_in() {
         .spawn()
         .unwrap();
     let mut line = String::new();
-    std::io::BufRead::read_line(
-        &mut std::io::BufReader::new(stranger.stdout.take().unwrap()),
-        &mut line,
-    )
-    .unwrap();
+    std::io::BufRead::read_line(&mut std::io::BufReader::new(stranger.stdout.take().unwrap()), &mut line)
+        .unwrap();
     stranger.wait().unwrap();
     let pid: i32 = line.trim().parse().unwrap();
     let mut stream = std::os::unix::net::UnixStream::connect(sandbox.socket()).unwrap();

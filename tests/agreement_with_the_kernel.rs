@@ -7,9 +7,7 @@ use std::process::{Command, Stdio};
 use support::{Sandbox, has, is_root, number};
 
 fn rusage(result: &Value, field: &str) -> f64 {
-    result["rusage"][field]
-        .as_f64()
-        .unwrap_or_else(|| panic!("no {field} in {result:#}"))
+    result["rusage"][field].as_f64().unwrap_or_else(|| panic!("no {field} in {result:#}"))
 }
 
 /// Within a hundredth of the kernel's number, or the few milliseconds that are the price of starting.
@@ -17,10 +15,7 @@ fn assert_cpu_agrees(result: &Value) {
     let measured = number(result, "cpu_ns") / 1e9;
     let kernel = rusage(result, "user_s") + rusage(result, "system_s");
     let difference = (measured - kernel).abs();
-    assert!(
-        difference <= (kernel * 0.01).max(0.004),
-        "measured {measured} s, rusage {kernel} s"
-    );
+    assert!(difference <= (kernel * 0.01).max(0.004), "measured {measured} s, rusage {kernel} s");
 }
 
 #[test]
@@ -62,16 +57,8 @@ fn page_faults() {
         "head -c 50000000 /dev/zero | tail -c 40000000 | wc -c",
     ] {
         let result = Sandbox::new().run_json(&[], &["sh", "-c", script]);
-        assert_eq!(
-            number(&result, "faults_minor"),
-            rusage(&result, "faults_minor"),
-            "{script}"
-        );
-        assert_eq!(
-            number(&result, "faults_major"),
-            rusage(&result, "faults_major"),
-            "{script}"
-        );
+        assert_eq!(number(&result, "faults_minor"), rusage(&result, "faults_minor"), "{script}");
+        assert_eq!(number(&result, "faults_major"), rusage(&result, "faults_major"), "{script}");
     }
 }
 
@@ -80,10 +67,7 @@ fn peak_memory_of_one_process() {
     require!(is_root(), "needs root");
     require!(has("python3"), "python3 is not installed");
     let result = Sandbox::new().run_json(&[], &["python3", "-c", "b = bytearray(200 << 20)"]);
-    assert_eq!(
-        number(&result, "process_rss_peak_bytes"),
-        rusage(&result, "rss_peak_bytes")
-    );
+    assert_eq!(number(&result, "process_rss_peak_bytes"), rusage(&result, "rss_peak_bytes"));
     let peak = number(&result, "memory_peak_bytes") / f64::from(1 << 20);
     assert!((200.0..240.0).contains(&peak), "{peak} MiB");
 }
@@ -107,10 +91,9 @@ fn direct_io_of_fio_to_the_byte() {
     let disk = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
     let data = disk.path().join("data");
     let filename = format!("--filename={}", data.display());
-    for (direction, bytes, ops) in [
-        ("write", "block_write_bytes", "block_write_ops"),
-        ("read", "block_read_bytes", "block_read_ops"),
-    ] {
+    for (direction, bytes, ops) in
+        [("write", "block_write_bytes", "block_write_ops"), ("read", "block_read_bytes", "block_read_ops")]
+    {
         for block in ["4k", "256k"] {
             let rw = format!("--rw={direction}");
             let size = format!("--bs={block}");
@@ -127,21 +110,11 @@ fn direct_io_of_fio_to_the_byte() {
             let mut command = vec!["fio"];
             command.extend(options);
             // Once to lay the file out and to have the program in memory.
-            assert!(
-                Command::new("fio")
-                    .args(options)
-                    .stdout(Stdio::null())
-                    .status()
-                    .unwrap()
-                    .success()
-            );
+            assert!(Command::new("fio").args(options).stdout(Stdio::null()).status().unwrap().success());
             let result = sandbox.run_json(&["--name", "fio"], &command);
             assert_eq!(number(&result, bytes), f64::from(16 << 20), "{direction} {block}");
             let latencies = &result["measured"]["fingerprint"][format!("block_{direction}_ns")];
-            let counted: u64 = serde_json::from_value::<Vec<u64>>(latencies.clone())
-                .unwrap()
-                .iter()
-                .sum();
+            let counted: u64 = serde_json::from_value::<Vec<u64>>(latencies.clone()).unwrap().iter().sum();
             assert_eq!(counted as f64, number(&result, ops), "{direction} {block}");
         }
     }
@@ -153,11 +126,8 @@ fn transfer_of_iperf3_within_a_hundredth() {
     require!(has("iperf3"), "iperf3 is not installed");
     let sandbox = Sandbox::new();
     let port = free_port();
-    let mut server = Command::new("iperf3")
-        .args(["-s", "-1", "-p", &port])
-        .stdout(Stdio::null())
-        .spawn()
-        .unwrap();
+    let mut server =
+        Command::new("iperf3").args(["-s", "-1", "-p", &port]).stdout(Stdio::null()).spawn().unwrap();
     // A look at the port would use up its one connection.
     std::thread::sleep(std::time::Duration::from_millis(500));
     let result = sandbox.run_json(&[], &["iperf3", "-c", "127.0.0.1", "-n", "64M", "-p", &port]);
@@ -189,10 +159,7 @@ fn download_of_curl_within_a_hundredth() {
     server.kill().unwrap();
     server.wait().unwrap();
     let (received, expected) = (number(&result, "tcp_received_bytes"), f64::from(20 << 20));
-    assert!(
-        (received - expected).abs() <= expected * 0.01,
-        "{received} of {expected}"
-    );
+    assert!((received - expected).abs() <= expected * 0.01, "{received} of {expected}");
     assert_eq!(number(&result, "tcp_connects"), 1.0);
 }
 
@@ -205,21 +172,11 @@ fn without_privileges_the_kernels_accounts_serve() {
     std::os::unix::fs::chown(&home, Some(support::NOBODY), Some(support::NOBODY)).unwrap();
     let result = home.join("result.json");
     let mut command = sandbox.standin(["run", "--no-agent", "--json"]);
-    support::as_nobody(&mut command)
-        .env_remove("STANDIN_DB")
-        .env("XDG_DATA_HOME", &home);
+    support::as_nobody(&mut command).env_remove("STANDIN_DB").env("XDG_DATA_HOME", &home);
     let spin = "i=0; while [ $i -lt 300000 ]; do i=$((i+1)); done";
-    let output = command
-        .arg(&result)
-        .args(["--", "sh", "-c", spin])
-        .output()
-        .unwrap();
+    let output = command.arg(&result).args(["--", "sh", "-c", spin]).output().unwrap();
     assert!(output.status.success(), "{}", support::stderr(&output));
-    assert!(
-        support::stderr(&output).contains("not root"),
-        "{}",
-        support::stderr(&output)
-    );
+    assert!(support::stderr(&output).contains("not root"), "{}", support::stderr(&output));
     let result = support::read_json(&result);
     assert_cpu_agrees(&result);
     assert!(

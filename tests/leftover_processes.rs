@@ -18,14 +18,10 @@ fn leaves_one(file: &std::path::Path) -> String {
 fn each_engine(test: impl Fn(&Sandbox, &dyn Fn(&[&str]) -> Command)) {
     require!(is_root(), "needs root");
     let sandbox = Sandbox::new();
-    test(&sandbox, &|options| {
-        sandbox.standin(["run", "--quiet", "--no-agent"].iter().chain(options))
-    });
+    test(&sandbox, &|options| sandbox.standin(["run", "--quiet", "--no-agent"].iter().chain(options)));
     let sandbox = Sandbox::new();
     let agent = sandbox.agent();
-    test(&sandbox, &|options| {
-        agent.standin(["run", "--quiet", "--require-agent"].iter().chain(options))
-    });
+    test(&sandbox, &|options| agent.standin(["run", "--quiet", "--require-agent"].iter().chain(options)));
 }
 
 fn run(command: &mut Command, script: &str) {
@@ -34,9 +30,7 @@ fn run(command: &mut Command, script: &str) {
 }
 
 fn recorded(sandbox: &Sandbox) -> i64 {
-    wait_until("it is recorded", || {
-        sandbox.sql::<i64>("SELECT count(*) FROM run WHERE state = 'finished'") == 1
-    });
+    sandbox.wait_for_runs(1, "state = 'finished'");
     sandbox.sql("SELECT duration_ns FROM run")
 }
 
@@ -79,10 +73,7 @@ fn the_cgroups_of_those_left_alone_are_swept_up_later() {
     require!(is_root(), "needs root");
     let sandbox = Sandbox::new();
     let file = sandbox.path("file");
-    run(
-        &mut sandbox.standin(["run", "--quiet", "--no-agent"]),
-        &leaves_one(&file),
-    );
+    run(&mut sandbox.standin(["run", "--quiet", "--no-agent"]), &leaves_one(&file));
     assert_eq!(sandbox.run_cgroups().len(), 1);
     wait_until("it has ended", || {
         file.exists() && {

@@ -68,10 +68,7 @@ const DATAGRAMS: usize = 200;
 const DATAGRAM_BYTES: usize = 1000;
 
 fn thread_cpu() -> Duration {
-    let mut time = libc::timespec {
-        tv_sec: 0,
-        tv_nsec: 0,
-    };
+    let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
     // SAFETY: writes one timespec.
     unsafe { libc::clock_gettime(libc::CLOCK_THREAD_CPUTIME_ID, &raw mut time) };
     Duration::new(time.tv_sec as u64, time.tv_nsec as u32)
@@ -85,9 +82,7 @@ fn spin(cpu: Duration) {
 }
 
 fn spin_in_threads() {
-    let threads: Vec<_> = (0..4)
-        .map(|_| thread::spawn(|| spin(Duration::from_millis(60))))
-        .collect();
+    let threads: Vec<_> = (0..4).map(|_| thread::spawn(|| spin(Duration::from_millis(60)))).collect();
     threads.into_iter().for_each(|thread| thread.join().unwrap());
 }
 
@@ -106,13 +101,7 @@ fn touch_memory(bytes: usize) {
 
 fn start_programs(count: u64) {
     for _ in 0..count {
-        assert!(
-            Command::new("/bin/true")
-                .env_remove(WORKLOAD)
-                .status()
-                .unwrap()
-                .success()
-        );
+        assert!(Command::new("/bin/true").env_remove(WORKLOAD).status().unwrap().success());
     }
 }
 
@@ -133,11 +122,7 @@ fn read_and_write_a_file() {
     for _ in 0..BLOCKS {
         file.write_all(block).unwrap();
     }
-    let mut file = File::options()
-        .read(true)
-        .custom_flags(libc::O_DIRECT)
-        .open(&path)
-        .unwrap();
+    let mut file = File::options().read(true).custom_flags(libc::O_DIRECT).open(&path).unwrap();
     for _ in 0..BLOCKS {
         file.read_exact(block).unwrap();
     }
@@ -179,17 +164,11 @@ fn send_stream(address: SocketAddr) {
 }
 
 fn send_datagrams(address: SocketAddr) {
-    let (receiver, sender) = (
-        UdpSocket::bind(address).unwrap(),
-        UdpSocket::bind(address).unwrap(),
-    );
+    let (receiver, sender) = (UdpSocket::bind(address).unwrap(), UdpSocket::bind(address).unwrap());
     let address = receiver.local_addr().unwrap();
     let mut buffer = [0; 2 * DATAGRAM_BYTES];
     for _ in 0..DATAGRAMS {
-        assert_eq!(
-            sender.send_to(&[2; DATAGRAM_BYTES], address).unwrap(),
-            DATAGRAM_BYTES
-        );
+        assert_eq!(sender.send_to(&[2; DATAGRAM_BYTES], address).unwrap(), DATAGRAM_BYTES);
         assert_eq!(receiver.recv(&mut buffer).unwrap(), DATAGRAM_BYTES);
     }
 }
@@ -241,10 +220,7 @@ impl Cgroup {
     /// CPU time of all that ever ran in it, as the kernel has it.
     fn cpu_usage(&self) -> Duration {
         let text = fs::read_to_string(self.0.join("cpu.stat")).unwrap();
-        let usage = text
-            .lines()
-            .find_map(|line| line.strip_prefix("usage_usec "))
-            .unwrap();
+        let usage = text.lines().find_map(|line| line.strip_prefix("usage_usec ")).unwrap();
         Duration::from_micros(usage.parse().unwrap())
     }
 }
@@ -288,10 +264,7 @@ impl Stage {
             Ok(cgroup) => cgroup,
             Err(error) => return skipped(&format!("no cgroup of our own: {error}")),
         };
-        let mut probes = match Probes::load(&Options {
-            tasks_max: 8,
-            run_level: 1,
-        }) {
+        let mut probes = match Probes::load(&Options { tasks_max: 8, run_level: 1 }) {
             Ok(probes) => probes,
             Err(error) => return skipped(&error.to_string()),
         };
@@ -306,20 +279,11 @@ impl Stage {
         let mut exits = Vec::new();
         let end = Instant::now() + PATIENCE;
         while !exits.iter().any(|exit: &ProcessExit| exit.pid == pid) || self.probes.is_on_cpu(self.slot) {
-            assert!(
-                Instant::now() < end,
-                "the end of {workload} was not reported: {exits:?}"
-            );
+            assert!(Instant::now() < end, "the end of {workload} was not reported: {exits:?}");
             thread::sleep(Duration::from_millis(1));
             self.probes.drain_exits(|exit| exits.push(exit));
         }
-        Account {
-            pid,
-            status,
-            usage,
-            exits,
-            reading: self.probes.read(self.slot),
-        }
+        Account { pid, status, usage, exits, reading: self.probes.read(self.slot) }
     }
 }
 
@@ -351,21 +315,11 @@ impl Account {
 fn born_in(cgroup: &Cgroup, workload: &str) -> u32 {
     let text = |bytes: &[u8]| CString::new(bytes).unwrap();
     let program = text(env::current_exe().unwrap().as_os_str().as_bytes());
-    let arguments = [
-        "probe_agreement",
-        "--exact",
-        "workload",
-        "--nocapture",
-        "--test-threads=1",
-    ]
-    .map(|a| text(a.as_bytes()));
+    let arguments = ["probe_agreement", "--exact", "workload", "--nocapture", "--test-threads=1"]
+        .map(|a| text(a.as_bytes()));
     let variable = text(format!("{WORKLOAD}={workload}").as_bytes());
     let pointers = |texts: &[CString]| -> Vec<*const libc::c_char> {
-        texts
-            .iter()
-            .map(|text| text.as_ptr())
-            .chain([std::ptr::null()])
-            .collect()
+        texts.iter().map(|text| text.as_ptr()).chain([std::ptr::null()]).collect()
     };
     let variables = [variable];
     let (argv, envp) = (pointers(&arguments), pointers(&variables));
@@ -403,34 +357,17 @@ fn assert_close(what: &str, counted: Duration, expected: Duration) {
     let allowed = (expected / 100).max(Duration::from_millis(2));
     let off = counted.abs_diff(expected);
     println!("{what}: counted {counted:?}, the kernel says {expected:?}, off by {off:?}");
-    assert!(
-        off <= allowed,
-        "{what}: counted {counted:?}, the kernel says {expected:?}"
-    );
+    assert!(off <= allowed, "{what}: counted {counted:?}, the kernel says {expected:?}");
 }
 
 #[track_caller]
 fn assert_agrees_with_rusage(account: &Account) {
     let counters = &account.reading.counters;
-    assert_close(
-        "CPU",
-        Duration::from_nanos(counters.on_cpu_ns),
-        account.usage_cpu(),
-    );
-    assert_eq!(
-        counters.faults_minor, account.usage.ru_minflt as u64,
-        "minor faults"
-    );
-    assert_eq!(
-        counters.faults_major, account.usage.ru_majflt as u64,
-        "major faults"
-    );
+    assert_close("CPU", Duration::from_nanos(counters.on_cpu_ns), account.usage_cpu());
+    assert_eq!(counters.faults_minor, account.usage.ru_minflt as u64, "minor faults");
+    assert_eq!(counters.faults_major, account.usage.ru_majflt as u64, "major faults");
     let switches = counters.switches_voluntary + counters.switches_forced;
-    assert_eq!(
-        counters.burst_ns.iter().sum::<u64>(),
-        switches,
-        "each burst ends with a switch"
-    );
+    assert_eq!(counters.burst_ns.iter().sum::<u64>(), switches, "each burst ends with a switch");
 }
 
 // --- the tests ---------------------------------------------------------------------------------------------
@@ -461,19 +398,12 @@ fn cpu_time_of_threads_equals_rusage() {
     };
     assert_agrees_with_rusage(&account);
     let shared = account.reading.shared;
-    assert!(
-        shared.tasks_peak >= 5,
-        "a main thread and four others: {shared:?}"
-    );
+    assert!(shared.tasks_peak >= 5, "a main thread and four others: {shared:?}");
     assert_eq!((shared.tasks, shared.ending), (0, 0));
     if stage.probes.has(Measure::CpuWait) {
         let counters = account.reading.counters;
         let waits: u64 = counters.wait_ns_histogram.iter().sum();
-        assert_eq!(
-            waits,
-            counters.burst_ns.iter().sum::<u64>(),
-            "one wait before each burst"
-        );
+        assert_eq!(waits, counters.burst_ns.iter().sum::<u64>(), "one wait before each burst");
     }
 }
 
@@ -486,10 +416,7 @@ fn faults_and_peak_memory_equal_rusage() {
     assert!(account.reading.counters.faults_minor >= (64 << 20) / PAGE as u64);
     let peak_kib = account.reading.shared.process_rss_peak_pages * PAGE as u64 / 1024;
     assert_eq!(peak_kib, account.usage.ru_maxrss as u64);
-    assert_eq!(
-        account.own_exit().rss_peak_pages,
-        account.reading.shared.process_rss_peak_pages
-    );
+    assert_eq!(account.own_exit().rss_peak_pages, account.reading.shared.process_rss_peak_pages);
 }
 
 #[test]
@@ -504,18 +431,10 @@ fn programs_started_are_counted() {
     assert_eq!(counters.forks, PROGRAMS_STARTED + 1);
     assert_eq!(counters.exits, PROGRAMS_STARTED + 1);
     assert_eq!(account.exits.len() as u64, PROGRAMS_STARTED + 1);
-    assert!(
-        account
-            .exits
-            .iter()
-            .all(|exit| exit.cgroup == stage.cgroup.id() && exit.status == 0)
-    );
+    assert!(account.exits.iter().all(|exit| exit.cgroup == stage.cgroup.id() && exit.status == 0));
     assert_eq!(account.reading.shared.tasks, 0);
     assert_eq!(account.reading.shared.tasks_peak, 2);
-    assert_eq!(
-        (stage.probes.losses().events, stage.probes.losses().requests),
-        (0, 0)
-    );
+    assert_eq!((stage.probes.losses().events, stage.probes.losses().requests), (0, 0));
 }
 
 #[test]
@@ -524,13 +443,8 @@ fn block_bytes_are_exact() {
     // Written before, so that the workload finds blocks and changes no metadata.
     fs::write(&path, vec![0; BLOCKS * BLOCK_BYTES]).unwrap();
     File::open(&path).unwrap().sync_all().unwrap();
-    let direct = File::options()
-        .read(true)
-        .custom_flags(libc::O_DIRECT)
-        .open(&path);
-    let found = direct
-        .map_err(|error| error.to_string())
-        .map(|_| account_of("read and write a file"));
+    let direct = File::options().read(true).custom_flags(libc::O_DIRECT).open(&path);
+    let found = direct.map_err(|error| error.to_string()).map(|_| account_of("read and write a file"));
     fs::remove_file(&path).unwrap();
     let account = match found {
         Ok(Some((_stage, account))) => account,
@@ -545,19 +459,9 @@ fn block_bytes_are_exact() {
     // Pages of the program itself may come on top; the kernel counts these as well.
     assert!(counters.block_read_bytes >= expected);
     assert_eq!(counters.block_read_bytes, counters.storage_read_bytes);
-    assert_eq!(
-        counters.block_read_ns.iter().sum::<u64>(),
-        counters.block_read_ops
-    );
-    assert_eq!(
-        counters.block_write_ns.iter().sum::<u64>(),
-        counters.block_write_ops
-    );
-    assert!(
-        counters.block_write_ops >= BLOCKS as u64 / 2,
-        "{} writes",
-        counters.block_write_ops
-    );
+    assert_eq!(counters.block_read_ns.iter().sum::<u64>(), counters.block_read_ops);
+    assert_eq!(counters.block_write_ns.iter().sum::<u64>(), counters.block_write_ops);
+    assert!(counters.block_write_ops >= BLOCKS as u64 / 2, "{} writes", counters.block_write_ops);
 }
 
 #[test]
@@ -654,9 +558,7 @@ fn slots_are_bounded_and_come_back_empty() {
     assert!(spun.reading.counters.on_cpu_ns > 0);
     let id = stage.cgroup.id();
     assert!(matches!(stage.probes.track(id), Err(ProbeError::AlreadyTracked(same)) if same == id));
-    let others: Vec<Slot> = (1..8)
-        .map(|number| stage.probes.track(u64::MAX - number).unwrap())
-        .collect();
+    let others: Vec<Slot> = (1..8).map(|number| stage.probes.track(u64::MAX - number).unwrap()).collect();
     assert!(matches!(stage.probes.track(5), Err(ProbeError::Full { max: 8 })));
     others.into_iter().for_each(|slot| stage.probes.untrack(slot));
     stage.probes.untrack(stage.slot);
@@ -670,11 +572,7 @@ fn slots_are_bounded_and_come_back_empty() {
 #[test]
 fn two_instances_count_the_same() {
     let Some(mut stage) = Stage::set() else { return };
-    let mut other = Probes::load(&Options {
-        tasks_max: 2,
-        run_level: 1,
-    })
-    .unwrap();
+    let mut other = Probes::load(&Options { tasks_max: 2, run_level: 1 }).unwrap();
     let slot = other.track(stage.cgroup.id()).unwrap();
     let within = Cgroup(stage.cgroup.0.clone());
     let account = stage.run("start programs", &within);

@@ -8,11 +8,7 @@ use support::{Sandbox, has, is_root, number, stderr, stdout};
 
 /// Allocates and touches so many MiB.
 fn allocate(mib: u32) -> Vec<String> {
-    vec![
-        "python3".into(),
-        "-c".into(),
-        format!("b = bytearray({mib} << 20)"),
-    ]
+    vec!["python3".into(), "-c".into(), format!("b = bytearray({mib} << 20)")]
 }
 
 fn run_json(sandbox: &Sandbox, options: &[&str], command: &[String]) -> Value {
@@ -23,10 +19,7 @@ fn run_json(sandbox: &Sandbox, options: &[&str], command: &[String]) -> Value {
 }
 
 fn estimate<'a>(result: &'a Value, resource: &str) -> Option<&'a Value> {
-    result["prediction"]["estimates"]
-        .as_array()?
-        .iter()
-        .find(|estimate| estimate["resource"] == resource)
+    result["prediction"]["estimates"].as_array()?.iter().find(|estimate| estimate["resource"] == resource)
 }
 
 /// What the command sees of its own limits, v2 or v1: `memory.high` and its kin.
@@ -40,10 +33,7 @@ fn limits_seen(sandbox: &Sandbox, options: &[&str]) -> Vec<u64> {
     let mut all = vec!["--name", "allocate"];
     all.extend(options);
     let output = sandbox.run(&all, &["sh", "-c", LIMITS]);
-    stdout(&output)
-        .split_whitespace()
-        .map(|word| word.parse().unwrap_or(u64::MAX))
-        .collect()
+    stdout(&output).split_whitespace().map(|word| word.parse().unwrap_or(u64::MAX)).collect()
 }
 
 #[test]
@@ -57,10 +47,7 @@ fn the_first_run_is_unlimited_and_the_second_is_sized() {
 
     let second = run_json(&sandbox, &[], &allocate(300));
     let memory = estimate(&second, "memory_peak_bytes").expect("a prediction");
-    assert_eq!(
-        (memory["samples"].as_u64(), memory["level"].as_str()),
-        (Some(1), Some("task_and_user"))
-    );
+    assert_eq!((memory["samples"].as_u64(), memory["level"].as_str()), (Some(1), Some("task_and_user")));
     assert!((memory["expected"].as_f64().unwrap() - peak).abs() < 1.0);
     assert!(memory["upper"].as_f64().unwrap() > peak);
     assert!(!memory["reason"].as_str().unwrap().is_empty());
@@ -83,7 +70,7 @@ fn predicted_and_actual_stand_side_by_side() {
     run_json(&sandbox, &[], &allocate(50));
     let rows: i64 = sandbox.sql(
         "SELECT count(*) FROM prediction_accuracy WHERE task_type = 'allocate' AND resource = 'memory_peak_bytes'
-         AND within_upper AND actual > 50 * 1048576",
+         AND unit = 'MiB' AND within_upper AND actual > 50",
     );
     assert_eq!(rows, 1);
 }
@@ -108,11 +95,7 @@ fn a_strict_limit_kills_and_counts_as_a_lower_bound() {
     let killed = run_json(&sandbox, &["--policy", "strict"], &allocate(900));
     assert_eq!(killed["ending"]["signal"], libc::SIGKILL, "{killed:#}");
     assert_eq!(killed["ending"]["out_of_memory"], true);
-    let upper = |result: &Value| {
-        estimate(result, "memory_peak_bytes").unwrap()["upper"]
-            .as_f64()
-            .unwrap()
-    };
+    let upper = |result: &Value| estimate(result, "memory_peak_bytes").unwrap()["upper"].as_f64().unwrap();
     let next = run_json(&sandbox, &["--policy", "observe"], &allocate(60));
     assert!(
         upper(&next) >= number(&killed, "memory_peak_bytes") * 1.2,
@@ -152,20 +135,11 @@ fn another_users_history_serves_until_there_is_an_own_one() {
     require!(has("python3"), "python3 is not installed");
     let sandbox = Sandbox::new();
     let agent = sandbox.agent();
-    agent.run(
-        &["--name", "allocate", "--wait-all"],
-        &["python3", "-c", "b = bytearray(80 << 20)"],
-    );
-    let output = agent
-        .standin(["predict", "allocate", "--user", "65534", "--json"])
-        .output()
-        .unwrap();
+    agent.run(&["--name", "allocate", "--wait-all"], &["python3", "-c", "b = bytearray(80 << 20)"]);
+    let output = agent.standin(["predict", "allocate", "--user", "65534", "--json"]).output().unwrap();
     let prediction: Value =
         serde_json::from_slice(&output.stdout).unwrap_or_else(|_| panic!("{}", stderr(&output)));
-    let memory = prediction["estimates"]
-        .as_array()
-        .unwrap()
-        .iter()
-        .find(|e| e["resource"] == "memory_peak_bytes");
+    let memory =
+        prediction["estimates"].as_array().unwrap().iter().find(|e| e["resource"] == "memory_peak_bytes");
     assert_eq!(memory.unwrap()["level"], "task");
 }

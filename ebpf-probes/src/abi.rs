@@ -163,10 +163,7 @@ pub struct Request {
 /// test for `ABSENT`.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-#[expect(
-    missing_docs,
-    reason = "each field is named `struct_field` after the kernel's"
-)]
+#[expect(missing_docs, reason = "each field is named `struct_field` after the kernel's")]
 pub struct Offsets {
     pub task_pid: u32,
     pub task_tgid: u32,

@@ -119,18 +119,10 @@ unsafe fn book(counters: *mut Counters, request: &Request, bytes: u64, is_last: 
     unsafe {
         let (total, operations, histogram) = if request.write != 0 {
             let histogram = (&raw mut (*counters).block_write_ns).cast::<u64>();
-            (
-                &raw mut (*counters).block_write_bytes,
-                &raw mut (*counters).block_write_ops,
-                histogram,
-            )
+            (&raw mut (*counters).block_write_bytes, &raw mut (*counters).block_write_ops, histogram)
         } else {
             let histogram = (&raw mut (*counters).block_read_ns).cast::<u64>();
-            (
-                &raw mut (*counters).block_read_bytes,
-                &raw mut (*counters).block_read_ops,
-                histogram,
-            )
+            (&raw mut (*counters).block_read_bytes, &raw mut (*counters).block_read_ops, histogram)
         };
         add(total, bytes);
         if is_last {

@@ -84,12 +84,7 @@ pub(crate) unsafe fn load<T: Copy>(pointer: Pointer, offset: u32) -> T {
 #[inline(always)]
 pub(crate) unsafe fn cgroup_of_task(task: Pointer) -> Pointer {
     // SAFETY: the caller's promise; `cgroups` is a css_set.
-    unsafe {
-        load(
-            load::<Pointer>(task, offset!(task_cgroups)),
-            offset!(css_set_dfl_cgrp),
-        )
-    }
+    unsafe { load(load::<Pointer>(task, offset!(task_cgroups)), offset!(css_set_dfl_cgrp)) }
 }
 
 /// The id of a cgroup, which is the inode number of its directory.
@@ -99,12 +94,7 @@ pub(crate) unsafe fn cgroup_of_task(task: Pointer) -> Pointer {
 #[inline(always)]
 pub(crate) unsafe fn cgroup_id(cgroup: Pointer) -> u64 {
     // SAFETY: the caller's promise; `kn` is a kernfs_node.
-    unsafe {
-        load(
-            load::<Pointer>(cgroup, offset!(cgroup_kn)),
-            offset!(kernfs_node_id),
-        )
-    }
+    unsafe { load(load::<Pointer>(cgroup, offset!(cgroup_kn)), offset!(kernfs_node_id)) }
 }
 
 /// True if the cgroup is one of the v2 hierarchy. Ids of v1 hierarchies can equal ids of v2, and v1
@@ -115,12 +105,8 @@ pub(crate) unsafe fn cgroup_id(cgroup: Pointer) -> u64 {
 #[inline(always)]
 pub(crate) unsafe fn is_v2(cgroup: Pointer) -> bool {
     // SAFETY: the caller's promise; `root` is a cgroup_root.
-    let hierarchy: i32 = unsafe {
-        load(
-            load::<Pointer>(cgroup, offset!(cgroup_root)),
-            offset!(cgroup_root_hierarchy_id),
-        )
-    };
+    let hierarchy: i32 =
+        unsafe { load(load::<Pointer>(cgroup, offset!(cgroup_root)), offset!(cgroup_root_hierarchy_id)) };
     hierarchy == 0
 }
 
@@ -143,12 +129,7 @@ pub(crate) unsafe fn ancestor_at_run_level(cgroup: Pointer) -> Pointer {
     }
     for _ in 0..DEPTH_MAX {
         // SAFETY: as above.
-        cgroup = unsafe {
-            load(
-                load::<Pointer>(cgroup, offset!(cgroup_parent)),
-                offset!(css_cgroup),
-            )
-        };
+        cgroup = unsafe { load(load::<Pointer>(cgroup, offset!(cgroup_parent)), offset!(css_cgroup)) };
         level -= 1;
         if level == run_level {
             return cgroup;

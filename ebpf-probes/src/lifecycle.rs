@@ -86,15 +86,9 @@ unsafe fn book_exit(tracked: Tracked, task: Pointer) {
             if offset!(task_read_bytes) != ABSENT {
                 let written: u64 = load(task, offset!(task_write_bytes));
                 let cancelled: u64 = load(task, offset!(task_cancelled_write_bytes));
-                add(
-                    &raw mut (*counters).storage_read_bytes,
-                    load(task, offset!(task_read_bytes)),
-                );
+                add(&raw mut (*counters).storage_read_bytes, load(task, offset!(task_read_bytes)));
                 // Cancelled bytes can have been another task's: the sum over tasks is what counts.
-                add(
-                    &raw mut (*counters).storage_write_bytes,
-                    written.wrapping_sub(cancelled),
-                );
+                add(&raw mut (*counters).storage_write_bytes, written.wrapping_sub(cancelled));
             }
         }
         if let Some(shared) = maps::shared(tracked.slot) {
@@ -159,10 +153,7 @@ unsafe fn exit_status(task: Pointer, signal: Pointer) -> i32 {
         if load::<u32>(signal, offset!(signal_flags)) & SIGNAL_GROUP_EXIT != 0 {
             load(signal, offset!(signal_group_exit_code))
         } else {
-            load(
-                load::<Pointer>(task, offset!(task_group_leader)),
-                offset!(task_exit_code),
-            )
+            load(load::<Pointer>(task, offset!(task_group_leader)), offset!(task_exit_code))
         }
     }
 }
@@ -175,10 +166,7 @@ fn lose_event(context: &BtfTracePointContext, pid: u32) {
     // SAFETY: points into a map value.
     let lost = unsafe { fetch_add(&raw mut (*losses).events, 1) };
     if lost % LOSSES_PER_WARNING == 0 {
-        warn!(
-            context,
-            "exit of pid {} lost, after {} others: drain events more often", pid, lost
-        );
+        warn!(context, "exit of pid {} lost, after {} others: drain events more often", pid, lost);
     }
 }
 

@@ -8,10 +8,7 @@
 #![no_std]
 #![no_main]
 #![feature(core_intrinsics)]
-#![expect(
-    internal_features,
-    reason = "the bpf target has no atomic types; see maps::add"
-)]
+#![expect(internal_features, reason = "the bpf target has no atomic types; see maps::add")]
 
 mod block_io;
 mod kernel;

@@ -115,10 +115,7 @@ pub(crate) unsafe fn tracked(cgroup: Pointer) -> Option<Tracked> {
 #[inline(always)]
 pub(crate) fn slot(cgroup: u64) -> Option<u32> {
     // SAFETY: entries are replaced by user space alone, and a slot is read at once.
-    SLOTS
-        .get_ptr(&cgroup)
-        .map(|slot| unsafe { *slot })
-        .filter(|slot| *slot != NO_SLOT)
+    SLOTS.get_ptr(&cgroup).map(|slot| unsafe { *slot }).filter(|slot| *slot != NO_SLOT)
 }
 
 /// Adds to a counter that an interrupt on this CPU may add to as well.

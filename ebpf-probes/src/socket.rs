@@ -84,12 +84,8 @@ unsafe fn transfer(sock: Pointer, length: i32) -> Option<(Protocol, *mut Counter
         return None;
     }
     // SAFETY: the caller's promise.
-    let (family, protocol): (u16, u16) = unsafe {
-        (
-            load(sock, offset!(sock_family)),
-            load(sock, offset!(sock_protocol)),
-        )
-    };
+    let (family, protocol): (u16, u16) =
+        unsafe { (load(sock, offset!(sock_family)), load(sock, offset!(sock_protocol))) };
     if family != AF_INET && family != AF_INET6 {
         return None;
     }

@@ -68,10 +68,7 @@ pub struct Run {
 
 impl Default for Run {
     fn default() -> Self {
-        Self {
-            policy: Policy::Elastic,
-            risk: 0.05,
-        }
+        Self { policy: Policy::Elastic, risk: 0.05 }
     }
 }
 
@@ -87,10 +84,7 @@ pub struct Retention {
 
 impl Default for Retention {
     fn default() -> Self {
-        Self {
-            runs_per_task: 10_000,
-            days: 365,
-        }
+        Self { runs_per_task: 10_000, days: 365 }
     }
 }
 
@@ -129,19 +123,12 @@ impl Config {
             Err(error) if path.is_none() && error.kind() == std::io::ErrorKind::NotFound => {
                 Ok(Self::default())
             }
-            Err(source) => Err(ConfigError::Read {
-                path: wanted.into(),
-                source,
-            }),
+            Err(source) => Err(ConfigError::Read { path: wanted.into(), source }),
         }
     }
 
     fn parse(path: &Path, text: &str) -> Result<Self, ConfigError> {
-        let invalid = |line, message| ConfigError::Invalid {
-            path: path.into(),
-            line,
-            message,
-        };
+        let invalid = |line, message| ConfigError::Invalid { path: path.into(), line, message };
         let config: Self = toml::from_str(text).map_err(|error| {
             let start = error.span().map_or(0, |span| span.start);
             let line = 1 + text.get(..start).unwrap_or("").matches('\n').count();
@@ -169,18 +156,10 @@ impl Config {
         let bounds = [
             ("agent.tasks_max", u64::from(self.agent.tasks_max), 1, 65_536),
             ("agent.checkpoint_s", self.agent.checkpoint_s, 1, 3_600),
-            (
-                "retention.runs_per_task",
-                u64::from(self.retention.runs_per_task),
-                1,
-                10_000_000,
-            ),
+            ("retention.runs_per_task", u64::from(self.retention.runs_per_task), 1, 10_000_000),
             ("retention.days", u64::from(self.retention.days), 1, 36_500),
         ];
-        match bounds
-            .into_iter()
-            .find(|&(_, value, least, most)| value < least || value > most)
-        {
+        match bounds.into_iter().find(|&(_, value, least, most)| value < least || value > most) {
             Some((key, value, least, most)) => Err(format!("{key} is {value}: allowed is {least} to {most}")),
             None => Ok(()),
         }
@@ -192,9 +171,7 @@ mod tests {
     use super::*;
 
     fn error(text: &str) -> String {
-        Config::parse(Path::new("config.toml"), text)
-            .unwrap_err()
-            .to_string()
+        Config::parse(Path::new("config.toml"), text).unwrap_err().to_string()
     }
 
     #[test]

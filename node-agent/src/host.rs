@@ -18,24 +18,14 @@ pub struct ProcessId {
 impl ProcessId {
     /// The identity of a running process; `None` if there is no such process.
     pub fn of(pid: i32) -> Option<Self> {
-        let stat = procfs::process::Process::new(pid)
-            .and_then(|process| process.stat())
-            .ok()?;
-        Some(Self {
-            pid,
-            start_ticks: stat.starttime,
-            boot_id: boot_id(),
-        })
+        let stat = procfs::process::Process::new(pid).and_then(|process| process.stat()).ok()?;
+        Some(Self { pid, start_ticks: stat.starttime, boot_id: boot_id() })
     }
 
     /// The calling process.
     pub fn current() -> Self {
         let pid = std::process::id().cast_signed();
-        Self::of(pid).unwrap_or_else(|| Self {
-            pid,
-            start_ticks: 0,
-            boot_id: boot_id(),
-        })
+        Self::of(pid).unwrap_or_else(|| Self { pid, start_ticks: 0, boot_id: boot_id() })
     }
 
     /// Whether that very process still runs. A zombie does not.
@@ -58,18 +48,13 @@ pub fn boot_id() -> String {
 pub fn capacity() -> Capacity {
     use procfs::Current;
     let memory_bytes = procfs::Meminfo::current().map_or(0, |memory| memory.mem_total);
-    Capacity {
-        cpus: cpus(),
-        memory_bytes,
-    }
+    Capacity { cpus: cpus(), memory_bytes }
 }
 
 /// Online CPUs, at least 1.
 pub fn cpus() -> usize {
     // SAFETY: sysconf only reads a number.
-    usize::try_from(unsafe { libc::sysconf(libc::_SC_NPROCESSORS_ONLN) })
-        .unwrap_or(1)
-        .max(1)
+    usize::try_from(unsafe { libc::sysconf(libc::_SC_NPROCESSORS_ONLN) }).unwrap_or(1).max(1)
 }
 
 /// Name of the host.
@@ -81,10 +66,7 @@ pub fn name() -> String {
 
 /// Name of a user, or the number where there is none.
 pub fn user_name(uid: u32) -> String {
-    nix::unistd::User::from_uid(uid.into())
-        .ok()
-        .flatten()
-        .map_or_else(|| uid.to_string(), |user| user.name)
+    nix::unistd::User::from_uid(uid.into()).ok().flatten().map_or_else(|| uid.to_string(), |user| user.name)
 }
 
 /// Now, milliseconds since the epoch; 0 if the clock is before it.

@@ -27,20 +27,14 @@ pub enum ParseError {
 /// # Errors
 /// When it is no number, has an unknown suffix, is zero, or does not fit.
 pub fn parse_bytes(text: &str) -> Result<u64, ParseError> {
-    let not_a_size = || ParseError::NotASize {
-        text: text.to_owned(),
-    };
+    let not_a_size = || ParseError::NotASize { text: text.to_owned() };
     let trimmed = text.trim();
-    let digits = trimmed
-        .find(|c: char| !c.is_ascii_digit() && c != '.')
-        .unwrap_or(trimmed.len());
+    let digits = trimmed.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(trimmed.len());
     let (number, suffix) = trimmed.split_at(digits);
     let number: f64 = number.parse().map_err(|_| not_a_size())?;
     let bytes = number * multiplier(suffix.trim()).ok_or_else(not_a_size)?;
     if bytes < 1.0 || bytes >= u64::MAX as f64 {
-        return Err(ParseError::OutOfRange {
-            text: text.to_owned(),
-        });
+        return Err(ParseError::OutOfRange { text: text.to_owned() });
     }
     Ok(bytes as u64)
 }
@@ -113,11 +107,7 @@ pub fn format_duration(seconds: f64) -> String {
 
 /// Not a number and below zero print as zero: these are for people, and a profiler has no such amounts.
 fn clean(number: f64) -> f64 {
-    if number.is_nan() {
-        0.0
-    } else {
-        number.clamp(0.0, 1e30)
-    }
+    if number.is_nan() { 0.0 } else { number.clamp(0.0, 1e30) }
 }
 
 #[cfg(test)]
@@ -139,19 +129,11 @@ mod tests {
         ] {
             assert_eq!(parse_bytes(text), Ok(bytes), "{text}");
         }
-        for text in [
-            "", "M", "12X", "1.2.3M", "-5", "5 µ", "0x10", "1e3", "5MMB", "inf", "NaN", ".",
-        ] {
-            assert!(
-                matches!(parse_bytes(text), Err(ParseError::NotASize { .. })),
-                "{text}"
-            );
+        for text in ["", "M", "12X", "1.2.3M", "-5", "5 µ", "0x10", "1e3", "5MMB", "inf", "NaN", "."] {
+            assert!(matches!(parse_bytes(text), Err(ParseError::NotASize { .. })), "{text}");
         }
         for text in ["0", "0.1", "99999999999T"] {
-            assert!(
-                matches!(parse_bytes(text), Err(ParseError::OutOfRange { .. })),
-                "{text}"
-            );
+            assert!(matches!(parse_bytes(text), Err(ParseError::OutOfRange { .. })), "{text}");
         }
         let message = parse_bytes("12X").unwrap_err().to_string();
         assert!(message.contains("12X") && message.contains("1024"), "{message}");

@@ -1,12 +1,14 @@
 //! What every end-to-end test needs: a sandbox with own database, socket and cgroup parent, so that tests run
 //! beside each other and beside an agent of the host, and leave the machine as they found it.
 #![allow(dead_code, reason = "every test takes what it needs")]
-#![allow(missing_docs, reason = "names say it")]
+#![allow(missing_docs, unreachable_pub, clippy::unwrap_used, reason = "this is no library")]
 
 use serde_json::Value;
+use standin::wire::{self, Reply, Request, WireError};
 use std::ffi::OsStr;
 use std::fs;
 use std::io::Write;
+use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
@@ -98,12 +100,7 @@ impl Sandbox {
 
     /// `standin run … -- COMMAND`, measured by the launcher itself.
     pub fn run(&self, options: &[&str], command: &[&str]) -> Output {
-        self.standin(["run", "--no-agent"])
-            .args(options)
-            .arg("--")
-            .args(command)
-            .output()
-            .unwrap()
+        self.standin(["run", "--no-agent"]).args(options).arg("--").args(command).output().unwrap()
     }
 
     /// The same, with the `--json` result.
@@ -118,39 +115,31 @@ impl Sandbox {
 
     fn bare(&self) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_standin"));
-        for name in [
-            "STANDIN_DB",
-            "STANDIN_SOCKET",
-            "RUST_LOG",
-            "NOTIFY_SOCKET",
-            "JOURNAL_STREAM",
-        ] {
+        for name in ["STANDIN_DB", "STANDIN_SOCKET", "RUST_LOG", "NOTIFY_SOCKET", "JOURNAL_STREAM"] {
             command.env_remove(name);
         }
-        command
-            .env("STANDIN_CONFIG", self.path("config.toml"))
-            .stdin(Stdio::null());
+        command.env("STANDIN_CONFIG", self.path("config.toml")).stdin(Stdio::null());
         command
     }
 
     /// Starts an agent and waits until it answers.
     pub fn agent(&self) -> Agent<'_> {
-        let log = fs::File::options()
-            .create(true)
-            .append(true)
-            .open(self.path("agent.log"))
-            .unwrap();
+        let log = fs::File::options().create(true).append(true).open(self.path("agent.log")).unwrap();
         let mut command = self.standin(["agent"]);
-        let child = command
-            .env("STANDIN_SOCKET", self.socket())
-            .stderr(log)
-            .spawn()
-            .unwrap();
+        let child = command.env("STANDIN_SOCKET", self.socket()).stderr(log).spawn().unwrap();
         let agent = Agent { child, sandbox: self };
-        wait_until("the agent answers", || {
-            std::os::unix::net::UnixStream::connect(self.socket()).is_ok()
-        });
+        wait_until("the agent answers", || self.agent_answers());
         agent
+    }
+
+    /// Whether an agent has taken up its work: it listens a moment earlier.
+    fn agent_answers(&self) -> bool {
+        let ask = || -> Result<Reply, WireError> {
+            let mut stream = UnixStream::connect(self.socket())?;
+            wire::send(&mut stream, &Request::Status)?;
+            wire::receive(&mut stream)
+        };
+        matches!(ask(), Ok(Reply::Status(_)))
     }
 
     pub fn agent_log(&self) -> String {
@@ -159,10 +148,19 @@ impl Sandbox {
 
     /// One value out of the database.
     pub fn sql<T: rusqlite::types::FromSql>(&self, query: &str) -> T {
-        let connection = rusqlite::Connection::open(self.database()).unwrap();
-        connection
+        self.try_sql(query).unwrap_or_else(|error| panic!("{query}: {error}"))
+    }
+
+    fn try_sql<T: rusqlite::types::FromSql>(&self, query: &str) -> rusqlite::Result<T> {
+        let read_only = rusqlite::OpenFlags::SQLITE_OPEN_READ_ONLY;
+        rusqlite::Connection::open_with_flags(self.database(), read_only)?
             .query_row(query, [], |row| row.get(0))
-            .unwrap_or_else(|error| panic!("{query}: {error}"))
+    }
+
+    /// Waits until so many runs meet a condition.
+    pub fn wait_for_runs(&self, count: usize, condition: &str) {
+        let query = format!("SELECT count(*) FROM run WHERE {condition}");
+        wait_until(condition, || self.try_sql(&query) == Ok(i64::try_from(count).unwrap()));
     }
 
     /// The v2 directory under which runs get their cgroups.
@@ -173,10 +171,7 @@ impl Sandbox {
     /// The cgroups of runs that are there now.
     pub fn run_cgroups(&self) -> Vec<PathBuf> {
         let entries = fs::read_dir(self.cgroups()).into_iter().flatten().flatten();
-        entries
-            .map(|entry| entry.path())
-            .filter(|path| path.is_dir())
-            .collect()
+        entries.map(|entry| entry.path()).filter(|path| path.is_dir()).collect()
     }
 }
 
@@ -243,12 +238,7 @@ impl Agent<'_> {
 
     /// `standin run … -- COMMAND` through this agent.
     pub fn run(&self, options: &[&str], command: &[&str]) -> Output {
-        self.standin(["run", "--require-agent"])
-            .args(options)
-            .arg("--")
-            .args(command)
-            .output()
-            .unwrap()
+        self.standin(["run", "--require-agent"]).args(options).arg("--").args(command).output().unwrap()
     }
 
     pub fn pid(&self) -> u32 {
@@ -275,6 +265,30 @@ impl Drop for Agent<'_> {
         if std::thread::panicking() {
             eprintln!("agent log:\n{}", self.sandbox.agent_log());
         }
+    }
+}
+
+/// A job in the background. It is killed when this goes out of scope, so that a failing test leaves none.
+pub struct Job(pub Child);
+
+impl Job {
+    pub fn start(command: &mut Command) -> Self {
+        Self(command.stderr(Stdio::null()).spawn().unwrap())
+    }
+
+    pub fn is_running(&mut self) -> bool {
+        self.0.try_wait().unwrap().is_none()
+    }
+
+    pub fn exit_code(&mut self) -> Option<i32> {
+        self.0.wait().unwrap().code()
+    }
+}
+
+impl Drop for Job {
+    fn drop(&mut self) {
+        _ = self.0.kill();
+        _ = self.0.wait();
     }
 }
 
@@ -312,7 +326,5 @@ pub fn read_json(path: &Path) -> Value {
 /// A number of a result's fingerprint.
 pub fn number(result: &Value, field: &str) -> f64 {
     let value = &result["measured"]["fingerprint"][field];
-    value
-        .as_f64()
-        .unwrap_or_else(|| panic!("{field} is {value} in {result:#}"))
+    value.as_f64().unwrap_or_else(|| panic!("{field} is {value} in {result:#}"))
 }

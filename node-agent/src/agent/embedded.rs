@@ -47,11 +47,8 @@ impl<'a> Embedded<'a> {
     pub fn prepare(config: &'a Config, start: Start, database: &Path) -> Self {
         let engine = if nix::unistd::geteuid().is_root() {
             let cgroup_parent = config.agent.cgroup_parent.clone().into();
-            Engine::new(&EngineOptions {
-                cgroup_parent,
-                tasks_max: TASKS_MAX,
-            })
-            .map_err(|error| error.to_string())
+            Engine::new(&EngineOptions { cgroup_parent, tasks_max: TASKS_MAX })
+                .map_err(|error| error.to_string())
         } else {
             Err("not root: no probes and no limits, only the kernel's accounts of the process".into())
         };
@@ -68,14 +65,7 @@ impl<'a> Embedded<'a> {
             }
             Err(error) => Err(error.to_string()),
         };
-        let mut embedded = Self {
-            config,
-            start,
-            engine,
-            store,
-            history: History::default(),
-            notes,
-        };
+        let mut embedded = Self { config, start, engine, store, history: History::default(), notes };
         embedded.look_back();
         embedded
     }
@@ -90,10 +80,7 @@ impl<'a> Embedded<'a> {
         if let Ok(engine) = &self.engine {
             recover::sweep_cgroups(engine.hierarchies(), engine.parent());
         }
-        let key = TaskKey {
-            task_type: self.start.task_type.clone(),
-            uid: uid(),
-        };
+        let key = TaskKey { task_type: self.start.task_type.clone(), uid: uid() };
         match store.history(&key) {
             Ok(history) => self.history = history,
             Err(error) => self.notes.push(error.to_string()),
@@ -137,8 +124,7 @@ impl<'a> Embedded<'a> {
             Ok(engine) => match engine.admit(plan.clone()) {
                 Ok(task) => Some(task),
                 Err(error) => {
-                    self.notes
-                        .push(format!("not measured by probes, no limits: {error}"));
+                    self.notes.push(format!("not measured by probes, no limits: {error}"));
                     None
                 }
             },
@@ -153,19 +139,12 @@ impl<'a> Embedded<'a> {
 
     fn begin(&mut self, plan: &Plan, task: Option<&Task>) -> Option<RunId> {
         let run = NewRun {
-            key: TaskKey {
-                task_type: self.start.task_type.clone(),
-                uid: uid(),
-            },
+            key: TaskKey { task_type: self.start.task_type.clone(), uid: uid() },
             user: host::user_name(uid()),
             command: self.start.command.clone(),
             directory: self.start.directory.clone(),
             started_at_ms: host::now_ms(),
-            engine: if task.is_some() {
-                EngineKind::Embedded
-            } else {
-                EngineKind::Accounting
-            },
+            engine: if task.is_some() { EngineKind::Embedded } else { EngineKind::Accounting },
             owner: ProcessId::current(),
             main: None,
             cgroup: task.map(|task| (task.cgroup().path().display().to_string(), task.cgroup().id())),
@@ -298,10 +277,7 @@ impl<'a> Embedded<'a> {
             StartError::Execute(errno) => *errno,
             StartError::Fork(errno) => *errno as i32,
         };
-        let ending = Ending {
-            exec_errno: Some(exec_errno),
-            ..Ending::default()
-        };
+        let ending = Ending { exec_errno: Some(exec_errno), ..Ending::default() };
         if let Some(run) = run {
             self.recorded(|store| store.finish_run(run, host::now_ms(), &ending, &Measured::default()));
         }
@@ -326,12 +302,7 @@ impl<'a> Embedded<'a> {
         if self.start.leftover == Leftover::Wait {
             while nix::sys::wait::wait().is_ok() {}
         }
-        let why = self
-            .engine
-            .as_ref()
-            .err()
-            .cloned()
-            .unwrap_or_else(|| "no cgroup could be made".into());
+        let why = self.engine.as_ref().err().cloned().unwrap_or_else(|| "no cgroup could be made".into());
         let measured = accounted(&exit.usage, started.elapsed(), &why);
         let ending = Ending {
             exit_code: libc::WIFEXITED(exit.status).then(|| libc::WEXITSTATUS(exit.status)),
@@ -350,8 +321,7 @@ impl<'a> Embedded<'a> {
         exit: Exit,
     ) -> Outcome {
         let recorded = run.and_then(|run| {
-            self.recorded(|store| store.finish_run(run, host::now_ms(), &ending, &measured))
-                .map(|()| run)
+            self.recorded(|store| store.finish_run(run, host::now_ms(), &ending, &measured)).map(|()| run)
         });
         if recorded.is_some() {
             let retention = &self.config.retention;
@@ -367,11 +337,7 @@ impl<'a> Embedded<'a> {
             limits: plan.limits,
             notes: self.notes,
         };
-        Outcome {
-            status: exit.status,
-            finished,
-            usage: exit.usage,
-        }
+        Outcome { status: exit.status, finished, usage: exit.usage }
     }
 }
 
@@ -415,28 +381,10 @@ fn accounted(usage: &libc::rusage, duration: Duration, why: &str) -> Measured {
         source: Some("rusage of the process and the children it waited for".into()),
         note: Some(why.into()),
     };
-    let missing = |measure: &str| Source {
-        measure: measure.into(),
-        source: None,
-        note: Some(why.into()),
-    };
+    let missing = |measure: &str| Source { measure: measure.into(), source: None, note: Some(why.into()) };
     let coverage = ["cpu", "faults", "memory", "storage"]
         .map(from_rusage)
         .into_iter()
-        .chain(
-            [
-                "cpu_wait",
-                "block",
-                "network",
-                "connections",
-                "tasks",
-                "oom_kills",
-            ]
-            .map(missing),
-        );
-    Measured {
-        fingerprint,
-        coverage: Coverage(coverage.collect()),
-        ..Measured::default()
-    }
+        .chain(["cpu_wait", "block", "network", "connections", "tasks", "oom_kills"].map(missing));
+    Measured { fingerprint, coverage: Coverage(coverage.collect()), ..Measured::default() }
 }

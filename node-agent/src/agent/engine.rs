@@ -42,10 +42,7 @@ impl Engine {
     pub fn new(options: &EngineOptions) -> Result<Self, CgroupError> {
         let hierarchies = Hierarchies::detect()?;
         let run_level = u32::try_from(options.cgroup_parent.components().count() + 1).unwrap_or(u32::MAX);
-        let probes = Probes::load(&Options {
-            tasks_max: options.tasks_max,
-            run_level,
-        });
+        let probes = Probes::load(&Options { tasks_max: options.tasks_max, run_level });
         Ok(Self {
             hierarchies,
             parent: options.cgroup_parent.clone(),
@@ -81,11 +78,7 @@ impl Engine {
     pub fn plan(&self, history: &History, risk: f64, policy: Policy, manual: Manual) -> Plan {
         let prediction = predict(history, risk);
         let limits = size(&prediction, policy, manual, self.capacity);
-        Plan {
-            prediction,
-            limits,
-            policy,
-        }
+        Plan { prediction, limits, policy }
     }
 
     /// What this host has.
@@ -115,19 +108,13 @@ impl Engine {
     /// Takes up a run that another agent began.
     pub(super) fn track(&mut self, cgroup: &RunCgroup, notes: &mut Vec<String>) -> Option<Slot> {
         let probes = self.probes.as_mut().ok()?;
-        probes
-            .track(cgroup.id())
-            .map_err(|error| notes.push(format!("not measured by probes: {error}")))
-            .ok()
+        probes.track(cgroup.id()).map_err(|error| notes.push(format!("not measured by probes: {error}"))).ok()
     }
 
     /// Which numbers of a task are real, and where they come from.
     pub(super) fn coverage(&self, cgroup: &RunCgroup, tracked: bool) -> (Measures, Coverage) {
-        let mut sources = vec![Source {
-            measure: "memory".into(),
-            source: cgroup.memory_source(),
-            note: None,
-        }];
+        let mut sources =
+            vec![Source { measure: "memory".into(), source: cgroup.memory_source(), note: None }];
         let mut measures = Measures::default();
         match &self.probes {
             Ok(probes) if tracked => {
@@ -139,16 +126,10 @@ impl Engine {
                     if probe.state.is_attached() {
                         measures.0.push(probe.measure);
                     }
-                    sources.push(Source {
-                        measure: probe.measures.into(),
-                        source,
-                        note,
-                    });
+                    sources.push(Source { measure: probe.measures.into(), source, note });
                 }
             }
-            Ok(_) => sources.push(unprobed(
-                "the probes had no room for this task; raise agent.tasks_max",
-            )),
+            Ok(_) => sources.push(unprobed("the probes had no room for this task; raise agent.tasks_max")),
             Err(why) => sources.push(unprobed(why)),
         }
         (measures, Coverage(sources))

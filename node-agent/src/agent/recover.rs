@@ -10,10 +10,7 @@ use std::path::Path;
 
 /// Removes empty cgroups below `parent` whose maker is dead.
 pub(super) fn sweep_cgroups(hierarchies: &Hierarchies, parent: &Path) {
-    let entries = std::fs::read_dir(hierarchies.unified.join(parent))
-        .into_iter()
-        .flatten()
-        .flatten();
+    let entries = std::fs::read_dir(hierarchies.unified.join(parent)).into_iter().flatten().flatten();
     for entry in entries {
         let name = entry.file_name();
         let Some(owner) = name.to_str().and_then(owner_of) else {
@@ -69,9 +66,8 @@ pub(super) fn close(
         fingerprint.cpu_ns = fingerprint.cpu_ns.max(accounts.cpu_ns);
         fingerprint.cpu_user_ns = fingerprint.cpu_user_ns.max(accounts.cpu_user_ns);
         fingerprint.cpu_system_ns = fingerprint.cpu_system_ns.max(accounts.cpu_system_ns);
-        fingerprint.memory_charged_peak_bytes = fingerprint
-            .memory_charged_peak_bytes
-            .max(accounts.memory_charged_peak_bytes);
+        fingerprint.memory_charged_peak_bytes =
+            fingerprint.memory_charged_peak_bytes.max(accounts.memory_charged_peak_bytes);
         store.checkpoint(run.id, &measured)?;
         cgroup.lift_limits();
         _ = cgroup.remove();

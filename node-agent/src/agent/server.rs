@@ -69,10 +69,7 @@ impl Process {
         let raw = rustix::process::Pid::from_raw(pid).ok_or(io::ErrorKind::InvalidInput)?;
         let pidfd = rustix::process::pidfd_open(raw, rustix::process::PidfdFlags::NONBLOCK)?;
         let id = ProcessId::of(pid).ok_or(io::ErrorKind::NotFound)?;
-        Ok(Self {
-            id,
-            pidfd: watch(pidfd, Interest::READABLE)?,
-        })
+        Ok(Self { id, pidfd: watch(pidfd, Interest::READABLE)? })
     }
 }
 
@@ -87,9 +84,7 @@ fn watch<F: Into<OwnedFd>>(fd: F, interest: Interest) -> io::Result<AsyncFd<Owne
 /// # Errors
 /// Whatever keeps it from starting: no cgroups, no database, a socket that another agent holds.
 pub fn serve(config: Config, database: PathBuf, socket: &Path) -> anyhow::Result<()> {
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     LocalSet::new().block_on(&runtime, run(config, database, socket))
 }
 
@@ -97,11 +92,7 @@ async fn run(config: Config, database: PathBuf, socket: &Path) -> anyhow::Result
     let listener = socket::listen(socket, &config.agent.socket_group)?;
     let agent = Agent::start(config, database)?;
     agent.report_probes();
-    tracing::info!(
-        "listening on {}, recording in {}",
-        socket.display(),
-        agent.database.display()
-    );
+    tracing::info!("listening on {}, recording in {}", socket.display(), agent.database.display());
     _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
 
     let connections = Arc::new(Semaphore::new(CONNECTIONS_MAX));
@@ -134,10 +125,7 @@ async fn accept(
     listener: &UnixListener,
     connections: &Arc<Semaphore>,
 ) -> io::Result<(UnixStream, OwnedSemaphorePermit)> {
-    let permit = Arc::clone(connections)
-        .acquire_owned()
-        .await
-        .map_err(io::Error::other)?;
+    let permit = Arc::clone(connections).acquire_owned().await.map_err(io::Error::other)?;
     let (stream, _) = listener.accept().await?;
     Ok((stream, permit))
 }
@@ -146,10 +134,7 @@ impl Agent {
     /// Loads probes, opens the database and takes up what the last agent left.
     fn start(config: Config, database: PathBuf) -> anyhow::Result<Rc<Self>> {
         let cgroup_parent = config.agent.cgroup_parent.clone().into();
-        let mut engine = Engine::new(&EngineOptions {
-            cgroup_parent,
-            tasks_max: config.agent.tasks_max,
-        })?;
+        let mut engine = Engine::new(&EngineOptions { cgroup_parent, tasks_max: config.agent.tasks_max })?;
         let opened = Store::open(&database)?;
         if let Some(path) = &opened.moved_aside {
             tracing::warn!(
@@ -177,12 +162,7 @@ impl Agent {
             // The command runs; nobody waits for its report.
             let (tell, executed) = oneshot::channel();
             _ = tell.send(None);
-            agent.spawn(life::lead(
-                Rc::clone(&agent),
-                life,
-                executed,
-                oneshot::channel().0,
-            ));
+            agent.spawn(life::lead(Rc::clone(&agent), life, executed, oneshot::channel().0));
         }
         Ok(agent)
     }
@@ -228,8 +208,7 @@ impl Agent {
             Ok(runs) => tracing::info!("{runs} old runs dropped"),
             Err(error) => tracing::warn!("old runs not dropped: {error}"),
         };
-        self.writer
-            .prune(retention.runs_per_task, retention.days, Box::new(report));
+        self.writer.prune(retention.runs_per_task, retention.days, Box::new(report));
     }
 
     /// Records how far every task has come, and ends; the tasks go on.
@@ -242,8 +221,7 @@ impl Agent {
 
     async fn begin(&self, run: NewRun) -> Result<RunId, StoreError> {
         let (done, answer) = oneshot::channel();
-        self.writer
-            .begin(run, Box::new(move |result| _ = done.send(result)));
+        self.writer.begin(run, Box::new(move |result| _ = done.send(result)));
         answer.await.unwrap_or(Err(StoreError::WriterGone))
     }
 
@@ -255,13 +233,7 @@ impl Agent {
         measured: Measured,
     ) -> Result<(), StoreError> {
         let (done, answer) = oneshot::channel();
-        self.writer.finish(
-            run,
-            ended_at_ms,
-            ending,
-            measured,
-            Box::new(move |result| _ = done.send(result)),
-        );
+        self.writer.finish(run, ended_at_ms, ending, measured, Box::new(move |result| _ = done.send(result)));
         answer.await.unwrap_or(Err(StoreError::WriterGone))
     }
 
@@ -322,12 +294,7 @@ fn take_up(engine: &mut Engine, run: &OpenRun) -> Option<Life> {
     let process = Process::open(main.pid).ok()?;
     let elapsed_ms = u64::try_from(host::now_ms() - run.started_at_ms).unwrap_or(0);
     engine.watch_exit(main.pid);
-    let task = Task::adopt(
-        engine,
-        cgroup,
-        run.measured.clone(),
-        Duration::from_millis(elapsed_ms),
-    );
+    let task = Task::adopt(engine, cgroup, run.measured.clone(), Duration::from_millis(elapsed_ms));
     Some(Life {
         run: Some(run.id),
         task_type: run.key.task_type.clone(),

@@ -52,15 +52,7 @@ impl Task {
         coverage: Coverage,
     ) -> Self {
         let collector = Collector::new(measures, coverage);
-        Self {
-            cgroup,
-            slot,
-            plan,
-            notes,
-            collector,
-            started: Instant::now(),
-            elapsed_before: Duration::ZERO,
-        }
+        Self { cgroup, slot, plan, notes, collector, started: Instant::now(), elapsed_before: Duration::ZERO }
     }
 
     /// A run that another agent began: its processes are in `cgroup` and go on. Counts between that agent's
@@ -143,15 +135,10 @@ impl Task {
     /// Keeps a predicted `memory.high` above what is in use: below the working set it would only make the
     /// task reclaim its own pages for ever.
     fn grow(&mut self, used_bytes: u64, engine: &Engine) {
-        let high = self
-            .plan
-            .limits
-            .0
-            .iter_mut()
-            .find_map(|(limit, origin)| match (limit, origin) {
-                (Limit::MemoryHigh(bytes), Origin::Predicted) => Some(bytes),
-                _ => None,
-            });
+        let high = self.plan.limits.0.iter_mut().find_map(|(limit, origin)| match (limit, origin) {
+            (Limit::MemoryHigh(bytes), Origin::Predicted) => Some(bytes),
+            _ => None,
+        });
         let Some(high) = high else { return };
         if let Some(raised) = size::grow(*high, used_bytes, engine.capacity()) {
             *high = raised;

@@ -65,10 +65,9 @@ impl RunCgroup {
         let stat = stat.unwrap_or_default();
         let memory_bytes = keyed(&stat, anonymous).map(|bytes| bytes + keyed(&stat, shared).unwrap_or(0));
 
-        let pids = self.v1("pids").map_or_else(
-            || read_v2("pids.events"),
-            |directory| read(directory.join("pids.events")),
-        );
+        let pids = self
+            .v1("pids")
+            .map_or_else(|| read_v2("pids.events"), |directory| read(directory.join("pids.events")));
         Accounts {
             cpu_ns: nanoseconds("usage_usec"),
             cpu_user_ns: nanoseconds("user_usec"),
@@ -84,8 +83,6 @@ impl RunCgroup {
 
     /// Where memory is accounted, in words for the coverage of a run.
     pub fn memory_source(&self) -> Option<String> {
-        self.hierarchies()
-            .home("memory")
-            .map(|home| format!("cgroup {home} memory"))
+        self.hierarchies().home("memory").map(|home| format!("cgroup {home} memory"))
     }
 }

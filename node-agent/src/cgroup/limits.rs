@@ -30,11 +30,8 @@ pub struct Applied {
 impl RunCgroup {
     /// Writes every limit; one that the host can't set or the kernel refuses is told, not fatal.
     pub fn apply(&self, limits: &Limits) -> Vec<Applied> {
-        let write = |&(limit, origin): &(Limit, Origin)| Applied {
-            limit,
-            origin,
-            refused: self.write(limit).err(),
-        };
+        let write =
+            |&(limit, origin): &(Limit, Origin)| Applied { limit, origin, refused: self.write(limit).err() };
         limits.0.iter().map(write).collect()
     }
 
@@ -46,20 +43,14 @@ impl RunCgroup {
                 let memory = self.memory()?;
                 if memory.v2() {
                     let high = Some(MaxValue::Value(signed(bytes)));
-                    memory.set_mem(SetMemory {
-                        high,
-                        low: None,
-                        max: None,
-                        min: None,
-                    })
+                    memory.set_mem(SetMemory { high, low: None, max: None, min: None })
                 } else {
                     memory.set_soft_limit(signed(bytes))
                 }
             }
             Limit::CpuMax(cores) => {
                 let quota_us = (cores * PERIOD_US as f64).round() as i64;
-                self.cpu()?
-                    .set_cfs_quota_and_period(Some(quota_us.max(QUOTA_US_MIN)), Some(PERIOD_US))
+                self.cpu()?.set_cfs_quota_and_period(Some(quota_us.max(QUOTA_US_MIN)), Some(PERIOD_US))
             }
             Limit::CpuWeight(weight) => {
                 let cpu = self.cpu()?;
@@ -78,12 +69,7 @@ impl RunCgroup {
         if let Ok(memory) = self.memory() {
             _ = memory.set_limit(-1);
             if memory.v2() {
-                _ = memory.set_mem(SetMemory {
-                    high: Some(MaxValue::Max),
-                    low: None,
-                    max: None,
-                    min: None,
-                });
+                _ = memory.set_mem(SetMemory { high: Some(MaxValue::Max), low: None, max: None, min: None });
             }
         }
         if let Ok(cpu) = self.cpu() {
@@ -95,18 +81,15 @@ impl RunCgroup {
     }
 
     fn memory(&self) -> Result<MemController, String> {
-        self.controller("memory")
-            .map(|(path, root, v2)| MemController::new(path, root, v2))
+        self.controller("memory").map(|(path, root, v2)| MemController::new(path, root, v2))
     }
 
     fn cpu(&self) -> Result<CpuController, String> {
-        self.controller("cpu")
-            .map(|(path, root, v2)| CpuController::new(path, root, v2))
+        self.controller("cpu").map(|(path, root, v2)| CpuController::new(path, root, v2))
     }
 
     fn pids(&self) -> Result<PidController, String> {
-        self.controller("pids")
-            .map(|(path, root, v2)| PidController::new(path, root, v2))
+        self.controller("pids").map(|(path, root, v2)| PidController::new(path, root, v2))
     }
 
     /// Directory of the run, root of the hierarchy, and whether that is v2, for one controller.

@@ -38,11 +38,7 @@ pub enum CgroupError {
 
 impl CgroupError {
     fn file(action: impl Into<String>, path: impl Into<PathBuf>, source: io::Error) -> Self {
-        Self::File {
-            action: action.into(),
-            path: path.into(),
-            source,
-        }
+        Self::File { action: action.into(), path: path.into(), source }
     }
 }
 
@@ -75,9 +71,8 @@ impl Hierarchies {
     /// # Errors
     /// [`CgroupError::NoUnified`] without a cgroup v2 mount.
     pub fn detect() -> Result<Self, CgroupError> {
-        let mounts = Process::myself()
-            .and_then(|process| process.mountinfo())
-            .map_err(|_| CgroupError::NoUnified)?;
+        let mounts =
+            Process::myself().and_then(|process| process.mountinfo()).map_err(|_| CgroupError::NoUnified)?;
         let mut unified = None;
         let mut v1 = BTreeMap::new();
         for mount in mounts {
@@ -97,20 +92,12 @@ impl Hierarchies {
         let unified = unified.ok_or(CgroupError::NoUnified)?;
         let controllers = fs::read_to_string(unified.join("cgroup.controllers")).unwrap_or_default();
         let unified_controllers = controllers.split_whitespace().map(str::to_owned).collect();
-        Ok(Self {
-            unified,
-            unified_controllers,
-            v1,
-        })
+        Ok(Self { unified, unified_controllers, v1 })
     }
 
     /// Which arrangement this is.
     pub fn mode(&self) -> Mode {
-        if self.v1.is_empty() {
-            Mode::Unified
-        } else {
-            Mode::Hybrid
-        }
+        if self.v1.is_empty() { Mode::Unified } else { Mode::Hybrid }
     }
 
     /// Where a controller of [`CONTROLLERS`] lives.
@@ -119,10 +106,7 @@ impl Hierarchies {
             return Some(Home::V1);
         }
         let v2_name = if controller == "blkio" { "io" } else { controller };
-        self.unified_controllers
-            .iter()
-            .any(|name| name == v2_name)
-            .then_some(Home::V2)
+        self.unified_controllers.iter().any(|name| name == v2_name).then_some(Home::V2)
     }
 
     /// Whether this process may make cgroups below `parent`.
@@ -180,8 +164,7 @@ impl std::fmt::Display for Home {
 
 /// The value after `key ` in a flat keyed file (`cpu.stat`, `memory.stat`, `memory.events`).
 fn keyed(text: &str, key: &str) -> Option<u64> {
-    text.lines()
-        .find_map(|line| line.strip_prefix(key)?.strip_prefix(' ')?.trim().parse().ok())
+    text.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix(' ')?.trim().parse().ok())
 }
 
 #[cfg(test)]

@@ -25,11 +25,7 @@ impl RunCgroup {
     pub fn create(hierarchies: &Hierarchies, parent: &Path, name: &str) -> Result<Self, CgroupError> {
         hierarchies.make_parent(parent)?;
         let path = parent.join(name);
-        let mut cgroup = Self {
-            path,
-            id: 0,
-            hierarchies: hierarchies.clone(),
-        };
+        let mut cgroup = Self { path, id: 0, hierarchies: hierarchies.clone() };
         for directory in cgroup.directories() {
             if let Err(source) = fs::create_dir(&directory) {
                 _ = cgroup.remove();
@@ -43,11 +39,7 @@ impl RunCgroup {
     /// The cgroup at `path` below the cgroup root, if it is still there.
     pub fn existing(hierarchies: &Hierarchies, path: &Path) -> Option<Self> {
         let id = inode(&hierarchies.unified.join(path)).ok()?;
-        Some(Self {
-            path: path.to_owned(),
-            id,
-            hierarchies: hierarchies.clone(),
-        })
+        Some(Self { path: path.to_owned(), id, hierarchies: hierarchies.clone() })
     }
 
     /// The v2 cgroup id: what the probes call this cgroup.
@@ -72,10 +64,7 @@ impl RunCgroup {
 
     /// The v1 directory of `controller`, where that controller is on v1.
     pub(super) fn v1(&self, controller: &str) -> Option<PathBuf> {
-        self.hierarchies
-            .v1
-            .get(controller)
-            .map(|root| root.join(&self.path))
+        self.hierarchies.v1.get(controller).map(|root| root.join(&self.path))
     }
 
     pub(super) fn hierarchies(&self) -> &Hierarchies {
@@ -102,10 +91,7 @@ impl RunCgroup {
     pub fn entrances(&self) -> Result<Vec<File>, CgroupError> {
         let open = |directory: &PathBuf| {
             let path = directory.join("cgroup.procs");
-            File::options()
-                .write(true)
-                .open(&path)
-                .map_err(|source| CgroupError::file("open", path, source))
+            File::options().write(true).open(&path).map_err(|source| CgroupError::file("open", path, source))
         };
         self.directories().iter().rev().map(open).collect()
     }
@@ -155,9 +141,7 @@ impl RunCgroup {
     /// # Errors
     /// [`CgroupError::File`] while processes still live in it, or are just leaving: try again later.
     pub fn remove(&self) -> Result<(), CgroupError> {
-        self.directories()
-            .iter()
-            .try_for_each(|directory| remove_tree(directory, DEPTH_MAX))
+        self.directories().iter().try_for_each(|directory| remove_tree(directory, DEPTH_MAX))
     }
 }
 

@@ -38,19 +38,11 @@ struct Findings {
 }
 
 pub(super) fn run(settings: &Settings, arguments: &DoctorArgs) -> anyhow::Result<u8> {
-    let mut findings = vec![
-        host(),
-        permissions(),
-        agent(&settings.socket),
-        database(&settings.database),
-    ];
+    let mut findings = vec![host(), permissions(), agent(&settings.socket), database(&settings.database)];
     findings.extend(cgroups());
     findings.extend(probes());
     if arguments.json {
-        print_json(&Findings {
-            version: JSON_VERSION,
-            findings,
-        })?;
+        print_json(&Findings { version: JSON_VERSION, findings })?;
         return Ok(0);
     }
     let mut about = "";
@@ -68,21 +60,12 @@ pub(super) fn run(settings: &Settings, arguments: &DoctorArgs) -> anyhow::Result
 fn finding(about: &'static str, name: &str, state: Result<String, String>) -> Finding {
     let works = state.is_ok();
     let (Ok(detail) | Err(detail)) = state;
-    Finding {
-        about,
-        name: name.into(),
-        works,
-        detail,
-    }
+    Finding { about, name: name.into(), works, detail }
 }
 
 fn host() -> Finding {
     let kernel = nix::sys::utsname::uname().map(|name| {
-        format!(
-            "Linux {}, {}",
-            name.release().to_string_lossy(),
-            name.machine().to_string_lossy()
-        )
+        format!("Linux {}, {}", name.release().to_string_lossy(), name.machine().to_string_lossy())
     });
     finding("host", "kernel", kernel.map_err(|error| error.to_string()))
 }
@@ -103,12 +86,8 @@ fn agent(socket: &Path) -> Finding {
             status.version, status.pid, status.running, status.recorded, status.database, status.lost.0, status.lost.1
         )
     });
-    let state = state.map_err(|why| {
-        format!(
-            "none at {}: {why}; runs are measured by the launcher",
-            socket.display()
-        )
-    });
+    let state = state
+        .map_err(|why| format!("none at {}: {why}; runs are measured by the launcher", socket.display()));
     finding("host", "agent", state)
 }
 
@@ -134,10 +113,7 @@ fn database(path: &Path) -> Finding {
             .map(|tasks| format!("{}, {} tasks known", path.display(), tasks.len()))
             .map_err(|error| error.to_string())
     } else {
-        Ok(format!(
-            "{}, not there yet: the first run makes it",
-            path.display()
-        ))
+        Ok(format!("{}, not there yet: the first run makes it", path.display()))
     };
     finding("host", "database", state)
 }
@@ -173,10 +149,7 @@ fn what_it_limits(controller: &str) -> &'static str {
 }
 
 fn probes() -> Vec<Finding> {
-    let probes = match Probes::load(&Options {
-        tasks_max: 1,
-        run_level: 2,
-    }) {
+    let probes = match Probes::load(&Options { tasks_max: 1, run_level: 2 }) {
         Ok(probes) => probes,
         Err(error) => return vec![finding("probes", "all", Err(error.to_string()))],
     };

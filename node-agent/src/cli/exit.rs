@@ -32,9 +32,8 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> u8 {
             return if asked { DONE } else { FAILED };
         }
     };
-    let done = Settings::resolve(&cli.overrides)
-        .map_err(anyhow::Error::from)
-        .and_then(|settings| match cli.verb {
+    let done =
+        Settings::resolve(&cli.overrides).map_err(anyhow::Error::from).and_then(|settings| match cli.verb {
             Verb::Run(arguments) => run::run(&settings, arguments),
             Verb::Agent(arguments) => agent::run(settings, &arguments),
             Verb::Ls(arguments) => ls::run(&settings, &arguments),

@@ -43,33 +43,19 @@ struct Predicted<'a> {
 
 pub(super) fn run(settings: &Settings, arguments: &PredictArgs) -> anyhow::Result<u8> {
     let uid = arguments.user.unwrap_or_else(|| nix::unistd::getuid().as_raw());
-    let key = TaskKey {
-        task_type: arguments.task.clone(),
-        uid,
-    };
+    let key = TaskKey { task_type: arguments.task.clone(), uid };
     let history = Reader::open(&settings.database)?.history(&key)?;
     let prediction = predict(&history, settings.config.run.risk);
-    let known = prediction
-        .estimates
-        .iter()
-        .any(|estimate| estimate.level != Level::Host);
+    let known = prediction.estimates.iter().any(|estimate| estimate.level != Level::Host);
     if arguments.json {
-        print_json(&Predicted {
-            version: JSON_VERSION,
-            task_type: &arguments.task,
-            uid,
-            prediction,
-        })?;
+        print_json(&Predicted { version: JSON_VERSION, task_type: &arguments.task, uid, prediction })?;
     } else if known {
         print!("{}", table(&prediction));
     }
     if known {
         return Ok(0);
     }
-    complain(&format!(
-        "no finished run of {:?} is known; `standin ls` lists what is",
-        arguments.task
-    ));
+    complain(&format!("no finished run of {:?} is known; `standin ls` lists what is", arguments.task));
     Ok(NOT_KNOWN)
 }
 

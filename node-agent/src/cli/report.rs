@@ -27,11 +27,7 @@ pub(super) fn plan(prediction: &Prediction, limits: &Limits) -> Option<String> {
         parts.push(format!("predicted {expected}"));
     }
     if !limits.0.is_empty() {
-        let limits: Vec<_> = limits
-            .0
-            .iter()
-            .map(|(limit, origin)| describe_limit(*limit, *origin))
-            .collect();
+        let limits: Vec<_> = limits.0.iter().map(|(limit, origin)| describe_limit(*limit, *origin)).collect();
         parts.push(format!("limits: {}", limits.join(", ")));
     }
     (!parts.is_empty()).then(|| parts.join("; "))
@@ -40,11 +36,7 @@ pub(super) fn plan(prediction: &Prediction, limits: &Limits) -> Option<String> {
 fn expected(prediction: &Prediction) -> Option<String> {
     let of = |resource, format: fn(f64) -> String| {
         let estimate = prediction.estimate(resource)?;
-        Some(format!(
-            "{} (at most {})",
-            format(estimate.expected),
-            format(estimate.upper)
-        ))
+        Some(format!("{} (at most {})", format(estimate.expected), format(estimate.upper)))
     };
     let parts: Vec<_> = [
         of(Resource::MemoryPeakBytes, format_bytes).map(|text| format!("{text} of memory")),
@@ -54,11 +46,7 @@ fn expected(prediction: &Prediction) -> Option<String> {
     .into_iter()
     .flatten()
     .collect();
-    let samples = prediction
-        .estimates
-        .iter()
-        .map(|estimate| estimate.samples)
-        .max()?;
+    let samples = prediction.estimates.iter().map(|estimate| estimate.samples).max()?;
     let runs = if samples == 1 { "run" } else { "runs" };
     Some(format!("{} from {samples} {runs}", parts.join(", ")))
 }
@@ -84,20 +72,15 @@ pub(super) fn run(finished: &Finished) -> String {
         Some(run) => format!("run {run}, {}", finished.task_type),
         None => format!("{} (not recorded)", finished.task_type),
     };
-    format!(
-        "{name}: {}, {}",
-        ending(&finished.ending),
-        numbers(&finished.measured.fingerprint)
-    )
+    format!("{name}: {}, {}", ending(&finished.ending), numbers(&finished.measured.fingerprint))
 }
 
 /// How a run ended, in words.
 pub(super) fn ending(ending: &Ending) -> String {
     let main = match (ending.exit_code, ending.signal, ending.exec_errno) {
-        (_, _, Some(errno)) => format!(
-            "could not be executed ({})",
-            nix::errno::Errno::from_raw(errno).desc()
-        ),
+        (_, _, Some(errno)) => {
+            format!("could not be executed ({})", nix::errno::Errno::from_raw(errno).desc())
+        }
         (_, Some(signal), _) => match nix::sys::signal::Signal::try_from(signal) {
             Ok(signal) => format!("killed by {signal}"),
             Err(_) => format!("killed by signal {signal}"),
@@ -110,10 +93,7 @@ pub(super) fn ending(ending: &Ending) -> String {
         (ending.out_of_tasks, "out of tasks"),
         (ending.throttled, "held back by its CPU limit"),
     ];
-    marks
-        .into_iter()
-        .filter(|(set, _)| *set)
-        .fold(main, |text, (_, mark)| format!("{text}, {mark}"))
+    marks.into_iter().filter(|(set, _)| *set).fold(main, |text, (_, mark)| format!("{text}, {mark}"))
 }
 
 /// The main numbers of a fingerprint.
@@ -121,43 +101,18 @@ fn numbers(fingerprint: &Fingerprint) -> String {
     let seconds = fingerprint.duration_ns as f64 / 1e9;
     let mut parts = vec![format_duration(seconds)];
     if let Some(cpu_ns) = fingerprint.cpu_ns {
-        let cores = if seconds > 0.0 {
-            cpu_ns as f64 / 1e9 / seconds
-        } else {
-            0.0
-        };
-        parts.push(format!(
-            "{} of CPU ({cores:.2} cores)",
-            format_duration(cpu_ns as f64 / 1e9)
-        ));
+        let cores = if seconds > 0.0 { cpu_ns as f64 / 1e9 / seconds } else { 0.0 };
+        parts.push(format!("{} of CPU ({cores:.2} cores)", format_duration(cpu_ns as f64 / 1e9)));
     }
     if let Some(bytes) = fingerprint.memory_peak_bytes {
         parts.push(format!("{} of memory", format_bytes(bytes as f64)));
     }
     let sum = |a: Option<u64>, b: Option<u64>| a.unwrap_or(0) + b.unwrap_or(0);
     let traffic = [
-        (
-            "read",
-            fingerprint
-                .block_read_bytes
-                .max(fingerprint.storage_read_bytes)
-                .unwrap_or(0),
-        ),
-        (
-            "written",
-            fingerprint
-                .block_write_bytes
-                .max(fingerprint.storage_write_bytes)
-                .unwrap_or(0),
-        ),
-        (
-            "received",
-            sum(fingerprint.tcp_received_bytes, fingerprint.udp_received_bytes),
-        ),
-        (
-            "sent",
-            sum(fingerprint.tcp_sent_bytes, fingerprint.udp_sent_bytes),
-        ),
+        ("read", fingerprint.block_read_bytes.max(fingerprint.storage_read_bytes).unwrap_or(0)),
+        ("written", fingerprint.block_write_bytes.max(fingerprint.storage_write_bytes).unwrap_or(0)),
+        ("received", sum(fingerprint.tcp_received_bytes, fingerprint.udp_received_bytes)),
+        ("sent", sum(fingerprint.tcp_sent_bytes, fingerprint.udp_sent_bytes)),
     ];
     parts.extend(
         traffic
@@ -211,11 +166,7 @@ pub(super) fn write_json(
     finished: &Finished,
     usage: Option<&libc::rusage>,
 ) -> io::Result<()> {
-    let result = Result {
-        version: JSON_VERSION,
-        finished,
-        rusage: usage.map(Usage::from),
-    };
+    let result = Result { version: JSON_VERSION, finished, rusage: usage.map(Usage::from) };
     serde_json::to_writer_pretty(file, &result)?;
     file.write_all(b"\n")
 }

@@ -68,12 +68,7 @@ pub(super) struct RunArgs {
     #[arg(long)]
     no_agent: bool,
     /// The command and its arguments
-    #[arg(
-        required = true,
-        trailing_var_arg = true,
-        allow_hyphen_values = true,
-        value_name = "CMD"
-    )]
+    #[arg(required = true, trailing_var_arg = true, allow_hyphen_values = true, value_name = "CMD")]
     command: Vec<OsString>,
 }
 
@@ -97,10 +92,9 @@ enum LeftoverArg {
 
 fn parse_feature(text: &str) -> Result<Feature, String> {
     match text.split_once('=') {
-        Some((name, value)) if !name.is_empty() => Ok(Feature {
-            name: key::clean(name),
-            value: FeatureValue::parse(value),
-        }),
+        Some((name, value)) if !name.is_empty() => {
+            Ok(Feature { name: key::clean(name), value: FeatureValue::parse(value) })
+        }
         _ => Err("allowed is NAME=VALUE, such as rows=1000".into()),
     }
 }
@@ -116,11 +110,7 @@ fn parse_memory(text: &str) -> Result<u64, String> {
 fn parse_cores(text: &str) -> Result<f64, String> {
     let allowed = || "allowed is a number of cores between 0.01 and 10000, such as 1.5".to_owned();
     let cores = text.parse().map_err(|_| allowed())?;
-    if (0.01..=10_000.0).contains(&cores) {
-        Ok(cores)
-    } else {
-        Err(allowed())
-    }
+    if (0.01..=10_000.0).contains(&cores) { Ok(cores) } else { Err(allowed()) }
 }
 
 pub(super) fn run(settings: &Settings, mut arguments: RunArgs) -> anyhow::Result<u8> {
@@ -135,16 +125,14 @@ pub(super) fn run(settings: &Settings, mut arguments: RunArgs) -> anyhow::Result
         None => None,
     };
     let start = request(&command, &arguments);
-    let mut launcher = Launcher {
-        settings,
-        arguments,
-        command,
-        result,
-    };
+    let mut launcher = Launcher { settings, arguments, command, result };
     match launcher.agent() {
         Ok(Some(agent)) => match launcher.with_agent(agent, start.clone()) {
             Ok(code) => Ok(code),
-            Err(problem) => launcher.without_agent(start, Some(problem.to_string())),
+            Err(problem) => {
+                let problem = format!("agent at {}: {problem}", settings.socket.display());
+                launcher.without_agent(start, Some(problem))
+            }
         },
         Ok(None) => launcher.without_agent(start, None),
         Err(problem) => launcher.without_agent(start, Some(problem)),
@@ -162,10 +150,7 @@ fn request(command: &Command, arguments: &RunArgs) -> Start {
     let mut features = key::input_features(command.argv(), &arguments.input, &directory);
     features.extend(arguments.feature.iter().cloned());
     let mut room = COMMAND_BYTES_MAX;
-    let shown = command
-        .argv()
-        .iter()
-        .map(|argument| argument.to_string_lossy().into_owned());
+    let shown = command.argv().iter().map(|argument| argument.to_string_lossy().into_owned());
     let command_shown = shown.take_while(|argument| {
         let fits = argument.len() < room;
         room = room.saturating_sub(argument.len() + 1);
@@ -173,10 +158,7 @@ fn request(command: &Command, arguments: &RunArgs) -> Start {
     });
     Start {
         pid: None,
-        task_type: arguments
-            .name
-            .as_deref()
-            .map_or_else(|| key::task_type(command.argv()), key::clean),
+        task_type: arguments.name.as_deref().map_or_else(|| key::task_type(command.argv()), key::clean),
         command: command_shown.collect(),
         directory: directory.to_string_lossy().into_owned(),
         features,
@@ -185,10 +167,7 @@ fn request(command: &Command, arguments: &RunArgs) -> Start {
             PolicyArg::Strict => Policy::Strict,
             PolicyArg::Observe => Policy::Observe,
         }),
-        manual: Manual {
-            memory_bytes: arguments.limit_memory,
-            cpu_cores: arguments.limit_cpu,
-        },
+        manual: Manual { memory_bytes: arguments.limit_memory, cpu_cores: arguments.limit_cpu },
         leftover: match arguments.leftover {
             _ if arguments.wait_all => Leftover::Wait,
             LeftoverArg::Leave => Leftover::Leave,
@@ -256,13 +235,7 @@ impl Launcher<'_> {
                 return Ok(FAILED);
             }
         };
-        let started = match ask(
-            &mut agent,
-            Start {
-                pid: Some(child.pid()),
-                ..start
-            },
-        ) {
+        let started = match ask(&mut agent, Start { pid: Some(child.pid()), ..start }) {
             Ok(started) => started,
             Err(error) => {
                 child.abandon();
@@ -318,11 +291,7 @@ impl Launcher<'_> {
             self.say(&line);
         }
         match embedded.run(&self.command, plan) {
-            Ok(Outcome {
-                status,
-                finished,
-                usage,
-            }) => {
+            Ok(Outcome { status, finished, usage }) => {
                 finished.notes.iter().for_each(|note| self.say(note));
                 self.tell(&finished, Some(&usage));
                 Ok(pass_on(status))

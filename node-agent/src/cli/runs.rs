@@ -32,10 +32,7 @@ struct Runs {
 pub(super) fn run(settings: &Settings, arguments: &RunsArgs) -> anyhow::Result<u8> {
     let runs = Reader::open(&settings.database)?.runs(arguments.task.as_deref(), arguments.limit)?;
     if arguments.json {
-        print_json(&Runs {
-            version: JSON_VERSION,
-            runs,
-        })?;
+        print_json(&Runs { version: JSON_VERSION, runs })?;
         return Ok(0);
     }
     print!("{}", table(&runs));

@@ -17,23 +17,12 @@ pub(super) struct Settings {
 impl Settings {
     pub(super) fn resolve(overrides: &Overrides) -> Result<Self, ConfigError> {
         let config = Config::load(overrides.config.as_deref())?;
-        let database = overrides
-            .db
-            .clone()
-            .or_else(|| config.agent.database.clone())
-            .unwrap_or_else(default_database);
-        let socket = overrides
-            .socket
-            .clone()
-            .unwrap_or_else(|| config.agent.socket.clone());
+        let database =
+            overrides.db.clone().or_else(|| config.agent.database.clone()).unwrap_or_else(default_database);
+        let socket = overrides.socket.clone().unwrap_or_else(|| config.agent.socket.clone());
         let prefers_embedded =
             overrides.db.is_some() && overrides.socket.is_none() && socket.as_os_str() == DEFAULT_SOCKET;
-        Ok(Self {
-            config,
-            database,
-            socket,
-            prefers_embedded,
-        })
+        Ok(Self { config, database, socket, prefers_embedded })
     }
 }
 
@@ -42,11 +31,7 @@ fn default_database() -> PathBuf {
     if nix::unistd::geteuid().is_root() {
         return DEFAULT_DATABASE.into();
     }
-    let absolute = |name| {
-        std::env::var_os(name)
-            .map(PathBuf::from)
-            .filter(|path| path.is_absolute())
-    };
+    let absolute = |name| std::env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
     let data = absolute("XDG_DATA_HOME").or_else(|| Some(absolute("HOME")?.join(".local/share")));
     data.unwrap_or_else(|| std::env::temp_dir().join(format!("standin-{}", nix::unistd::getuid())))
         .join("standin/standin.db")

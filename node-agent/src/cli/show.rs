@@ -39,18 +39,13 @@ pub(super) fn run(settings: &Settings, arguments: &ShowArgs) -> anyhow::Result<u
     let (task, id) = match &arguments.task {
         Some(name) => match reader.task(name)? {
             Some(task) => {
-                let last = task
-                    .recent_runs
-                    .iter()
-                    .find(|run| run.state == "finished")
-                    .or(task.recent_runs.first());
+                let last =
+                    task.recent_runs.iter().find(|run| run.state == "finished").or(task.recent_runs.first());
                 let id = last.map(|run| run.run_id);
                 (Some(task), id)
             }
             None => {
-                return Ok(not_known(&format!(
-                    "no run of {name:?} is known; `standin ls` lists what is"
-                )));
+                return Ok(not_known(&format!("no run of {name:?} is known; `standin ls` lists what is")));
             }
         },
         None => (None, arguments.run.map(RunId)),
@@ -58,16 +53,10 @@ pub(super) fn run(settings: &Settings, arguments: &ShowArgs) -> anyhow::Result<u
     let detail = id.map(|id| reader.run(id)).transpose()?.flatten();
     if task.is_none() && detail.is_none() {
         let number = arguments.run.unwrap_or_default();
-        return Ok(not_known(&format!(
-            "there is no run {number}; `standin runs` lists them"
-        )));
+        return Ok(not_known(&format!("there is no run {number}; `standin runs` lists them")));
     }
     if arguments.json {
-        print_json(&Shown {
-            version: JSON_VERSION,
-            task,
-            run: detail,
-        })?;
+        print_json(&Shown { version: JSON_VERSION, task, run: detail })?;
     } else {
         print(task.as_ref(), detail.as_ref());
     }
@@ -82,10 +71,7 @@ fn not_known(message: &str) -> u8 {
 fn print(task: Option<&TaskDetail>, run: Option<&RunDetail>) {
     if let Some(task) = task {
         println!("{}", ls::table(&task.users));
-        println!(
-            "{}",
-            runs::table(&task.recent_runs[..task.recent_runs.len().min(5)])
-        );
+        println!("{}", runs::table(&task.recent_runs[..task.recent_runs.len().min(5)]));
     }
     let Some(run) = run else { return };
     println!("Run {}: {}", run.run.run_id.0, run.run.command.join(" "));
@@ -97,12 +83,8 @@ fn print(task: Option<&TaskDetail>, run: Option<&RunDetail>) {
         println!("Predicted before it started\n{}", predict::table(&run.prediction));
     }
     if !run.limits.0.is_empty() {
-        let limits: Vec<_> = run
-            .limits
-            .0
-            .iter()
-            .map(|(limit, origin)| describe_limit(*limit, *origin))
-            .collect();
+        let limits: Vec<_> =
+            run.limits.0.iter().map(|(limit, origin)| describe_limit(*limit, *origin)).collect();
         println!("Limits: {}\n", limits.join(", "));
     }
     println!("Sources\n{}", sources(run));
@@ -124,11 +106,7 @@ fn numbers(fingerprint: &Fingerprint) -> Table {
         ("switches, voluntary", fingerprint.switches_voluntary, &count),
         ("switches, forced", fingerprint.switches_forced, &count),
         ("memory, peak", fingerprint.memory_peak_bytes, &bytes),
-        (
-            "memory with page cache, peak",
-            fingerprint.memory_charged_peak_bytes,
-            &bytes,
-        ),
+        ("memory with page cache, peak", fingerprint.memory_charged_peak_bytes, &bytes),
         ("page faults, minor", fingerprint.faults_minor, &count),
         ("page faults, major", fingerprint.faults_major, &count),
         ("block reads", fingerprint.block_read_bytes, &bytes),
@@ -180,11 +158,7 @@ fn draw(histogram: &Histogram) -> Table {
     let first = histogram.iter().position(|&count| count > 0).unwrap_or(0);
     let last = histogram.iter().rposition(|&count| count > 0).unwrap_or(0);
     for (bucket, &count) in histogram.iter().enumerate().take(last + 1).skip(first) {
-        let from = if bucket == 0 {
-            0.0
-        } else {
-            (1_u64 << bucket) as f64 / 1e9
-        };
+        let from = if bucket == 0 { 0.0 } else { (1_u64 << bucket) as f64 / 1e9 };
         table.row([format_duration(from), count.to_string(), bar(count, most)]);
     }
     table
@@ -202,11 +176,7 @@ fn bar(count: u64, most: u64) -> String {
 }
 
 fn sources(run: &RunDetail) -> Table {
-    let mut table = Table::new(&[
-        ("MEASURE", Align::Left),
-        ("SOURCE", Align::Left),
-        ("NOTE", Align::Left),
-    ]);
+    let mut table = Table::new(&[("MEASURE", Align::Left), ("SOURCE", Align::Left), ("NOTE", Align::Left)]);
     for source in &run.coverage.0 {
         table.row([
             source.measure.clone(),

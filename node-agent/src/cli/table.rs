@@ -18,19 +18,12 @@ pub(super) struct Table {
 
 impl Table {
     pub(super) fn new(columns: &[(&'static str, Align)]) -> Self {
-        Self {
-            columns: columns.to_vec(),
-            rows: Vec::new(),
-        }
+        Self { columns: columns.to_vec(), rows: Vec::new() }
     }
 
     /// Adds a row. Control characters in it are shown as `?`: names come from users.
     pub(super) fn row(&mut self, cells: impl IntoIterator<Item = String>) {
-        let printable = |cell: String| {
-            cell.chars()
-                .map(|c| if c.is_control() { '?' } else { c })
-                .collect()
-        };
+        let printable = |cell: String| cell.chars().map(|c| if c.is_control() { '?' } else { c }).collect();
         self.rows.push(cells.into_iter().map(printable).collect());
     }
 }
@@ -71,10 +64,7 @@ mod tests {
         let mut table = Table::new(&[("TASK", Align::Left), ("RUNS", Align::Right)]);
         table.row(["xz".into(), "12".into()]);
         table.row(["cargo build".into(), "3".into()]);
-        assert_eq!(
-            table.to_string(),
-            "TASK         RUNS\nxz             12\ncargo build     3\n"
-        );
+        assert_eq!(table.to_string(), "TASK         RUNS\nxz             12\ncargo build     3\n");
     }
 
     #[test]

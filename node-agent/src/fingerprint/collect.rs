@@ -96,7 +96,7 @@ impl Collector {
         if let Some(bytes) = sample.accounts.memory_bytes {
             self.memory_peak = self.memory_peak.max(Some(bytes));
         }
-        self.close_window(&sample, CORES_WINDOW_NS);
+        self.close_window(&sample);
         let (before, now) = (&self.last, &sample);
         let length_ns = now.elapsed_ns.saturating_sub(before.elapsed_ns);
         if length_ns > 0 {
@@ -119,15 +119,15 @@ impl Collector {
         self.last = sample;
     }
 
-    /// Ends the window for cores at peak if it is at least `length_min_ns` long.
-    fn close_window(&mut self, sample: &Sample, length_min_ns: u64) {
+    /// Ends the window for cores at peak if it is long enough.
+    fn close_window(&mut self, sample: &Sample) {
         let Some(cpu_ns) = sample.accounts.cpu_ns else {
             return;
         };
         let length_ns = sample.elapsed_ns.saturating_sub(self.window.0);
-        if length_ns >= length_min_ns && length_ns > 0 {
+        if length_ns >= CORES_WINDOW_NS {
             let cores = cpu_ns.saturating_sub(self.window.1) as f64 / length_ns as f64;
-            self.cores_peak = Some(self.cores_peak.unwrap_or(0.0).max(cores));
+            self.cores_peak = larger(self.cores_peak, cores);
             self.window = (sample.elapsed_ns, cpu_ns);
         }
     }
@@ -141,21 +141,20 @@ impl Collector {
         }
     }
 
-    /// The result, after the last `sample`. A run shorter than a window has its mean as cores at peak.
+    /// The result, after the last `sample`.
     pub fn finish(mut self, sample: Sample) -> Measured {
         self.sample(sample);
-        if self.cores_peak.is_none() {
-            self.close_window(&sample, 1);
+        // The peak is no less than the mean, also in a run shorter than a window.
+        if let Some(cpu_ns) = sample.accounts.cpu_ns
+            && sample.elapsed_ns > 0
+        {
+            self.cores_peak = larger(self.cores_peak, cpu_ns as f64 / sample.elapsed_ns as f64);
         }
         self.measured()
     }
 
     fn fingerprint(&self) -> Fingerprint {
-        let Sample {
-            elapsed_ns,
-            counted,
-            accounts,
-        } = self.last;
+        let Sample { elapsed_ns, counted, accounts } = self.last;
         let mut now = counted
             .map(|(counters, shared)| of_counters(&counters, &shared, &self.measures))
             .unwrap_or_default();
@@ -163,11 +162,7 @@ impl Collector {
         let resumed = self.base.duration_ns > 0;
         now.duration_ns = elapsed_ns;
         // The cgroup's accounts know nothing of agents that come and go, and exact between switches.
-        now.cpu_ns = if resumed {
-            accounts.cpu_ns
-        } else {
-            now.cpu_ns.max(accounts.cpu_ns)
-        };
+        now.cpu_ns = if resumed { accounts.cpu_ns } else { now.cpu_ns.max(accounts.cpu_ns) };
         now.cpu_user_ns = accounts.cpu_user_ns;
         now.cpu_system_ns = accounts.cpu_system_ns;
         now.cpu_cores_peak = self.cores_peak;
@@ -180,6 +175,10 @@ impl Collector {
         now.oom_kills = now.oom_kills.max(accounts.oom_kills);
         now
     }
+}
+
+fn larger(known: Option<f64>, value: f64) -> Option<f64> {
+    Some(known.map_or(value, |known| known.max(value)))
 }
 
 /// Counters as the fields of a fingerprint.
@@ -262,10 +261,9 @@ impl Fingerprint {
         ];
         for (histogram, before) in histograms {
             match (histogram.as_mut(), before) {
-                (Some(now), Some(before)) => now
-                    .iter_mut()
-                    .zip(before)
-                    .for_each(|(now, before)| *now += before),
+                (Some(now), Some(before)) => {
+                    now.iter_mut().zip(before).for_each(|(now, before)| *now += before);
+                }
                 (None, before) => *histogram = before,
                 (Some(_), None) => {}
             }
@@ -285,16 +283,8 @@ mod tests {
             memory_bytes: Some(memory_bytes),
             ..Accounts::default()
         };
-        let counters = Counters {
-            block_read_bytes: ms * 1000,
-            faults_minor: ms,
-            ..Counters::default()
-        };
-        Sample {
-            elapsed_ns: ms * 1_000_000,
-            counted: Some((counters, Shared::default())),
-            accounts,
-        }
+        let counters = Counters { block_read_bytes: ms * 1000, faults_minor: ms, ..Counters::default() };
+        Sample { elapsed_ns: ms * 1_000_000, counted: Some((counters, Shared::default())), accounts }
     }
 
     fn collector(before: Measured) -> Collector {
@@ -336,10 +326,7 @@ mod tests {
     #[test]
     fn intervals_grow_with_the_run() {
         assert_eq!(Collector::interval(Duration::ZERO), INTERVAL_MIN);
-        assert_eq!(
-            Collector::interval(Duration::from_secs(8)),
-            Duration::from_millis(500)
-        );
+        assert_eq!(Collector::interval(Duration::from_secs(8)), Duration::from_millis(500));
         assert_eq!(Collector::interval(Duration::from_secs(3600)), INTERVAL_MAX);
     }
 }

@@ -14,9 +14,8 @@ pub const TASK_TYPE_BYTES_MAX: usize = 128;
 const INPUT_ARGUMENTS_MAX: usize = 4096;
 
 /// Programs whose first argument that is not an option names a script.
-const INTERPRETERS: &[&str] = &[
-    "python", "perl", "ruby", "node", "nodejs", "bash", "sh", "dash", "zsh", "Rscript", "php", "lua",
-];
+const INTERPRETERS: &[&str] =
+    &["python", "perl", "ruby", "node", "nodejs", "bash", "sh", "dash", "zsh", "Rscript", "php", "lua"];
 
 /// Programs whose first argument that is not an option names a subcommand.
 const MULTI_TOOLS: &[&str] = &[
@@ -41,9 +40,8 @@ const MULTI_TOOLS: &[&str] = &[
 ];
 
 /// Programs that only start another one: their own options are skipped and the rest is the command.
-const WRAPPERS: &[&str] = &[
-    "env", "nice", "nohup", "setsid", "stdbuf", "time", "timeout", "taskset", "ionice", "chrt",
-];
+const WRAPPERS: &[&str] =
+    &["env", "nice", "nohup", "setsid", "stdbuf", "time", "timeout", "taskset", "ionice", "chrt"];
 
 /// Who runs what: the key that fingerprints are kept under.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -104,11 +102,7 @@ pub fn task_type(argv: &[OsString]) -> String {
 
 /// A name without control characters, cut at a character border. Empty names become `unknown`.
 pub fn clean(name: &str) -> String {
-    let mut name: String = name
-        .trim()
-        .chars()
-        .map(|c| if c.is_control() { '_' } else { c })
-        .collect();
+    let mut name: String = name.trim().chars().map(|c| if c.is_control() { '_' } else { c }).collect();
     while name.len() > TASK_TYPE_BYTES_MAX {
         name.pop();
     }
@@ -155,11 +149,7 @@ fn skip_wrappers(argv: &[OsString]) -> &[OsString] {
 }
 
 fn base_name(program: &OsStr) -> String {
-    Path::new(program)
-        .file_name()
-        .unwrap_or(program)
-        .to_string_lossy()
-        .into_owned()
+    Path::new(program).file_name().unwrap_or(program).to_string_lossy().into_owned()
 }
 
 /// `python3.11` is python: a version behind the name does not count.
@@ -175,9 +165,7 @@ fn script(program: &str, arguments: &[OsString]) -> Option<String> {
     while let Some(argument) = arguments.next() {
         let text = argument.to_string_lossy();
         if python && text == "-m" {
-            return arguments
-                .next()
-                .map(|module| format!("{program} -m {}", module.to_string_lossy()));
+            return arguments.next().map(|module| format!("{program} -m {}", module.to_string_lossy()));
         }
         if text == "-c" || text == "-e" || text == "-" {
             return None;
@@ -206,14 +194,9 @@ pub fn input_features(argv: &[OsString], inputs: &[OsString], directory: &Path) 
         .iter()
         .skip(1)
         .take(INPUT_ARGUMENTS_MAX)
-        .map(|argument| {
-            match argument
-                .to_str()
-                .and_then(|text| text.strip_prefix("--")?.split_once('='))
-            {
-                Some((_, value)) => directory.join(value),
-                None => directory.join(argument),
-            }
+        .map(|argument| match argument.to_str().and_then(|text| text.strip_prefix("--")?.split_once('=')) {
+            Some((_, value)) => directory.join(value),
+            None => directory.join(argument),
         })
         .chain(inputs.iter().map(|input| directory.join(input)))
         .collect();
@@ -225,10 +208,8 @@ pub fn input_features(argv: &[OsString], inputs: &[OsString], directory: &Path) 
         .filter(std::fs::Metadata::is_file)
         .map(|metadata| metadata.len())
         .collect();
-    let number = |name: &str, value: u64| Feature {
-        name: name.into(),
-        value: FeatureValue::Number(value as f64),
-    };
+    let number =
+        |name: &str, value: u64| Feature { name: name.into(), value: FeatureValue::Number(value as f64) };
     vec![
         number("input_files", sizes.len() as u64),
         number("input_bytes", sizes.iter().sum()),

@@ -91,13 +91,7 @@ mod tests {
     use super::*;
 
     fn point(i: u64) -> Point {
-        Point {
-            at_ms: (i + 1) * 10,
-            length_ms: 10,
-            cpu_cores: 1.0,
-            memory_bytes: i,
-            ..Point::default()
-        }
+        Point { at_ms: (i + 1) * 10, length_ms: 10, cpu_cores: 1.0, memory_bytes: i, ..Point::default() }
     }
 
     #[test]
@@ -109,15 +103,8 @@ mod tests {
         }
         let points = series.points();
         assert_eq!(points.iter().map(|p| p.length_ms).sum::<u64>(), 100_000);
-        assert_eq!(
-            points.last().map(|p| (p.at_ms, p.memory_bytes)),
-            Some((100_000, 9_999))
-        );
-        assert!(
-            points
-                .windows(2)
-                .all(|w| w[0].at_ms + w[1].length_ms == w[1].at_ms)
-        );
+        assert_eq!(points.last().map(|p| (p.at_ms, p.memory_bytes)), Some((100_000, 9_999)));
+        assert!(points.windows(2).all(|w| w[0].at_ms + w[1].length_ms == w[1].at_ms));
         assert!(points.iter().all(|p| (p.cpu_cores - 1.0).abs() < 1e-9));
     }
 

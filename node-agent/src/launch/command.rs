@@ -61,15 +61,8 @@ impl Command {
                 .map_err(|_| Unrunnable::NotExecutable(shown, "argument holds a NUL byte"))
         };
         let program = c_string(path.as_os_str())?;
-        let arguments = argv
-            .iter()
-            .map(|argument| c_string(argument))
-            .collect::<Result<_, _>>()?;
-        Ok(Self {
-            argv,
-            program,
-            arguments,
-        })
+        let arguments = argv.iter().map(|argument| c_string(argument)).collect::<Result<_, _>>()?;
+        Ok(Self { argv, program, arguments })
     }
 
     /// The command line as given.
@@ -79,10 +72,7 @@ impl Command {
 
     /// The program as given, for messages.
     pub fn name(&self) -> String {
-        self.argv
-            .first()
-            .map(|name| name.to_string_lossy().into_owned())
-            .unwrap_or_default()
+        self.argv.first().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default()
     }
 
     /// Becomes the command. Comes back only if the kernel refuses, with its reason. Does not allocate, so it
@@ -90,22 +80,14 @@ impl Command {
     pub fn execute(&self, prepared: &Prepared) -> Errno {
         // SAFETY: both pointer lists are null-terminated and outlive the call.
         unsafe {
-            libc::execve(
-                self.program.as_ptr(),
-                prepared.arguments.as_ptr(),
-                prepared.environment.as_ptr(),
-            )
+            libc::execve(self.program.as_ptr(), prepared.arguments.as_ptr(), prepared.environment.as_ptr())
         };
         let errno = Errno::last();
         if errno == Errno::ENOEXEC {
             // A script without `#!`: `execvp` gives it to the shell.
             // SAFETY: both pointer lists are null-terminated and outlive the call.
             unsafe {
-                libc::execve(
-                    c"/bin/sh".as_ptr(),
-                    prepared.shell.as_ptr(),
-                    prepared.environment.as_ptr(),
-                )
+                libc::execve(c"/bin/sh".as_ptr(), prepared.shell.as_ptr(), prepared.environment.as_ptr())
             };
         }
         errno
@@ -121,21 +103,12 @@ impl Command {
             })
             .collect();
         let pointers = |strings: &[CString]| -> Vec<*const libc::c_char> {
-            strings
-                .iter()
-                .map(|string| string.as_ptr())
-                .chain([std::ptr::null()])
-                .collect()
+            strings.iter().map(|string| string.as_ptr()).chain([std::ptr::null()]).collect()
         };
         let arguments = pointers(&self.arguments);
         let mut shell = vec![c"/bin/sh".as_ptr(), self.program.as_ptr()];
         shell.extend(arguments.iter().skip(1));
-        Prepared {
-            arguments,
-            shell,
-            environment: pointers(&environment),
-            _environment: environment,
-        }
+        Prepared { arguments, shell, environment: pointers(&environment), _environment: environment }
     }
 }
 

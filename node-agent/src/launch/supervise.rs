@@ -44,8 +44,8 @@ pub struct Child {
     pid: i32,
     pidfd: OwnedFd,
     signals: SignalFd,
-    /// Closing it lets the child go on.
-    hold: Option<OwnedFd>,
+    /// A byte lets the child go on.
+    hold: OwnedFd,
     /// The child writes its `errno` here if it can't execute; it closes when it can.
     report: File,
     original: Dispositions,
@@ -64,25 +64,19 @@ impl Child {
         let signals = SignalFd::with_flags(&FORWARDED.into_iter().collect(), flags)?;
         let (hold_read, hold) = nix::unistd::pipe2(OFlag::O_CLOEXEC)?;
         let (report, report_write) = nix::unistd::pipe2(OFlag::O_CLOEXEC)?;
+        let launcher = nix::unistd::getpid();
         match clone_into(cgroup)? {
             None => {
                 // The copy of the parent's end must not keep the pipe open.
                 drop(hold);
-                let errno = enter_and_execute(command, &prepared, entrances, &hold_read, &original);
+                let errno = enter_and_execute(command, &prepared, entrances, &hold_read, &original, launcher);
                 // SAFETY: the descriptor is open and the buffer is 4 bytes; this child must not unwind.
                 unsafe {
                     libc::write(report_write.as_raw_fd(), (&raw const errno).cast(), 4);
                     libc::_exit(127)
                 }
             }
-            Some((pid, pidfd)) => Ok(Self {
-                pid,
-                pidfd,
-                signals,
-                hold: Some(hold),
-                report: report.into(),
-                original,
-            }),
+            Some((pid, pidfd)) => Ok(Self { pid, pidfd, signals, hold, report: report.into(), original }),
         }
     }
 
@@ -91,7 +85,8 @@ impl Child {
     /// # Errors
     /// [`StartError::Execute`] with what `execve` says; the child is gone then.
     pub fn release(&mut self) -> Result<(), StartError> {
-        self.hold = None;
+        // Fails only if the child is gone, which its report or its status will tell.
+        _ = nix::unistd::write(&self.hold, &[1]);
         let mut errno = [0; 4];
         if self.report.read_exact(&mut errno).is_err() {
             return Ok(());
@@ -166,6 +161,7 @@ fn enter_and_execute(
     entrances: &[File],
     hold: &OwnedFd,
     original: &Dispositions,
+    launcher: Pid,
 ) -> i32 {
     for entrance in entrances {
         // SAFETY: the descriptor is open and "0" (the calling process) is one byte long. A hierarchy that
@@ -177,6 +173,11 @@ fn enter_and_execute(
     unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) };
     let mut byte = [0];
     while nix::unistd::read(hold, &mut byte) == Err(Errno::EINTR) {}
+    if byte != [1] || nix::unistd::getppid() != launcher {
+        // It died before it let us go, or before the signal above was asked for.
+        // SAFETY: ends this process without running anything of its parent's.
+        unsafe { libc::_exit(127) };
+    }
     original.restore();
     command.execute(prepared) as i32
 }
@@ -203,19 +204,12 @@ fn clone_into(cgroup: Option<&File>) -> Result<Option<(i32, OwnedFd)>, Errno> {
     }
     // SAFETY: without CLONE_VM this is a fork: parent and child return here with separate memory. The
     // structure is complete and `pidfd` outlives the call.
-    let result = unsafe {
-        libc::syscall(
-            libc::SYS_clone3,
-            &raw const arguments,
-            size_of::<libc::clone_args>(),
-        )
-    };
+    let result =
+        unsafe { libc::syscall(libc::SYS_clone3, &raw const arguments, size_of::<libc::clone_args>()) };
     match Errno::result(result)? {
         0 => Ok(None),
         // SAFETY: the kernel has just opened this descriptor for us.
-        pid => Ok(Some((i32::try_from(pid).unwrap_or(-1), unsafe {
-            OwnedFd::from_raw_fd(pidfd)
-        }))),
+        pid => Ok(Some((i32::try_from(pid).unwrap_or(-1), unsafe { OwnedFd::from_raw_fd(pidfd) }))),
     }
 }
 
@@ -246,23 +240,12 @@ impl Dispositions {
     /// started the launcher with SIGCHLD ignored) and that a reader who leaves does not kill the launcher.
     fn take_over() -> Result<Self, Errno> {
         let mut mask = SigSet::empty();
-        sigprocmask(
-            SigmaskHow::SIG_BLOCK,
-            Some(&FORWARDED.into_iter().collect()),
-            Some(&mut mask),
-        )?;
+        sigprocmask(SigmaskHow::SIG_BLOCK, Some(&FORWARDED.into_iter().collect()), Some(&mut mask))?;
         // SAFETY: only the dispositions of two signals of this process are set, to no handler.
         let (child, pipe) = unsafe {
-            (
-                libc::signal(libc::SIGCHLD, libc::SIG_DFL),
-                libc::signal(libc::SIGPIPE, libc::SIG_IGN),
-            )
+            (libc::signal(libc::SIGCHLD, libc::SIG_DFL), libc::signal(libc::SIGPIPE, libc::SIG_IGN))
         };
-        Ok(Self {
-            mask,
-            child_ignored: child == libc::SIG_IGN,
-            pipe_default: pipe == libc::SIG_DFL,
-        })
+        Ok(Self { mask, child_ignored: child == libc::SIG_IGN, pipe_default: pipe == libc::SIG_DFL })
     }
 
     /// Puts everything back. Only system calls, so it may run between fork and exec.
@@ -289,10 +272,7 @@ pub fn pass_on(status: i32) -> u8 {
     let signal = libc::WTERMSIG(status);
     // SAFETY: plain system calls on this process; the structures are complete.
     unsafe {
-        let no_core = libc::rlimit {
-            rlim_cur: 0,
-            rlim_max: 0,
-        };
+        let no_core = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
         libc::setrlimit(libc::RLIMIT_CORE, &raw const no_core);
         libc::signal(signal, libc::SIG_DFL);
         let mut set: libc::sigset_t = std::mem::zeroed();

@@ -89,11 +89,7 @@ fn evidence(runs: &[Observation], level: Level, resource: Resource) -> Evidence 
         level,
         samples,
         bound,
-        bound_margin: if newest_censored < 2 {
-            CENSORED_MARGIN
-        } else {
-            CENSORED_AGAIN_MARGIN
-        },
+        bound_margin: if newest_censored < 2 { CENSORED_MARGIN } else { CENSORED_AGAIN_MARGIN },
     }
 }
 
@@ -104,11 +100,7 @@ impl Evidence {
 
     fn estimate(&self, resource: Resource, risk: f64) -> Estimate {
         let count = self.samples.len();
-        let risk = if risk.is_finite() {
-            risk.clamp(0.001, 0.5)
-        } else {
-            RISK_DEFAULT
-        };
+        let risk = if risk.is_finite() { risk.clamp(0.001, 0.5) } else { RISK_DEFAULT };
         let quantile = quantile::upper_bound(&self.samples, 1.0 - risk);
         let margin = margin(count);
         let censored = self.bound.map_or(0.0, |bound| bound * self.bound_margin);
@@ -190,12 +182,7 @@ impl fmt::Display for Reason {
         let value = amount(self.resource, self.quantile);
         write!(f, "p{:.0} of {runs} {whose} was {value}", self.percent)?;
         let samples = if self.count == 1 { "sample" } else { "samples" };
-        write!(
-            f,
-            "; +{:.0} % for {} {samples}",
-            (self.margin - 1.0) * 100.0,
-            self.count
-        )?;
+        write!(f, "; +{:.0} % for {} {samples}", (self.margin - 1.0) * 100.0, self.count)?;
         if self.resource == Resource::MemoryPeakBytes {
             write!(f, ", +{}", format_bytes(MEMORY_EXTRA_BYTES))?;
         }
@@ -205,11 +192,7 @@ impl fmt::Display for Reason {
             write!(f, "; raised to {margin}× because a run met its limit at {bound}")?;
         }
         if self.least {
-            write!(
-                f,
-                "; raised to the least bound, {}",
-                format_bytes(MEMORY_LEAST_BYTES)
-            )?;
+            write!(f, "; raised to the least bound, {}", format_bytes(MEMORY_LEAST_BYTES))?;
         }
         Ok(())
     }

@@ -115,9 +115,7 @@ pub struct Prediction {
 impl Prediction {
     /// The estimate for `resource`.
     pub fn estimate(&self, resource: Resource) -> Option<&Estimate> {
-        self.estimates
-            .iter()
-            .find(|estimate| estimate.resource == resource)
+        self.estimates.iter().find(|estimate| estimate.resource == resource)
     }
 }
 

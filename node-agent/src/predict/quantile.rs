@@ -52,10 +52,7 @@ mod tests {
     use super::*;
 
     fn equal(values: &[f64]) -> Vec<Weighted> {
-        let mut sample: Vec<_> = values
-            .iter()
-            .map(|&value| Weighted { value, weight: 1.0 })
-            .collect();
+        let mut sample: Vec<_> = values.iter().map(|&value| Weighted { value, weight: 1.0 }).collect();
         sort(&mut sample);
         sample
     }

@@ -13,16 +13,11 @@ fn run(resource: Resource, value: f64, censored: bool) -> Observation {
 }
 
 fn memory(mib: &[f64]) -> Vec<Observation> {
-    mib.iter()
-        .map(|mib| run(Resource::MemoryPeakBytes, mib * MIB, false))
-        .collect()
+    mib.iter().map(|mib| run(Resource::MemoryPeakBytes, mib * MIB, false)).collect()
 }
 
 fn memory_estimate(history: &History) -> Estimate {
-    predict(history, 0.05)
-        .estimate(Resource::MemoryPeakBytes)
-        .cloned()
-        .unwrap()
+    predict(history, 0.05).estimate(Resource::MemoryPeakBytes).cloned().unwrap()
 }
 
 #[test]
@@ -39,10 +34,7 @@ fn no_history_no_estimate() {
 
 #[test]
 fn one_run_gives_a_generous_bound() {
-    let estimate = memory_estimate(&History {
-        task_and_user: memory(&[300.0]),
-        ..History::default()
-    });
+    let estimate = memory_estimate(&History { task_and_user: memory(&[300.0]), ..History::default() });
     assert_eq!(estimate.expected, 300.0 * MIB);
     assert_eq!(estimate.upper, 632.0 * MIB);
     assert_eq!(
@@ -54,10 +46,7 @@ fn one_run_gives_a_generous_bound() {
 #[test]
 fn more_runs_give_a_tighter_bound() {
     let with = |count| {
-        memory_estimate(&History {
-            task_and_user: memory(&vec![1000.0; count]),
-            ..History::default()
-        })
+        memory_estimate(&History { task_and_user: memory(&vec![1000.0; count]), ..History::default() })
     };
     let uppers: Vec<_> = [1, 2, 7, 40, 256].map(|count| with(count).upper).to_vec();
     assert!(uppers.windows(2).all(|w| w[0] > w[1]), "{uppers:?}");
@@ -66,10 +55,7 @@ fn more_runs_give_a_tighter_bound() {
 
 #[test]
 fn small_tasks_get_the_least_memory() {
-    let estimate = memory_estimate(&History {
-        task_and_user: memory(&[1.0]),
-        ..History::default()
-    });
+    let estimate = memory_estimate(&History { task_and_user: memory(&[1.0]), ..History::default() });
     assert_eq!(estimate.upper, MEMORY_LEAST_BYTES);
     assert!(estimate.reason.contains("least bound"), "{}", estimate.reason);
 }
@@ -78,10 +64,7 @@ fn small_tasks_get_the_least_memory() {
 fn newer_runs_count_more() {
     let mut mib = vec![900.0; 30];
     mib.extend(vec![100.0; 35]);
-    let estimate = memory_estimate(&History {
-        task_and_user: memory(&mib),
-        ..History::default()
-    });
+    let estimate = memory_estimate(&History { task_and_user: memory(&mib), ..History::default() });
     assert_eq!(estimate.expected, 900.0 * MIB);
 }
 
@@ -89,17 +72,10 @@ fn newer_runs_count_more() {
 fn a_run_at_its_limit_raises_the_bound_and_is_no_sample() {
     let mut runs = memory(&[300.0; 20]);
     runs.insert(0, run(Resource::MemoryPeakBytes, 800.0 * MIB, true));
-    let estimate = memory_estimate(&History {
-        task_and_user: runs,
-        ..History::default()
-    });
+    let estimate = memory_estimate(&History { task_and_user: runs, ..History::default() });
     assert_eq!((estimate.expected, estimate.samples), (300.0 * MIB, 20));
     assert_eq!(estimate.upper, 1000.0 * MIB);
-    assert!(
-        estimate.reason.contains("met its limit at 800.0 MiB"),
-        "{}",
-        estimate.reason
-    );
+    assert!(estimate.reason.contains("met its limit at 800.0 MiB"), "{}", estimate.reason);
 }
 
 #[test]
@@ -107,10 +83,7 @@ fn meeting_the_limit_again_doubles_it() {
     let mut runs = memory(&[300.0; 20]);
     runs.insert(0, run(Resource::MemoryPeakBytes, 800.0 * MIB, true));
     runs.insert(0, run(Resource::MemoryPeakBytes, 1000.0 * MIB, true));
-    let estimate = memory_estimate(&History {
-        task_and_user: runs,
-        ..History::default()
-    });
+    let estimate = memory_estimate(&History { task_and_user: runs, ..History::default() });
     assert_eq!(estimate.upper, 2000.0 * MIB);
     assert!(estimate.reason.contains("raised to 2×"), "{}", estimate.reason);
 }
@@ -132,10 +105,7 @@ fn each_resource_backs_off_by_itself() {
         &History {
             task_and_user: memory(&[300.0]),
             task: vec![run(Resource::CpuCoresMean, 1.5, false)],
-            host: vec![
-                run(Resource::DurationS, 9.0, false),
-                run(Resource::CpuCoresMean, 8.0, false),
-            ],
+            host: vec![run(Resource::DurationS, 9.0, false), run(Resource::CpuCoresMean, 8.0, false)],
         },
         0.05,
     );
@@ -151,17 +121,8 @@ fn any_value() -> impl Strategy<Value = Option<f64>> {
         Just(None),
         any::<f64>().prop_map(Some),
         (0.0..1e12).prop_map(Some),
-        prop::sample::select(vec![
-            f64::NAN,
-            f64::INFINITY,
-            -1.0,
-            -0.0,
-            0.0,
-            1e300,
-            1e18,
-            f64::MIN_POSITIVE
-        ])
-        .prop_map(Some),
+        prop::sample::select(vec![f64::NAN, f64::INFINITY, -1.0, -0.0, 0.0, 1e300, 1e18, f64::MIN_POSITIVE])
+            .prop_map(Some),
     ]
 }
 
@@ -201,16 +162,9 @@ proptest! {
 #[test]
 fn time_of_a_prediction() {
     let runs: Vec<_> = (0..HISTORY_MAX)
-        .map(|i| Observation {
-            values: [Some(((i * 7919) % 1009) as f64); 9],
-            censored: [i % 50 == 0; 9],
-        })
+        .map(|i| Observation { values: [Some(((i * 7919) % 1009) as f64); 9], censored: [i % 50 == 0; 9] })
         .collect();
-    let history = History {
-        task_and_user: runs.clone(),
-        task: runs.clone(),
-        host: runs,
-    };
+    let history = History { task_and_user: runs.clone(), task: runs.clone(), host: runs };
     let started = std::time::Instant::now();
     let rounds = 200;
     for _ in 0..rounds {

@@ -96,15 +96,8 @@ pub fn size(prediction: &Prediction, policy: Policy, manual: Manual, capacity: C
 fn by_hand(manual: Manual) -> Vec<(Limit, Origin)> {
     let memory = manual.memory_bytes.map(Limit::MemoryMax);
     // A quota that is no positive number cannot be written; the command line does not let it through.
-    let cpu = manual
-        .cpu_cores
-        .filter(|cores| cores.is_finite() && *cores > 0.0)
-        .map(Limit::CpuMax);
-    memory
-        .into_iter()
-        .chain(cpu)
-        .map(|limit| (limit, Origin::Manual))
-        .collect()
+    let cpu = manual.cpu_cores.filter(|cores| cores.is_finite() && *cores > 0.0).map(Limit::CpuMax);
+    memory.into_iter().chain(cpu).map(|limit| (limit, Origin::Manual)).collect()
 }
 
 fn elastic(prediction: &Prediction, manual: Manual, capacity: Capacity) -> Vec<Limit> {

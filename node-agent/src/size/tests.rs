@@ -4,21 +4,10 @@ use super::*;
 use proptest::prelude::*;
 
 const GIB: u64 = 1 << 30;
-const HOST: Capacity = Capacity {
-    cpus: 4,
-    memory_bytes: 8 * GIB,
-};
+const HOST: Capacity = Capacity { cpus: 4, memory_bytes: 8 * GIB };
 
 fn estimate(resource: Resource, expected: f64, upper: f64, level: Level) -> Estimate {
-    Estimate {
-        resource,
-        expected,
-        upper,
-        risk: 0.05,
-        samples: 5,
-        level,
-        reason: String::new(),
-    }
+    Estimate { resource, expected, upper, risk: 0.05, samples: 5, level, reason: String::new() }
 }
 
 fn prediction(level: Level) -> Prediction {
@@ -47,17 +36,10 @@ fn predicted(policy: Policy, level: Level) -> Vec<Limit> {
 fn each_policy_limits_what_it_says() {
     let own = Level::TaskAndUser;
     assert_eq!(predicted(Policy::Observe, own), []);
-    assert_eq!(
-        predicted(Policy::Elastic, own),
-        [Limit::MemoryHigh(2_000_000_000), Limit::CpuWeight(150)]
-    );
+    assert_eq!(predicted(Policy::Elastic, own), [Limit::MemoryHigh(2_000_000_000), Limit::CpuWeight(150)]);
     assert_eq!(
         predicted(Policy::Strict, own),
-        [
-            Limit::MemoryMax(2_000_000_000),
-            Limit::CpuMax(3.0),
-            Limit::PidsMax(46)
-        ]
+        [Limit::MemoryMax(2_000_000_000), Limit::CpuMax(3.0), Limit::PidsMax(46)]
     );
 }
 
@@ -70,33 +52,21 @@ fn other_tasks_of_the_host_limit_nothing() {
 
 #[test]
 fn what_the_host_cannot_give_is_no_limit() {
-    let small = Capacity {
-        cpus: 1,
-        memory_bytes: GIB,
-    };
+    let small = Capacity { cpus: 1, memory_bytes: GIB };
     let prediction = prediction(Level::Task);
     let limits = |policy| size(&prediction, policy, Manual::default(), small).0;
-    assert_eq!(
-        limits(Policy::Elastic),
-        [(Limit::CpuWeight(150), Origin::Predicted)]
-    );
+    assert_eq!(limits(Policy::Elastic), [(Limit::CpuWeight(150), Origin::Predicted)]);
     assert_eq!(limits(Policy::Strict), [(Limit::PidsMax(46), Origin::Predicted)]);
 }
 
 #[test]
 fn by_hand_always_holds() {
-    let manual = Manual {
-        memory_bytes: Some(GIB),
-        cpu_cores: Some(8.0),
-    };
+    let manual = Manual { memory_bytes: Some(GIB), cpu_cores: Some(8.0) };
     for policy in [Policy::Observe, Policy::Elastic, Policy::Strict] {
         let limits = size(&prediction(Level::TaskAndUser), policy, manual, HOST).0;
         assert_eq!(
             limits[..2],
-            [
-                (Limit::MemoryMax(GIB), Origin::Manual),
-                (Limit::CpuMax(8.0), Origin::Manual)
-            ]
+            [(Limit::MemoryMax(GIB), Origin::Manual), (Limit::CpuMax(8.0), Origin::Manual)]
         );
         // The predicted 2 GB are above 1 GiB: no second limit on memory.
         assert!(!limits[2..].iter().any(|(limit, _)| matches!(

@@ -132,15 +132,10 @@ impl StoreError {
     /// SQLite only says that a system call failed; the reason is in what the path allows.
     fn of_system(path: PathBuf, source: rusqlite::Error) -> Self {
         use nix::unistd::{AccessFlags, access};
-        let directory = path
-            .parent()
-            .filter(|p| !p.as_os_str().is_empty())
-            .unwrap_or(Path::new("."));
+        let directory = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
         let denied = |place: &Path, mode| access(place, mode).err();
         let why = denied(directory, AccessFlags::W_OK | AccessFlags::X_OK).or_else(|| {
-            path.exists()
-                .then(|| denied(&path, AccessFlags::R_OK | AccessFlags::W_OK))
-                .flatten()
+            path.exists().then(|| denied(&path, AccessFlags::R_OK | AccessFlags::W_OK)).flatten()
         });
         match why {
             Some(nix::Error::EROFS) => Self::ReadOnly { path },
@@ -154,10 +149,7 @@ impl StoreError {
     pub(super) fn of_migration(path: &Path, source: rusqlite_migration::Error) -> Self {
         match source {
             rusqlite_migration::Error::RusqliteError { err, .. } => Self::of(path, err),
-            source => Self::Migration {
-                path: path.to_owned(),
-                source,
-            },
+            source => Self::Migration { path: path.to_owned(), source },
         }
     }
 }

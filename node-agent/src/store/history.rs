@@ -51,10 +51,8 @@ pub(super) fn read(db: &Connection, key: &TaskKey) -> Result<History> {
 }
 
 fn level(db: &Connection, sql: &str, parameters: impl Params) -> Result<Vec<Observation>> {
-    let runs: Vec<(Worth, Observation)> = db
-        .prepare_cached(sql)?
-        .query_map(parameters, observation)?
-        .collect::<Result<_>>()?;
+    let runs: Vec<(Worth, Observation)> =
+        db.prepare_cached(sql)?.query_map(parameters, observation)?.collect::<Result<_>>()?;
     let any_sample = runs.iter().any(|(worth, _)| *worth == Worth::Sample);
     Ok(runs
         .into_iter()

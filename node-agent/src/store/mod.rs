@@ -66,10 +66,7 @@ impl Store {
     /// held for more than 5 s.
     pub fn open(path: &Path) -> Result<Opened, StoreError> {
         let (connection, moved_aside) = open::read_write(path)?;
-        let store = Self {
-            connection,
-            path: path.to_owned(),
-        };
+        let store = Self { connection, path: path.to_owned() };
         Ok(Opened { store, moved_aside })
     }
 
@@ -204,10 +201,8 @@ impl Store {
         let path = &self.path;
         let of = |error| StoreError::of(path, error);
         // Immediate: a transaction that begins by reading cannot wait for another writer later.
-        let transaction = self
-            .connection
-            .transaction_with_behavior(TransactionBehavior::Immediate)
-            .map_err(of)?;
+        let transaction =
+            self.connection.transaction_with_behavior(TransactionBehavior::Immediate).map_err(of)?;
         let result = work(&transaction).map_err(of)?;
         transaction.commit().map_err(of)?;
         Ok(result)
@@ -224,18 +219,13 @@ impl Store {
     }
 
     fn execute(&self, sql: &str) -> Result<(), StoreError> {
-        self.connection
-            .execute_batch(sql)
-            .map_err(|error| StoreError::of(&self.path, error))
+        self.connection.execute_batch(sql).map_err(|error| StoreError::of(&self.path, error))
     }
 
     fn running(&self, id: RunId, changed: bool) -> Result<(), StoreError> {
         if changed {
             return Ok(());
         }
-        Err(StoreError::NotRunning {
-            id,
-            path: self.path.clone(),
-        })
+        Err(StoreError::NotRunning { id, path: self.path.clone() })
     }
 }

@@ -44,14 +44,10 @@ pub(super) fn read_only(path: &Path) -> Result<Connection, StoreError> {
     match path.try_exists() {
         Ok(true) => {}
         Ok(false) => {
-            return Err(StoreError::Missing {
-                path: path.to_owned(),
-            });
+            return Err(StoreError::Missing { path: path.to_owned() });
         }
         Err(_) => {
-            return Err(StoreError::Permission {
-                path: path.to_owned(),
-            });
+            return Err(StoreError::Permission { path: path.to_owned() });
         }
     }
     let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
@@ -70,13 +66,9 @@ pub(super) fn read_only(path: &Path) -> Result<Connection, StoreError> {
 }
 
 fn checked(connection: Connection, path: &Path) -> Result<Connection, StoreError> {
-    connection
-        .busy_timeout(BUSY_TIMEOUT)
-        .map_err(|error| StoreError::of(path, error))?;
+    connection.busy_timeout(BUSY_TIMEOUT).map_err(|error| StoreError::of(path, error))?;
     match version(&connection, path)? {
-        0 => Err(StoreError::Missing {
-            path: path.to_owned(),
-        }),
+        0 => Err(StoreError::Missing { path: path.to_owned() }),
         _ => Ok(connection),
     }
 }
@@ -110,12 +102,7 @@ fn create(path: &Path) -> Result<(), StoreError> {
         .mode(0o750)
         .create(directory)
         .map_err(|source| file_error("create", directory, source))?;
-    match OpenOptions::new()
-        .write(true)
-        .create_new(true)
-        .mode(0o640)
-        .open(path)
-    {
+    match OpenOptions::new().write(true).create_new(true).mode(0o640).open(path) {
         // The mask of the caller must not decide who may read the history.
         Ok(file) => file
             .set_permissions(Permissions::from_mode(0o640))
@@ -131,18 +118,12 @@ fn file_error(action: &'static str, path: &Path, source: std::io::Error) -> Stor
         ErrorKind::ReadOnlyFilesystem => StoreError::ReadOnly { path: owned },
         ErrorKind::PermissionDenied => StoreError::Permission { path: owned },
         ErrorKind::StorageFull => StoreError::NoSpace { path: owned },
-        _ => StoreError::File {
-            action,
-            path: owned,
-            source,
-        },
+        _ => StoreError::File { action, path: owned, source },
     }
 }
 
 fn directory(path: &Path) -> &Path {
-    path.parent()
-        .filter(|parent| !parent.as_os_str().is_empty())
-        .unwrap_or(Path::new("."))
+    path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }
 
 fn beside(path: &Path, suffix: &str) -> PathBuf {
@@ -159,9 +140,7 @@ fn connect(path: &Path) -> Result<Connection, StoreError> {
     connection.busy_timeout(BUSY_TIMEOUT).map_err(of)?;
     // SQLite falls back to reading without a word.
     if connection.is_readonly("main").map_err(of)? {
-        return Err(StoreError::ReadOnly {
-            path: path.to_owned(),
-        });
+        return Err(StoreError::ReadOnly { path: path.to_owned() });
     }
     if version(&connection, path)? < SCHEMA_VERSION {
         // Two processes may find an empty file at once: only one migrates, the other sees it done.
@@ -177,26 +156,15 @@ fn connect(path: &Path) -> Result<Connection, StoreError> {
 /// The schema of a database that is ours or empty.
 fn version(connection: &Connection, path: &Path) -> Result<i64, StoreError> {
     let of = |error| StoreError::of(path, error);
-    let number = |sql: &str| {
-        connection
-            .query_row(sql, [], |row| row.get::<_, i64>(0))
-            .map_err(of)
-    };
+    let number = |sql: &str| connection.query_row(sql, [], |row| row.get::<_, i64>(0)).map_err(of);
     let (application_id, found) = (number("PRAGMA application_id")?, number("PRAGMA user_version")?);
     // Reading the schema also finds out whether this is a database at all.
     let objects = number("SELECT count(*) FROM sqlite_schema")?;
     if application_id != APPLICATION_ID && (application_id != 0 || found != 0 || objects != 0) {
-        return Err(StoreError::Foreign {
-            path: path.to_owned(),
-            application_id,
-        });
+        return Err(StoreError::Foreign { path: path.to_owned(), application_id });
     }
     if found > SCHEMA_VERSION {
-        return Err(StoreError::NewerSchema {
-            path: path.to_owned(),
-            found,
-            known: SCHEMA_VERSION,
-        });
+        return Err(StoreError::NewerSchema { path: path.to_owned(), found, known: SCHEMA_VERSION });
     }
     Ok(found)
 }
@@ -216,11 +184,7 @@ fn configure(connection: &Connection) -> rusqlite::Result<()> {
     connection.pragma_update(None, "foreign_keys", true)?;
     // The list of pruned runs is short; a sandboxed agent may have no directory for temporary files.
     connection.pragma_update(None, "temp_store", "MEMORY")?;
-    connection.query_row(
-        &format!("PRAGMA journal_size_limit = {WAL_BYTES_MAX}"),
-        [],
-        |_| Ok(()),
-    )?;
+    connection.query_row(&format!("PRAGMA journal_size_limit = {WAL_BYTES_MAX}"), [], |_| Ok(()))?;
     connection.set_prepared_statement_cache_capacity(64);
     Ok(())
 }
@@ -233,11 +197,7 @@ fn replace(path: &Path) -> Result<(Connection, Option<PathBuf>), StoreError> {
         Ok(connection) => matches!(version(&connection, path), Err(StoreError::Corrupt { .. })),
         Err(_) => true,
     };
-    let aside = if still_damaged {
-        Some(move_aside(path)?)
-    } else {
-        None
-    };
+    let aside = if still_damaged { Some(move_aside(path)?) } else { None };
     drop(lock);
     create(path)?;
     Ok((connect(path)?, aside))
@@ -246,9 +206,7 @@ fn replace(path: &Path) -> Result<(Connection, Option<PathBuf>), StoreError> {
 /// `NAME` → `NAME.corrupt-SECONDS`, with its log. The database goes first: SQLite drops a log that it finds
 /// beside an empty database, but a damaged database without its log would look whole.
 fn move_aside(path: &Path) -> Result<PathBuf, StoreError> {
-    let seconds = SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .map_or(0, |since| since.as_secs());
+    let seconds = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
     let mut aside = beside(path, &format!(".corrupt-{seconds}"));
     let mut next = 1;
     while aside.exists() {
@@ -277,9 +235,7 @@ fn lock(directory: &Path) -> Result<File, StoreError> {
                 std::thread::sleep(Duration::from_millis(10));
             }
             Err(std::fs::TryLockError::WouldBlock) => {
-                return Err(StoreError::Locked {
-                    path: directory.to_owned(),
-                });
+                return Err(StoreError::Locked { path: directory.to_owned() });
             }
             Err(std::fs::TryLockError::Error(source)) => return Err(file_error("lock", directory, source)),
         }

@@ -72,10 +72,7 @@ pub(super) fn portion(db: &Connection) -> Result<usize> {
     )?;
     let Some(last) = last else { return Ok(0) };
     keep_sums(db, last)?;
-    db.execute(
-        "DELETE FROM run WHERE id IN (SELECT id FROM temp.pruned WHERE id <= ?)",
-        [last],
-    )?;
+    db.execute("DELETE FROM run WHERE id IN (SELECT id FROM temp.pruned WHERE id <= ?)", [last])?;
     db.execute("DELETE FROM temp.pruned WHERE id <= ?", [last])
 }
 

@@ -123,10 +123,7 @@ impl Reader {
     /// When there is none, it may not be read, is damaged, of another program, or newer than this one.
     pub fn open(path: &Path) -> Result<Self, StoreError> {
         let connection = open::read_only(path)?;
-        Ok(Self {
-            connection,
-            path: path.to_owned(),
-        })
+        Ok(Self { connection, path: path.to_owned() })
     }
 
     /// Where the database is.
@@ -259,12 +256,7 @@ const RUN_ROW: &str = "
 fn runs(db: &Connection, task_type: Option<&str>, limit: usize) -> Result<Vec<RunRow>> {
     let limit = i64::try_from(limit).unwrap_or(i64::MAX);
     match task_type {
-        None => collect(
-            db,
-            &format!("{RUN_ROW} ORDER BY r.id DESC LIMIT ?"),
-            [limit],
-            run_row,
-        ),
+        None => collect(db, &format!("{RUN_ROW} ORDER BY r.id DESC LIMIT ?"), [limit], run_row),
         Some(task_type) => {
             let sql = format!("{RUN_ROW} WHERE t.task_type = ? ORDER BY r.id DESC LIMIT ?");
             collect(db, &sql, params![task_type, limit], run_row)
@@ -330,10 +322,7 @@ fn features(db: &Connection, id: RunId) -> Result<Vec<Feature>> {
             Some(number) => FeatureValue::Number(number),
             None => FeatureValue::Category(row.get::<_, Option<String>>(2)?.unwrap_or_default()),
         };
-        Ok(Feature {
-            name: row.get(0)?,
-            value,
-        })
+        Ok(Feature { name: row.get(0)?, value })
     })
 }
 
@@ -350,9 +339,7 @@ fn prediction(db: &Connection, id: RunId) -> Result<Prediction> {
             reason: row.get("reason").unwrap_or_default(),
         }))
     })?;
-    Ok(Prediction {
-        estimates: estimates.into_iter().flatten().collect(),
-    })
+    Ok(Prediction { estimates: estimates.into_iter().flatten().collect() })
 }
 
 fn limits(db: &Connection, id: RunId) -> Result<Limits> {
@@ -425,10 +412,7 @@ pub(super) fn open_runs(db: &Connection) -> Result<Vec<OpenRun>> {
         let cgroup_id: Option<i64> = row.get("cgroup_id")?;
         Ok(OpenRun {
             id,
-            key: TaskKey {
-                task_type: row.get("task_type")?,
-                uid: row.get("uid")?,
-            },
+            key: TaskKey { task_type: row.get("task_type")?, uid: row.get("uid")? },
             user: row.get("user")?,
             engine: engine(row)?,
             policy: policy(row)?,
@@ -468,9 +452,7 @@ fn count(row: &Row<'_>, name: &str) -> Result<u64> {
 /// A column of JSON; the default where it is NULL or of a newer version.
 fn parsed<T: Default + serde::de::DeserializeOwned>(row: &Row<'_>, name: &str) -> Result<T> {
     let text: Option<String> = row.get(name)?;
-    Ok(text
-        .and_then(|text| serde_json::from_str(&text).ok())
-        .unwrap_or_default())
+    Ok(text.and_then(|text| serde_json::from_str(&text).ok()).unwrap_or_default())
 }
 
 fn engine(row: &Row<'_>) -> Result<Engine> {
@@ -499,7 +481,5 @@ fn level(row: &Row<'_>) -> Result<Level> {
 
 fn resource(row: &Row<'_>) -> Result<Option<Resource>> {
     let name = row.get_ref("resource")?.as_str()?;
-    Ok(Resource::ALL
-        .into_iter()
-        .find(|resource| write::resource_name(*resource) == name))
+    Ok(Resource::ALL.into_iter().find(|resource| write::resource_name(*resource) == name))
 }

@@ -48,9 +48,7 @@ fn task_id(db: &Connection, run: &NewRun) -> Result<i64> {
         "INSERT INTO task (task_type, uid, user) VALUES (?, ?, ?)
          ON CONFLICT (task_type, uid) DO UPDATE SET user = excluded.user RETURNING id",
     )?
-    .query_row(params![run.key.task_type, run.key.uid, run.user], |row| {
-        row.get(0)
-    })
+    .query_row(params![run.key.task_type, run.key.uid, run.user], |row| row.get(0))
 }
 
 /// A feature given twice counts once: the last.
@@ -175,10 +173,7 @@ fn series(db: &Connection, id: RunId, series: &Series) -> Result<()> {
     let stored: Vec<(u64, u64)> = db
         .prepare_cached("SELECT at_ms, length_ms FROM run_series WHERE run_id = ? ORDER BY at_ms")?
         .query_map([id.0], |row| {
-            Ok((
-                row.get::<_, i64>(0)?.cast_unsigned(),
-                row.get::<_, i64>(1)?.cast_unsigned(),
-            ))
+            Ok((row.get::<_, i64>(0)?.cast_unsigned(), row.get::<_, i64>(1)?.cast_unsigned()))
         })?
         .collect::<Result<_>>()?;
     let points = series.points();
@@ -192,9 +187,7 @@ fn series(db: &Connection, id: RunId, series: &Series) -> Result<()> {
         db.prepare_cached("DELETE FROM run_series WHERE run_id = ? AND at_ms > ?")?
             .execute(params![id.0, kept_to])?;
     }
-    points[same..]
-        .iter()
-        .try_for_each(|point| insert_point(db, id, point))
+    points[same..].iter().try_for_each(|point| insert_point(db, id, point))
 }
 
 fn insert_point(db: &Connection, id: RunId, point: &Point) -> Result<()> {

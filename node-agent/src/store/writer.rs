@@ -59,16 +59,8 @@ impl Writer {
         let thread = std::thread::Builder::new()
             .name("store-writer".into())
             .spawn(move || work(store, &receiver, &counter))
-            .map_err(|source| StoreError::File {
-                action: "start a writer for",
-                path,
-                source,
-            })?;
-        Ok(Self {
-            sender: Some(sender),
-            thread: Some(thread),
-            failures,
-        })
+            .map_err(|source| StoreError::File { action: "start a writer for", path, source })?;
+        Ok(Self { sender: Some(sender), thread: Some(thread), failures })
     }
 
     /// Begins a run; `reply` gets its id. Never waits.

@@ -18,7 +18,10 @@ const MAGIC: [u8; 4] = *b"STDN";
 pub enum WireError {
     /// The socket failed, or the peer closed it.
     #[error("connection failed: {0}")]
-    Io(#[from] io::Error),
+    Io(io::Error),
+    /// The peer took longer than the socket's time limit.
+    #[error("no answer in time")]
+    Silent,
     /// What came is no frame.
     #[error("the peer does not speak standin's protocol")]
     NotAFrame,
@@ -36,6 +39,15 @@ pub enum WireError {
     /// The agent understood and said no.
     #[error("the agent refused: {0}")]
     Refused(String),
+}
+
+impl From<io::Error> for WireError {
+    fn from(error: io::Error) -> Self {
+        match error.kind() {
+            io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => Self::Silent,
+            _ => Self::Io(error),
+        }
+    }
 }
 
 fn format() -> impl bincode::config::Config {
@@ -87,10 +99,7 @@ pub fn decode<T: DeserializeOwned>(body: &[u8]) -> Result<T, WireError> {
     if used == body.len() {
         Ok(message)
     } else {
-        Err(WireError::Malformed(format!(
-            "{} bytes too many",
-            body.len() - used
-        )))
+        Err(WireError::Malformed(format!("{} bytes too many", body.len() - used)))
     }
 }
 
@@ -99,7 +108,7 @@ pub fn decode<T: DeserializeOwned>(body: &[u8]) -> Result<T, WireError> {
 /// # Errors
 /// [`WireError::TooLong`] and [`WireError::Io`].
 pub fn send(stream: &mut impl Write, message: &impl Serialize) -> Result<(), WireError> {
-    stream.write_all(&encode(message)?).map_err(WireError::Io)
+    Ok(stream.write_all(&encode(message)?)?)
 }
 
 /// Reads a message, blocking.
@@ -143,20 +152,14 @@ mod tests {
     fn another_version_is_named() {
         let mut frame = encode(&Request::Status).unwrap();
         frame[4] = 99;
-        assert!(matches!(
-            receive::<Request>(&mut frame.as_slice()),
-            Err(WireError::Version(99))
-        ));
+        assert!(matches!(receive::<Request>(&mut frame.as_slice()), Err(WireError::Version(99))));
     }
 
     #[test]
     fn a_huge_length_is_refused_before_it_is_allocated() {
         let mut frame = encode(&Request::Status).unwrap();
         frame[6..10].copy_from_slice(&u32::MAX.to_le_bytes());
-        assert!(matches!(
-            receive::<Request>(&mut frame.as_slice()),
-            Err(WireError::TooLong(_))
-        ));
+        assert!(matches!(receive::<Request>(&mut frame.as_slice()), Err(WireError::TooLong(_))));
     }
 
     proptest! {

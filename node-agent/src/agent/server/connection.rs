@@ -46,10 +46,7 @@ pub(super) async fn serve(agent: &Rc<Agent>, mut stream: UnixStream) {
 
 fn peer(stream: &UnixStream) -> Option<Peer> {
     let credentials = stream.peer_cred().ok()?;
-    Some(Peer {
-        pid: credentials.pid()?,
-        uid: credentials.uid(),
-    })
+    Some(Peer { pid: credentials.pid()?, uid: credentials.uid() })
 }
 
 async fn start_task(agent: &Rc<Agent>, mut stream: UnixStream, peer: Peer, start: Start) {
@@ -68,11 +65,7 @@ async fn start_task(agent: &Rc<Agent>, mut stream: UnixStream, peer: Peer, start
             match finished.await {
                 Ok(finished) => answer(&mut stream, &Reply::Finished(finished)).await,
                 Err(_) => {
-                    refuse(
-                        &mut stream,
-                        "the agent is stopping; the task goes on without its report",
-                    )
-                    .await
+                    refuse(&mut stream, "the agent is stopping; the task goes on without its report").await;
                 }
             }
         }
@@ -87,10 +80,7 @@ async fn admit(agent: &Rc<Agent>, peer: Peer, start: Start) -> Result<(Life, Sta
     let process = Process::open(pid).map_err(|error| format!("process {pid} can't be watched: {error}"))?;
     check_owner(&process.id, peer)?;
     let uid = peer.uid;
-    let key = TaskKey {
-        task_type: key::clean(&start.task_type),
-        uid,
-    };
+    let key = TaskKey { task_type: key::clean(&start.task_type), uid };
     let mut notes = Vec::new();
     let history = agent.reader.borrow().history(&key).unwrap_or_else(|error| {
         notes.push(format!("no history: {error}"));
@@ -138,18 +128,7 @@ async fn admit(agent: &Rc<Agent>, peer: Peer, start: Start) -> Result<(Life, Sta
         limits: task.plan().limits.clone(),
         notes: notes.clone(),
     };
-    Ok((
-        Life {
-            run,
-            task_type,
-            user,
-            process,
-            task,
-            leftover: start.leftover,
-            notes,
-        },
-        started,
-    ))
+    Ok((Life { run, task_type, user, process, task, leftover: start.leftover, notes }, started))
 }
 
 /// A user may only have own processes taken in: the caller itself, or a child of it.
@@ -159,11 +138,7 @@ fn check_owner(process: &ProcessId, peer: Peer) -> Result<(), String> {
     let parent = proc.stat().map_err(|_| refused())?.ppid;
     let uid = proc.status().map_err(|_| refused())?.ruid;
     let related = process.pid == peer.pid || parent == peer.pid;
-    if related && (uid == peer.uid || peer.uid == 0) {
-        Ok(())
-    } else {
-        Err(refused())
-    }
+    if related && (uid == peer.uid || peer.uid == 0) { Ok(()) } else { Err(refused()) }
 }
 
 async fn receive(stream: &mut UnixStream) -> Result<Request, WireError> {

@@ -37,6 +37,7 @@ pub(super) async fn lead(
     let stopped = follow(&agent, &mut life).await;
     agent.active.set(agent.active.get() - 1);
     if stopped {
+        life.task.sample(&agent.engine.borrow());
         checkpoint(&agent, &life);
         return;
     }
@@ -54,12 +55,8 @@ async fn follow(agent: &Agent, life: &mut Life) -> bool {
     if life.leftover != Leftover::Wait {
         return false;
     }
-    let events = life
-        .task
-        .cgroup()
-        .events()
-        .ok()
-        .and_then(|events| super::watch(events, Interest::PRIORITY).ok());
+    let events =
+        life.task.cgroup().events().ok().and_then(|events| super::watch(events, Interest::PRIORITY).ok());
     let Some(events) = events else { return false };
     let emptied = async |life: &Life| {
         while life.task.cgroup().is_populated() {
@@ -107,8 +104,7 @@ async fn conclude(agent: &Agent, mut life: Life, exec_errno: Option<i32>) -> Fin
     let (measured, mut ending) = {
         let mut engine = agent.engine.borrow_mut();
         let exit = engine.take_exit(life.process.id.pid);
-        life.task
-            .finish(&mut engine, exit.map(|exit| exit.status), life.leftover)
+        life.task.finish(&mut engine, exit.map(|exit| exit.status), life.leftover)
     };
     ending.exec_errno = exec_errno;
     let run = match life.run {

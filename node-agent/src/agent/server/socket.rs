@@ -14,10 +14,7 @@ use tokio::net::UnixListener;
 /// If another agent listens there, or the file system refuses.
 pub(super) fn listen(path: &Path, group: &str) -> anyhow::Result<UnixListener> {
     if UnixStream::connect(path).is_ok() {
-        bail!(
-            "an agent already listens on {}; stop it, or choose another --socket",
-            path.display()
-        );
+        bail!("an agent already listens on {}; stop it, or choose another --socket", path.display());
     }
     if let Some(directory) = path.parent() {
         fs::create_dir_all(directory).with_context(|| format!("failed to create {}", directory.display()))?;

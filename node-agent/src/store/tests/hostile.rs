@@ -30,10 +30,7 @@ fn opening_again_finds_what_was_written() {
     drop(store);
     let opened = Store::open(&path).unwrap();
     assert_eq!(opened.moved_aside, None);
-    assert_eq!(
-        opened.store.history(&key("sort", 1)).unwrap().task_and_user.len(),
-        1
-    );
+    assert_eq!(opened.store.history(&key("sort", 1)).unwrap().task_and_user.len(), 1);
 }
 
 #[test]
@@ -92,10 +89,7 @@ fn random_bytes_and_cut_files_are_moved_aside() {
         let (_directory, opened) = damaged(damage);
         let aside = opened.moved_aside.expect("moved aside");
         assert!(aside.exists() && aside.to_string_lossy().contains("standin.db.corrupt-"));
-        assert_eq!(
-            opened.store.history(&key("sort", 1)).unwrap().task_and_user.len(),
-            1
-        );
+        assert_eq!(opened.store.history(&key("sort", 1)).unwrap().task_and_user.len(), 1);
     }
 }
 
@@ -126,18 +120,10 @@ fn a_database_of_another_program_is_left_alone() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("other.db");
     let other = Connection::open(&path).unwrap();
-    other
-        .execute_batch("CREATE TABLE t (x); INSERT INTO t VALUES (1)")
-        .unwrap();
+    other.execute_batch("CREATE TABLE t (x); INSERT INTO t VALUES (1)").unwrap();
     drop(other);
     let before = std::fs::read(&path).unwrap();
-    assert!(matches!(
-        error(&path),
-        StoreError::Foreign {
-            application_id: 0,
-            ..
-        }
-    ));
+    assert!(matches!(error(&path), StoreError::Foreign { application_id: 0, .. }));
     assert!(matches!(Reader::open(&path), Err(StoreError::Foreign { .. })));
     assert_eq!(std::fs::read(&path).unwrap(), before);
 }
@@ -147,14 +133,7 @@ fn a_newer_schema_is_refused() {
     let (_directory, store) = temporary();
     store.execute("PRAGMA user_version = 99").unwrap();
     let error = error(store.path());
-    assert!(matches!(
-        error,
-        StoreError::NewerSchema {
-            found: 99,
-            known: SCHEMA_VERSION,
-            ..
-        }
-    ));
+    assert!(matches!(error, StoreError::NewerSchema { found: 99, known: SCHEMA_VERSION, .. }));
     assert!(error.to_string().contains("update standin"), "{error}");
 }
 
@@ -172,18 +151,12 @@ fn a_lock_held_too_long_is_named() {
 
 #[test]
 fn places_that_cannot_be_are_named() {
-    assert!(matches!(
-        Reader::open(Path::new("/nonexistent/x.db")),
-        Err(StoreError::Missing { .. })
-    ));
+    assert!(matches!(Reader::open(Path::new("/nonexistent/x.db")), Err(StoreError::Missing { .. })));
     assert!(matches!(
         error(Path::new("/proc/standin.db")),
         StoreError::File { .. } | StoreError::Permission { .. }
     ));
-    assert!(matches!(
-        error(Path::new("/dev/null/x.db")),
-        StoreError::File { .. }
-    ));
+    assert!(matches!(error(Path::new("/dev/null/x.db")), StoreError::File { .. }));
 }
 
 /// A file system of its own, unmounted when dropped.
@@ -262,16 +235,10 @@ fn a_read_only_file_system_is_named_and_can_be_read() {
     let mut store = Store::open(&path).unwrap().store;
     ran(&mut store, &new_run("sort", 1), well(), 1);
     drop(store);
-    let remounted = Command::new("mount")
-        .args(["-o", "remount,ro"])
-        .arg(mount.0.path())
-        .status();
+    let remounted = Command::new("mount").args(["-o", "remount,ro"]).arg(mount.0.path()).status();
     assert!(remounted.unwrap().success());
     assert!(matches!(error(&path), StoreError::ReadOnly { .. }));
-    assert!(matches!(
-        error(&mount.0.path().join("new.db")),
-        StoreError::ReadOnly { .. }
-    ));
+    assert!(matches!(error(&mount.0.path().join("new.db")), StoreError::ReadOnly { .. }));
     assert_eq!(Reader::open(&path).unwrap().runs(None, 9).unwrap().len(), 1);
 }
 
@@ -304,11 +271,7 @@ fn users_with_read_permission_read_with_and_without_an_agent() {
     for suffix in ["", "-wal", "-shm"] {
         open_to(Path::new(&format!("{}{suffix}", path.display())), 0o644);
     }
-    let runs = || {
-        Reader::open(&path)
-            .and_then(|reader| reader.runs(None, 9))
-            .map(|runs| runs.len())
-    };
+    let runs = || Reader::open(&path).and_then(|reader| reader.runs(None, 9)).map(|runs| runs.len());
     let Some(with_agent) = as_nobody(runs) else {
         eprintln!("skipped: changing the user needs root");
         return;
@@ -321,10 +284,7 @@ fn users_with_read_permission_read_with_and_without_an_agent() {
     drop(store);
     assert_eq!(as_nobody(runs).unwrap().unwrap(), 1);
     open_to(&path, 0o640);
-    assert!(matches!(
-        as_nobody(runs),
-        Some(Err(StoreError::Permission { .. }))
-    ));
+    assert!(matches!(as_nobody(runs), Some(Err(StoreError::Permission { .. }))));
 }
 
 /// Not a test by itself: the child that the tests below kill.
@@ -385,16 +345,10 @@ fn killed_at_any_moment_the_database_is_sound() {
         child.wait().unwrap();
         let opened = Store::open(&path).unwrap();
         assert_eq!(opened.moved_aside, None);
-        let check: String = opened
-            .store
-            .connection
-            .query_row("PRAGMA integrity_check", [], |row| row.get(0))
-            .unwrap();
+        let check: String =
+            opened.store.connection.query_row("PRAGMA integrity_check", [], |row| row.get(0)).unwrap();
         assert_eq!(check, "ok");
-        assert_eq!(
-            number(&opened.store, "SELECT count(*) FROM pragma_foreign_key_check"),
-            0
-        );
+        assert_eq!(number(&opened.store, "SELECT count(*) FROM pragma_foreign_key_check"), 0);
         // Begun means all of its beginning, ended means all of its end.
         let torn = "SELECT count(*) FROM run r WHERE
             (SELECT count(*) FROM prediction WHERE run_id = r.id) <> 2

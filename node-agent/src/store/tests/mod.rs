@@ -14,18 +14,11 @@ use crate::predict::{Estimate, Level, Prediction, Resource};
 use crate::size::{Limit, Limits, Origin, Policy};
 
 fn key(task_type: &str, uid: u32) -> TaskKey {
-    TaskKey {
-        task_type: task_type.into(),
-        uid,
-    }
+    TaskKey { task_type: task_type.into(), uid }
 }
 
 fn owner() -> ProcessId {
-    ProcessId {
-        pid: 77,
-        start_ticks: 123,
-        boot_id: "boot".into(),
-    }
+    ProcessId { pid: 77, start_ticks: 123, boot_id: "boot".into() }
 }
 
 fn new_run(task_type: &str, uid: u32) -> NewRun {
@@ -50,14 +43,8 @@ fn new_run(task_type: &str, uid: u32) -> NewRun {
         cgroup: Some(("standin/run-1".into(), 4711)),
         policy: Policy::Elastic,
         features: vec![
-            Feature {
-                name: "input_bytes".into(),
-                value: FeatureValue::Number(5e6),
-            },
-            Feature {
-                name: "mode".into(),
-                value: FeatureValue::Category("fast".into()),
-            },
+            Feature { name: "input_bytes".into(), value: FeatureValue::Number(5e6) },
+            Feature { name: "mode".into(), value: FeatureValue::Category("fast".into()) },
         ],
         prediction: Prediction {
             estimates: vec![
@@ -116,27 +103,20 @@ fn measured(memory_mib: u64) -> Measured {
 }
 
 fn well() -> Ending {
-    Ending {
-        exit_code: Some(0),
-        ..Ending::default()
-    }
+    Ending { exit_code: Some(0), ..Ending::default() }
 }
 
 /// Begins and ends a run.
 fn ran(store: &mut Store, new: &NewRun, ending: Ending, memory_mib: u64) -> RunId {
     let id = store.begin_run(new).unwrap();
-    store
-        .finish_run(id, new.started_at_ms + 2000, &ending, &measured(memory_mib))
-        .unwrap();
+    store.finish_run(id, new.started_at_ms + 2000, &ending, &measured(memory_mib)).unwrap();
     id
 }
 
 /// A store in a directory of its own, which lives as long as the first of the two.
 fn temporary() -> (tempfile::TempDir, Store) {
     let directory = tempfile::tempdir().unwrap();
-    let store = Store::open(&directory.path().join("state/standin.db"))
-        .unwrap()
-        .store;
+    let store = Store::open(&directory.path().join("state/standin.db")).unwrap().store;
     (directory, store)
 }
 

@@ -11,10 +11,7 @@ fn schema(store: &Store) -> BTreeMap<String, BTreeSet<String>> {
                WHERE s.type IN ('table', 'view') AND s.name NOT LIKE 'sqlite_%'";
     let mut statement = store.connection.prepare(sql).unwrap();
     let mut schema: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
-    for row in statement
-        .query_map([], |row| Ok((row.get(0)?, row.get(1)?)))
-        .unwrap()
-    {
+    for row in statement.query_map([], |row| Ok((row.get(0)?, row.get(1)?))).unwrap() {
         let (table, column) = row.unwrap();
         schema.entry(table).or_default().insert(column);
     }
@@ -34,13 +31,8 @@ fn documented() -> BTreeMap<String, BTreeSet<String>> {
             current = None;
         } else if let (Some(table), Some(cell)) = (&current, line.strip_prefix("| `")) {
             let cell = cell.split(" | ").next().unwrap_or_default();
-            let columns = cell
-                .split('`')
-                .filter(|part| !part.trim_matches([',', ' ']).is_empty());
-            tables
-                .get_mut(table)
-                .unwrap()
-                .extend(columns.map(ToOwned::to_owned));
+            let columns = cell.split('`').filter(|part| !part.trim_matches([',', ' ']).is_empty());
+            tables.get_mut(table).unwrap().extend(columns.map(ToOwned::to_owned));
         }
     }
     tables
@@ -57,10 +49,7 @@ fn every_view_has_rows_for_a_run() {
     let (_directory, mut store) = temporary();
     ran(&mut store, &new_run("sort", 1), well(), 100);
     for (name, columns) in schema(&store) {
-        assert!(
-            number(&store, &format!("SELECT count(*) FROM {name}")) > 0,
-            "{name} is empty"
-        );
+        assert!(number(&store, &format!("SELECT count(*) FROM {name}")) > 0, "{name} is empty");
         assert!(!columns.is_empty());
     }
 }

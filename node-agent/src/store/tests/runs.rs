@@ -18,16 +18,9 @@ fn a_run_comes_back_as_it_was_written() {
     assert_eq!(detail.prediction, new.prediction);
     assert_eq!(detail.limits, new.limits);
     assert_eq!(detail.run.command, new.command);
-    assert_eq!(
-        (detail.run.state.as_str(), detail.run.exit_code),
-        ("finished", Some(0))
-    );
+    assert_eq!((detail.run.state.as_str(), detail.run.exit_code), ("finished", Some(0)));
     assert_eq!(detail.run.cpu_cores_mean, Some(0.75));
-    assert!(
-        serde_json::to_string(&detail)
-            .unwrap()
-            .contains("\"memory_peak_bytes\"")
-    );
+    assert!(serde_json::to_string(&detail).unwrap().contains("\"memory_peak_bytes\""));
 }
 
 #[test]
@@ -48,13 +41,7 @@ fn the_view_of_resources_says_what_each_is() {
     ];
     assert_eq!(history.task_and_user[0].values, expected.map(Some));
     assert_eq!(history.task_and_user[0].censored, [false; 9]);
-    assert_eq!(
-        number(
-            &store,
-            "SELECT count(*) FROM run_resource WHERE value IS NOT NULL"
-        ),
-        9
-    );
+    assert_eq!(number(&store, "SELECT count(*) FROM run_resource WHERE value IS NOT NULL"), 9);
 }
 
 #[test]
@@ -65,9 +52,7 @@ fn history_has_three_levels_newest_first() {
     }
     let history = store.history(&key("sort", 1)).unwrap();
     let mib = |runs: &[crate::predict::Observation]| -> Vec<u64> {
-        runs.iter()
-            .map(|run| run.values[0].unwrap() as u64 >> 20)
-            .collect()
+        runs.iter().map(|run| run.values[0].unwrap() as u64 >> 20).collect()
     };
     assert_eq!(mib(&history.task_and_user), [40, 10]);
     assert_eq!(mib(&history.task), [40, 20, 10]);
@@ -79,31 +64,12 @@ fn history_has_three_levels_newest_first() {
 fn failures_are_samples_only_where_they_tell_something() {
     let (_directory, mut store) = temporary();
     let new = new_run("job", 1);
-    let failed = Ending {
-        exit_code: Some(2),
-        ..Ending::default()
-    };
-    let not_executed = Ending {
-        exec_errno: Some(2),
-        ..Ending::default()
-    };
-    let stopped = Ending {
-        signal: Some(15),
-        ..Ending::default()
-    };
-    let out_of_memory = Ending {
-        signal: Some(9),
-        out_of_memory: true,
-        ..Ending::default()
-    };
-    let throttled = Ending {
-        throttled: true,
-        ..well()
-    };
-    let held_back = Ending {
-        throttled: true,
-        ..failed
-    };
+    let failed = Ending { exit_code: Some(2), ..Ending::default() };
+    let not_executed = Ending { exec_errno: Some(2), ..Ending::default() };
+    let stopped = Ending { signal: Some(15), ..Ending::default() };
+    let out_of_memory = Ending { signal: Some(9), out_of_memory: true, ..Ending::default() };
+    let throttled = Ending { throttled: true, ..well() };
+    let held_back = Ending { throttled: true, ..failed };
     for ending in [failed, not_executed, held_back] {
         ran(&mut store, &new, ending, 10);
     }
@@ -115,11 +81,7 @@ fn failures_are_samples_only_where_they_tell_something() {
     assert_eq!(history(&store), []);
 
     ran(&mut store, &new, stopped, 50);
-    assert_eq!(
-        history(&store).len(),
-        1,
-        "a service that never ends by itself has only such runs"
-    );
+    assert_eq!(history(&store).len(), 1, "a service that never ends by itself has only such runs");
 
     ran(&mut store, &new, out_of_memory, 100);
     assert_eq!(history(&store)[0].censored, [true; 9]);
@@ -141,10 +103,7 @@ fn open_runs_are_found_adopted_and_closed() {
     let open = store.open_runs().unwrap();
     assert_eq!(open.len(), 1);
     let run = &open[0];
-    assert_eq!(
-        (run.id, &run.owner, run.main.as_ref()),
-        (id, &owner(), Some(&main))
-    );
+    assert_eq!((run.id, &run.owner, run.main.as_ref()), (id, &owner(), Some(&main)));
     assert_eq!(run.cgroup, Some(("standin/run-1".into(), 4711)));
     assert_eq!(run.measured.series.points(), measured(64).series.points());
     assert_eq!(run.limits, new_run("serve", 1).limits);
@@ -188,20 +147,13 @@ fn odd_numbers_and_doubled_names_lose_no_run() {
     let (_directory, mut store) = temporary();
     let mut new = new_run("odd\u{0}name", u32::MAX);
     new.features.push(new.features[0].clone());
-    new.features.push(Feature {
-        name: "nan".into(),
-        value: FeatureValue::Number(f64::NAN),
-    });
+    new.features.push(Feature { name: "nan".into(), value: FeatureValue::Number(f64::NAN) });
     new.prediction.estimates[0].upper = f64::NAN;
     new.limits.0.push((Limit::CpuMax(f64::INFINITY), Origin::Manual));
     let id = store.begin_run(&new).unwrap();
     let mut measured = measured(1);
     measured.fingerprint.cpu_cores_peak = Some(f64::NAN);
-    measured.series.push(Point {
-        at_ms: 9000,
-        cpu_cores: f64::NAN,
-        ..Point::default()
-    });
+    measured.series.push(Point { at_ms: 9000, cpu_cores: f64::NAN, ..Point::default() });
     store.finish_run(id, 1, &well(), &measured).unwrap();
     assert!(Reader::open(store.path()).unwrap().run(id).unwrap().is_some());
 }
@@ -212,10 +164,7 @@ fn retention_keeps_what_runs_add_up_to() {
     for mib in 1..=20 {
         ran(&mut store, &new_run("sort", 1), well(), 100 - mib);
     }
-    let failed = Ending {
-        exit_code: Some(1),
-        ..Ending::default()
-    };
+    let failed = Ending { exit_code: Some(1), ..Ending::default() };
     ran(&mut store, &new_run("old", 1), failed, 7);
     let running = store.begin_run(&new_run("old", 1)).unwrap();
     let day_ms = 24 * 3600 * 1000;
@@ -225,15 +174,8 @@ fn retention_keeps_what_runs_add_up_to() {
     assert_eq!(store.history(&key("sort", 1)).unwrap().task_and_user.len(), 5);
     let tasks = Reader::open(store.path()).unwrap().tasks().unwrap();
     let sort = tasks.iter().find(|task| task.task_type == "sort").unwrap();
-    assert_eq!(
-        (sort.runs, sort.finished, sort.memory_peak_bytes_max),
-        (20, 20, Some(99 << 20))
-    );
-    assert_eq!(
-        number(&store, "SELECT count(*) FROM run_series"),
-        6 * 5,
-        "children go with their run"
-    );
+    assert_eq!((sort.runs, sort.finished, sort.memory_peak_bytes_max), (20, 20, Some(99 << 20)));
+    assert_eq!(number(&store, "SELECT count(*) FROM run_series"), 6 * 5, "children go with their run");
 
     assert_eq!(store.prune_at(now_ms, 5, 9).unwrap(), 6);
     assert_eq!(store.open_runs().unwrap()[0].id, running, "what runs stays");

@@ -13,13 +13,7 @@ fn commands_are_answered_and_flushed_on_drop() {
     writer.set_main(id, owner());
     writer.checkpoint(id, measured(5));
     let (answer, answered) = channel();
-    writer.finish(
-        id,
-        1,
-        well(),
-        measured(5),
-        Box::new(move |result| answer.send(result).unwrap()),
-    );
+    writer.finish(id, 1, well(), measured(5), Box::new(move |result| answer.send(result).unwrap()));
     answered.recv().unwrap().unwrap();
     for _ in 0..100 {
         writer.begin(new_run("sort", 1), Box::new(|result| assert!(result.is_ok())));
@@ -41,10 +35,7 @@ fn one_bad_command_does_not_take_others_with_it() {
         if i % 10 == 0 {
             writer.checkpoint(RunId(9999), measured(1));
         }
-        writer.begin(
-            new_run("sort", 1),
-            Box::new(move |result| answer.send(result.is_ok()).unwrap()),
-        );
+        writer.begin(new_run("sort", 1), Box::new(move |result| answer.send(result.is_ok()).unwrap()));
     }
     writer.flush().unwrap();
     assert_eq!(answered.try_iter().filter(|ok| *ok).count(), 50);
@@ -77,23 +68,14 @@ fn ingest_and_history_among_many_runs() {
         }
         drop(answer);
         for id in answered {
-            writer.finish(
-                id.unwrap(),
-                1,
-                well(),
-                measured(100),
-                Box::new(|result| result.unwrap()),
-            );
+            writer.finish(id.unwrap(), 1, well(), measured(100), Box::new(|result| result.unwrap()));
         }
         begun += portion;
     }
     writer.flush().unwrap();
     let seconds = started.elapsed().as_secs_f64();
     let megabytes = std::fs::metadata(&path).unwrap().len() as f64 / 1e6;
-    eprintln!(
-        "{count} runs begun and ended: {:.0} runs/s, {megabytes:.0} MB",
-        f64::from(count) / seconds
-    );
+    eprintln!("{count} runs begun and ended: {:.0} runs/s, {megabytes:.0} MB", f64::from(count) / seconds);
     let reader = Reader::open(&path).unwrap();
     let timed = |what: &str, work: &dyn Fn() -> usize| {
         work();
@@ -101,20 +83,14 @@ fn ingest_and_history_among_many_runs() {
         let rows = work();
         eprintln!("{what}: {:?} ({rows} rows)", started.elapsed());
     };
-    timed("history", &|| {
-        reader.history(&key("task7", 1001)).unwrap().task_and_user.len()
-    });
+    timed("history", &|| reader.history(&key("task7", 1001)).unwrap().task_and_user.len());
     timed("tasks", &|| reader.tasks().unwrap().len());
     timed("runs", &|| reader.runs(Some("task7"), 20).unwrap().len());
     timed("accuracy", &|| reader.accuracy(Some("task7"), 100).unwrap().len());
     drop(reader);
     timed("opening for writing", &|| usize::from(Store::open(&path).is_ok()));
-    timed("opening for reading", &|| {
-        usize::from(Reader::open(&path).is_ok())
-    });
-    timed("one begun run, waited for", &|| {
-        usize::from(writer.begin_blocking(new_run("task7", 1)).is_ok())
-    });
+    timed("opening for reading", &|| usize::from(Reader::open(&path).is_ok()));
+    timed("one begun run, waited for", &|| usize::from(writer.begin_blocking(new_run("task7", 1)).is_ok()));
     let writer = std::sync::Arc::into_inner(writer).unwrap();
     let mut store = writer.close().unwrap();
     let started = std::time::Instant::now();
