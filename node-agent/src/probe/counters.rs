@@ -129,12 +129,13 @@ impl Tables {
             *copy = word.load(Ordering::Relaxed);
         }
         // SAFETY: both structs are repr(C) and hold 64-bit integers only, so any words are valid.
-        unsafe {
-            Reading {
-                counters: std::mem::transmute(sums),
-                shared: std::mem::transmute(shared),
-            }
-        }
+        let (counters, shared) = unsafe {
+            (
+                std::mem::transmute::<[u64; COUNTER_WORDS], Counters>(sums),
+                std::mem::transmute::<[u64; SHARED_WORDS], Shared>(shared),
+            )
+        };
+        Reading { counters, shared }
     }
 
     /// Tasks that have begun to end and whose last stretch is not booked yet.

@@ -233,10 +233,10 @@ fn reason(error: &ProgramError) -> String {
         return error_chain(error);
     };
     let log = verifier_log.to_string();
-    let lines = log
+    let mut lines = log
         .lines()
         .filter(|line| !line.is_empty() && !line.starts_with("processed "));
-    match lines.last() {
+    match lines.next_back() {
         Some(line) => format!("the kernel refuses the program: {io_error} ({line})"),
         None => format!("the kernel refuses the program: {io_error}"),
     }
