@@ -4,6 +4,7 @@
 //! Each workload is this very file's test [`workload`], executed in a child that is born in the cgroup
 //! (`CLONE_INTO_CGROUP`), so that not even its first instruction goes uncounted. Needs root, cgroup v2 and a
 //! kernel that allows BPF; where one is missing the tests say "skipped" and pass.
+#![expect(clippy::unwrap_used, reason = "a test says where it fails by panicking there")]
 use std::{
     env,
     ffi::CString,
