@@ -50,12 +50,7 @@ impl<T> Mapped<T> {
         // SAFETY: a new shared mapping at an address of the kernel's choice.
         let start = unsafe { mmap(None, bytes, access, MapFlags::MAP_SHARED, map.fd().as_fd(), 0) }
             .map_err(|source| error(source.into()))?;
-        Ok(Self {
-            start: start.cast(),
-            entries,
-            bytes,
-            of: PhantomData,
-        })
+        Ok(Self { start: start.cast(), entries, bytes, of: PhantomData })
     }
 
     fn words(&self, entry: usize) -> &[AtomicU64] {
@@ -129,20 +124,19 @@ impl Tables {
             *copy = word.load(Ordering::Relaxed);
         }
         // SAFETY: both structs are repr(C) and hold 64-bit integers only, so any words are valid.
-        unsafe {
-            Reading {
-                counters: std::mem::transmute(sums),
-                shared: std::mem::transmute(shared),
-            }
-        }
+        let (counters, shared) = unsafe {
+            (
+                std::mem::transmute::<[u64; COUNTER_WORDS], Counters>(sums),
+                std::mem::transmute::<[u64; SHARED_WORDS], Shared>(shared),
+            )
+        };
+        Reading { counters, shared }
     }
 
     /// Tasks that have begun to end and whose last stretch is not booked yet.
     pub(super) fn ending(&self, slot: usize) -> i64 {
         // Pairs with the barrier of the program that books: what it booked is seen by later reads.
-        self.shared
-            .word(slot, std::mem::offset_of!(Shared, ending))
-            .load(Ordering::Acquire) as i64
+        self.shared.word(slot, std::mem::offset_of!(Shared, ending)).load(Ordering::Acquire) as i64
     }
 
     pub(super) fn set_tasks(&self, slot: usize, tasks: i64) {

@@ -111,10 +111,7 @@ const ROWS: &[Row] = &[
 ];
 
 fn state(row: &Row, outcomes: &Outcomes, offsets: &Offsets) -> State {
-    let unavailable = |why: &str| State::Unavailable {
-        why: why.into(),
-        instead: row.instead.into(),
-    };
+    let unavailable = |why: &str| State::Unavailable { why: why.into(), instead: row.instead.into() };
     if row.measure == Measure::CpuWait && offsets.task_run_delay == ABSENT {
         return unavailable("this kernel is built without CONFIG_SCHED_INFO");
     }
@@ -129,9 +126,7 @@ fn state(row: &Row, outcomes: &Outcomes, offsets: &Offsets) -> State {
             None => return unavailable("the object has no such program"),
         }
     }
-    State::Attached {
-        hook: format!("tp_btf {}", hooks.join(", ")),
-    }
+    State::Attached { hook: format!("tp_btf {}", hooks.join(", ")) }
 }
 
 #[cfg(test)]
@@ -146,10 +141,7 @@ mod tests {
             .map(|program| (*program, Ok((*program).to_owned())))
             .collect();
         outcomes.insert("sock_recv_length", Err("no such tracepoint".into()));
-        let offsets = Offsets {
-            task_run_delay: ABSENT,
-            ..Offsets::default()
-        };
+        let offsets = Offsets { task_run_delay: ABSENT, ..Offsets::default() };
         let missing: Vec<Measure> = statuses(&outcomes, &offsets)
             .into_iter()
             .filter(|status| !status.state.is_attached())

@@ -98,13 +98,8 @@ impl KernelBtf {
         let header = field(4)?;
         let types = section(&data, header, field(8)?, field(12)?)?;
         let strings = section(&data, header, field(16)?, field(20)?)?;
-        let mut btf = Self {
-            data,
-            types: vec![0],
-            strings,
-            structs: HashMap::new(),
-            tracepoints: HashMap::new(),
-        };
+        let mut btf =
+            Self { data, types: vec![0], strings, structs: HashMap::new(), tracepoints: HashMap::new() };
         btf.index(types, structs)?;
         Ok(btf)
     }
@@ -132,11 +127,7 @@ impl KernelBtf {
             self.types.push(at as u32);
             at += TYPE_BYTES + extra_bytes(&found)?;
         }
-        if at > types.end {
-            Err(malformed(types.end, "the last type is cut off"))
-        } else {
-            Ok(())
-        }
+        if at > types.end { Err(malformed(types.end, "the last type is cut off")) } else { Ok(()) }
     }
 
     /// Offset in bytes of a field: `offset("task_struct", "se.sum_exec_runtime")`. `None` if the kernel has
@@ -171,16 +162,9 @@ impl KernelBtf {
         }
         for entry in 0..structure.entries {
             let at = structure.at + TYPE_BYTES + entry * MEMBER_BYTES;
-            let (name, id) = (
-                self.name(word(&self.data, at)? as usize)?,
-                word(&self.data, at + 4)?,
-            );
+            let (name, id) = (self.name(word(&self.data, at)? as usize)?, word(&self.data, at + 4)?);
             let position = word(&self.data, at + 8)?;
-            let bits = if structure.has_bit_fields {
-                position & 0xff_ffff
-            } else {
-                position
-            };
+            let bits = if structure.has_bit_fields { position & 0xff_ffff } else { position };
             if name == field {
                 let is_bit_field = structure.has_bit_fields && position >> 24 != 0;
                 return Ok((!is_bit_field).then_some((bits, id)));
@@ -228,20 +212,15 @@ impl KernelBtf {
 
     fn name(&self, offset: usize) -> Result<&[u8], BtfError> {
         let strings = &self.data[self.strings.clone()];
-        let rest = strings
-            .get(offset..)
-            .ok_or(malformed(offset, "a name outside the strings"))?;
+        let rest = strings.get(offset..).ok_or(malformed(offset, "a name outside the strings"))?;
         let end = rest.iter().position(|byte| *byte == 0);
-        end.map(|end| &rest[..end])
-            .ok_or(malformed(offset, "a name without end"))
+        end.map(|end| &rest[..end]).ok_or(malformed(offset, "a name without end"))
     }
 }
 
 fn word(data: &[u8], at: usize) -> Result<u32, BtfError> {
     let bytes = data.get(at..at + 4).and_then(|bytes| bytes.try_into().ok());
-    bytes
-        .map(u32::from_ne_bytes)
-        .ok_or(malformed(at, "the data ends here"))
+    bytes.map(u32::from_ne_bytes).ok_or(malformed(at, "the data ends here"))
 }
 
 fn section(
@@ -275,10 +254,7 @@ fn extra_bytes(found: &Type) -> Result<usize, BtfError> {
         | kind::FLOAT
         | kind::TYPE_TAG => 0,
         _ => {
-            return Err(malformed(
-                found.at,
-                "a kind of type that is too new for this reader",
-            ));
+            return Err(malformed(found.at, "a kind of type that is too new for this reader"));
         }
     })
 }
@@ -297,38 +273,16 @@ mod tests {
         let strings = b"\0inner\0a\0b\0outer\0first\0u\0in\0flag\0btf_trace_ping\0int\0".to_vec();
         let name = |text: &str| {
             let text = format!("\0{text}\0");
-            let found = strings
-                .windows(text.len())
-                .position(|window| window == text.as_bytes());
+            let found = strings.windows(text.len()).position(|window| window == text.as_bytes());
             found.map_or(0, |at| at as u32 + 1)
         };
         let info = |kind: u32, entries: u32, flag: u32| (flag << 31) | (kind << 24) | entries;
         let words: Vec<u32> = [
             vec![name("int"), info(kind::INT, 0, 0), 4, 32],
-            vec![
-                name("inner"),
-                info(kind::STRUCT, 2, 0),
-                8,
-                name("a"),
-                1,
-                0,
-                name("b"),
-                1,
-                32,
-            ],
+            vec![name("inner"), info(kind::STRUCT, 2, 0), 8, name("a"), 1, 0, name("b"), 1, 32],
             vec![0, info(kind::UNION, 2, 0), 8, name("u"), 1, 0, name("in"), 2, 0],
             [
-                vec![
-                    name("outer"),
-                    info(kind::STRUCT, 3, 1),
-                    16,
-                    name("first"),
-                    1,
-                    0,
-                    0,
-                    3,
-                    32,
-                ],
+                vec![name("outer"), info(kind::STRUCT, 3, 1), 16, name("first"), 1, 0, 0, 3, 32],
                 vec![name("flag"), 1, (3 << 24) | 96],
             ]
             .concat(),
@@ -339,13 +293,7 @@ mod tests {
         .concat();
         let types: Vec<u8> = words.iter().flat_map(|word| word.to_ne_bytes()).collect();
         let mut data = [&MAGIC.to_ne_bytes()[..], &[1, 0]].concat();
-        for word in [
-            24,
-            0,
-            types.len() as u32,
-            types.len() as u32,
-            strings.len() as u32,
-        ] {
+        for word in [24, 0, types.len() as u32, types.len() as u32, strings.len() as u32] {
             data.extend(word.to_ne_bytes());
         }
         [data, types, strings].concat()
@@ -358,11 +306,7 @@ mod tests {
         assert_eq!(btf.offset("outer", "first"), Some(0));
         assert_eq!(btf.offset("outer", "u"), Some(4), "through an anonymous union");
         assert_eq!(btf.offset("outer", "in.b"), Some(8));
-        assert_eq!(
-            btf.offset("outer", "flag"),
-            None,
-            "bit fields have no byte offset"
-        );
+        assert_eq!(btf.offset("outer", "flag"), None, "bit fields have no byte offset");
         assert_eq!(btf.offset("outer", "first.a"), None);
         assert_eq!(btf.offset("nowhere", "a"), None);
         assert_eq!(btf.tracepoint_arguments("ping"), Some(1));
@@ -373,10 +317,7 @@ mod tests {
     fn malformed_input_is_an_error_or_unknown_but_never_a_panic() {
         let whole = sample();
         for length in 0..whole.len() {
-            assert!(
-                KernelBtf::parse(whole[..length].to_vec(), &["outer"]).is_err(),
-                "cut at {length}"
-            );
+            assert!(KernelBtf::parse(whole[..length].to_vec(), &["outer"]).is_err(), "cut at {length}");
         }
         for at in 0..whole.len() {
             for value in [0, 1, 0x7f, 0xff] {

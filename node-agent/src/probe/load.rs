@@ -33,12 +33,7 @@ struct Program {
 }
 
 const fn program(name: &'static str, tracepoint: &'static str, need: Need, floor: &'static str) -> Program {
-    Program {
-        name,
-        tracepoint,
-        need,
-        floor,
-    }
+    Program { name, tracepoint, need, floor }
 }
 
 /// All programs but the start of block requests, of which there are two.
@@ -70,13 +65,9 @@ pub(super) fn load(options: &Options) -> Result<Probes, ProbeError> {
         (loader.join(), btf.join(), offsets::of_this_kernel())
     });
     let (mut offsets, kernel) = own?;
-    let crashed = |_| ProbeError::Object {
-        why: "reading the kernel's BTF crashed".into(),
-    };
+    let crashed = |_| ProbeError::Object { why: "reading the kernel's BTF crashed".into() };
     let (mut loader, btf) = (loader.map_err(crashed)?, btf.map_err(crashed)?);
-    let btf = btf.map_err(|error| ProbeError::Object {
-        why: error.to_string(),
-    })?;
+    let btf = btf.map_err(|error| ProbeError::Object { why: error.to_string() })?;
 
     let cpus = possible_cpus().map_err(|source| ProbeError::Map { name: "CPUS", source })?;
     let slots = slots_for(options.tasks_max, cpus)?;
@@ -89,9 +80,7 @@ pub(super) fn load(options: &Options) -> Result<Probes, ProbeError> {
         .map_max_entries("SHARED", slots)
         .map_max_entries("CPUS", cpus)
         .load(OBJECT)
-        .map_err(|error| ProbeError::Object {
-            why: with_remedy(error_chain(&error)),
-        })?;
+        .map_err(|error| ProbeError::Object { why: with_remedy(error_chain(&error)) })?;
 
     let outcomes = attach_all(&mut ebpf, &btf, &kernel, &offsets);
     if let Some(why) = nothing_attached(&outcomes) {
@@ -103,10 +92,7 @@ pub(super) fn load(options: &Options) -> Result<Probes, ProbeError> {
 /// Attaches what can be attached.
 fn attach_all(ebpf: &mut Ebpf, btf: &Btf, kernel: &KernelBtf, offsets: &Offsets) -> Outcomes {
     let mut attach = |program: &Program| attach(ebpf, btf, kernel, offsets, program);
-    let mut outcomes: Outcomes = PROGRAMS
-        .iter()
-        .map(|program| (program.name, attach(program)))
-        .collect();
+    let mut outcomes: Outcomes = PROGRAMS.iter().map(|program| (program.name, attach(program))).collect();
     let [best, older] = &BLOCK_STARTS;
     outcomes.insert("block_io", attach(best).or_else(|_| attach(older)));
     outcomes
@@ -120,16 +106,9 @@ fn attach(
     offsets: &Offsets,
     program: &Program,
 ) -> Result<String, String> {
-    let Program {
-        name,
-        tracepoint,
-        need,
-        floor,
-    } = program;
+    let Program { name, tracepoint, need, floor } = program;
     if kernel.tracepoint_arguments(tracepoint).is_none() {
-        return Err(format!(
-            "this kernel has no tracepoint {tracepoint}: needs Linux {floor}"
-        ));
+        return Err(format!("this kernel has no tracepoint {tracepoint}: needs Linux {floor}"));
     }
     if let Some(why) = offsets::lacks(offsets, *need) {
         return Err(why);
@@ -150,9 +129,7 @@ fn nothing_attached(outcomes: &Outcomes) -> Option<String> {
     if outcomes.values().any(Result::is_ok) {
         return None;
     }
-    outcomes
-        .get("sched_switch")
-        .and_then(|outcome| outcome.clone().err())
+    outcomes.get("sched_switch").and_then(|outcome| outcome.clone().err())
 }
 
 fn assemble(
@@ -162,13 +139,7 @@ fn assemble(
     status: Vec<coverage::ProbeStatus>,
 ) -> Result<Probes, ProbeError> {
     let map = |name| ebpf.map(name).ok_or_else(|| missing(name));
-    let tables = Tables::new(
-        map("COUNTERS")?,
-        map("SHARED")?,
-        map("CPUS")?,
-        slots as usize,
-        cpus as usize,
-    )?;
+    let tables = Tables::new(map("COUNTERS")?, map("SHARED")?, map("CPUS")?, slots as usize, cpus as usize)?;
     Ok(Probes {
         status,
         tables,
@@ -192,10 +163,7 @@ fn take(ebpf: &mut Ebpf, name: &'static str) -> Result<Map, ProbeError> {
 }
 
 fn missing(name: &'static str) -> ProbeError {
-    ProbeError::Map {
-        name,
-        source: io::ErrorKind::NotFound.into(),
-    }
+    ProbeError::Map { name, source: io::ErrorKind::NotFound.into() }
 }
 
 /// Slots that fit into [`COUNTERS_BYTES_MAX`], at most `wanted`.
@@ -211,10 +179,7 @@ fn slots_for(wanted: u32, cpus: u32) -> Result<u32, ProbeError> {
 fn possible_cpus() -> io::Result<u32> {
     let ranges = fs::read_to_string(POSSIBLE_CPUS)?;
     last_cpu(&ranges).map(|last| last + 1).ok_or_else(|| {
-        io::Error::new(
-            io::ErrorKind::InvalidData,
-            format!("cannot read {ranges:?} in {POSSIBLE_CPUS}"),
-        )
+        io::Error::new(io::ErrorKind::InvalidData, format!("cannot read {ranges:?} in {POSSIBLE_CPUS}"))
     })
 }
 
@@ -225,18 +190,12 @@ fn last_cpu(ranges: &str) -> Option<u32> {
 
 /// The kernel's answer, and of the verifier's log the line that says why.
 fn reason(error: &ProgramError) -> String {
-    let ProgramError::LoadError {
-        io_error,
-        verifier_log,
-    } = error
-    else {
+    let ProgramError::LoadError { io_error, verifier_log } = error else {
         return error_chain(error);
     };
     let log = verifier_log.to_string();
-    let lines = log
-        .lines()
-        .filter(|line| !line.is_empty() && !line.starts_with("processed "));
-    match lines.last() {
+    let mut lines = log.lines().filter(|line| !line.is_empty() && !line.starts_with("processed "));
+    match lines.next_back() {
         Some(line) => format!("the kernel refuses the program: {io_error} ({line})"),
         None => format!("the kernel refuses the program: {io_error}"),
     }

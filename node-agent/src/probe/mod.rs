@@ -83,10 +83,7 @@ pub enum ProbeError {
 
 impl ProbeError {
     fn map(name: &'static str, error: &MapError) -> Self {
-        Self::Map {
-            name,
-            source: io::Error::other(error.to_string()),
-        }
+        Self::Map { name, source: io::Error::other(error.to_string()) }
     }
 }
 
@@ -114,10 +111,7 @@ pub struct Probes {
 
 impl std::fmt::Debug for Probes {
     fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        formatter
-            .debug_struct("Probes")
-            .field("status", &self.status)
-            .finish_non_exhaustive()
+        formatter.debug_struct("Probes").field("status", &self.status).finish_non_exhaustive()
     }
 }
 
@@ -135,10 +129,7 @@ impl Probes {
 
     /// The state of one measure: its numbers mean something only if it is attached.
     pub fn state(&self, measure: Measure) -> Option<&State> {
-        self.status
-            .iter()
-            .find(|status| status.measure == measure)
-            .map(|status| &status.state)
+        self.status.iter().find(|status| status.measure == measure).map(|status| &status.state)
     }
 
     /// True if the numbers of a measure are real.
@@ -156,9 +147,7 @@ impl Probes {
         if self.tracked.contains(&Some(cgroup)) {
             return Err(ProbeError::AlreadyTracked(cgroup));
         }
-        let slot = self.free.pop_front().ok_or(ProbeError::Full {
-            max: self.slots_max(),
-        })?;
+        let slot = self.free.pop_front().ok_or(ProbeError::Full { max: self.slots_max() })?;
         self.tables.zero(slot as usize);
         if let Err(error) = self.slots.insert(cgroup, slot, 0) {
             self.free.push_front(slot);
