@@ -1,4 +1,5 @@
 //! A command can't tell, and its caller can't either, that standin started it.
+#![allow(clippy::unwrap_used, reason = "a test panics where it fails")]
 
 mod support;
 

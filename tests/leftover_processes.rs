@@ -1,4 +1,5 @@
 //! Processes that outlive the command: left alone, killed, or waited for, as the user says.
+#![allow(clippy::unwrap_used, reason = "a test panics where it fails")]
 
 mod support;
 

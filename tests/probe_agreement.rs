@@ -444,16 +444,8 @@ fn programs_started_are_counted() {
     assert_eq!(account.exits.len() as u64, PROGRAMS_STARTED + 1);
     assert!(account.exits.iter().all(|exit| exit.cgroup == stage.cgroup.id() && exit.status == 0));
     assert_eq!(account.reading.shared.tasks, 0);
-<<<<<<< HEAD
-    assert_eq!(account.reading.shared.tasks_peak, 2);
-    assert_eq!((stage.probes.losses().events, stage.probes.losses().requests), (0, 0));
-=======
     assert_eq!(account.reading.shared.tasks_peak, 3);
-    assert_eq!(
-        (stage.probes.losses().events, stage.probes.losses().requests),
-        (0, 0)
-    );
->>>>>>> probes
+    assert_eq!((stage.probes.losses().events, stage.probes.losses().requests), (0, 0));
 }
 
 #[test]
@@ -552,21 +544,14 @@ fn a_task_that_was_moved_in_is_counted_from_then_on() {
     let elsewhere = Cgroup::new(stage.cgroup.0.parent().unwrap()).unwrap();
     let pid = born_in(&elsewhere, "spin");
     thread::sleep(Duration::from_millis(100));
-    let tasks = fs::read_to_string(elsewhere.0.join("cgroup.threads"))
-        .unwrap()
-        .lines()
-        .count() as i64;
+    let tasks = fs::read_to_string(elsewhere.0.join("cgroup.threads")).unwrap().lines().count() as i64;
     stage.probes.set_tasks(stage.slot, tasks);
     fs::write(stage.cgroup.0.join("cgroup.procs"), pid.to_string()).unwrap();
     let (status, _) = wait(pid);
     assert_eq!(status, 0);
     let end = Instant::now() + PATIENCE;
     while stage.probes.is_on_cpu(stage.slot) {
-        assert!(
-            Instant::now() < end,
-            "still on a CPU: {:?}",
-            stage.probes.read(stage.slot)
-        );
+        assert!(Instant::now() < end, "still on a CPU: {:?}", stage.probes.read(stage.slot));
         thread::yield_now();
     }
     let reading = stage.probes.read(stage.slot);

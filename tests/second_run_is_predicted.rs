@@ -1,5 +1,6 @@
 //! The second run of a task is predicted and limited before it starts; a wrong prediction kills nothing unless
 //! the user asked for hard limits.
+#![allow(clippy::unwrap_used, reason = "a test panics where it fails")]
 
 mod support;
 
