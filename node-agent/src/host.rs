@@ -76,6 +76,18 @@ pub fn now_ms() -> i64 {
         .map_or(0, |since| i64::try_from(since.as_millis()).unwrap_or(i64::MAX))
 }
 
+/// Hour of the week by local time: 0 is Sunday 00:00–00:59, 167 is Saturday 23:00–23:59.
+pub fn hour_of_week() -> i32 {
+    let now = now_ms() / 1000;
+    // SAFETY: all-zero is a valid tm, and both pointers are valid for the call.
+    let local = unsafe {
+        let mut local: libc::tm = std::mem::zeroed();
+        libc::localtime_r(&raw const now, &raw mut local);
+        local
+    };
+    (local.tm_wday * 24 + local.tm_hour).clamp(0, 167)
+}
+
 /// Size of a page of memory, bytes.
 pub fn page_bytes() -> u64 {
     procfs::page_size()

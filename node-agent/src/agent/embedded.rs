@@ -3,7 +3,7 @@
 
 use super::{Engine, EngineOptions, Plan, Task, recover};
 use crate::config::Config;
-use crate::fingerprint::key::TaskKey;
+use crate::fingerprint::key::{self, TaskKey};
 use crate::fingerprint::{Coverage, Fingerprint, Source};
 use crate::host::{self, ProcessId};
 use crate::launch::{Child, Command, Exit, StartError};
@@ -17,6 +17,9 @@ use std::time::{Duration, Instant};
 
 /// Most tasks that the embedded engine's probes have room for: its own, and nobody else's.
 const TASKS_MAX: u32 = 4;
+
+/// Old runs are dropped once in so many runs: looking for them reads the whole table.
+const PRUNE_EVERY: i64 = 256;
 
 /// How long the last processes of the task may take to leave its cgroup before it is left to the next sweep.
 const LEAVE_WAIT: Duration = Duration::from_millis(200);
@@ -149,7 +152,7 @@ impl<'a> Embedded<'a> {
             main: None,
             cgroup: task.map(|task| (task.cgroup().path().display().to_string(), task.cgroup().id())),
             policy: plan.policy,
-            features: self.start.features.clone(),
+            features: key::of_run(self.start.features.clone()),
             prediction: plan.prediction.clone(),
             limits: plan.limits.clone(),
         };
@@ -323,7 +326,7 @@ impl<'a> Embedded<'a> {
         let recorded = run.and_then(|run| {
             self.recorded(|store| store.finish_run(run, host::now_ms(), &ending, &measured)).map(|()| run)
         });
-        if recorded.is_some() {
+        if recorded.is_some_and(|run| run.0 % PRUNE_EVERY == 0) {
             let retention = &self.config.retention;
             self.recorded(|store| store.prune(retention.runs_per_task, retention.days));
         }

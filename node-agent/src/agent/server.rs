@@ -292,9 +292,8 @@ fn take_up(engine: &mut Engine, run: &OpenRun) -> Option<Life> {
     let cgroup =
         RunCgroup::existing(engine.hierarchies(), Path::new(path)).filter(|cgroup| cgroup.id() == *id)?;
     let process = Process::open(main.pid).ok()?;
-    let elapsed_ms = u64::try_from(host::now_ms() - run.started_at_ms).unwrap_or(0);
     engine.watch_exit(main.pid);
-    let task = Task::adopt(engine, cgroup, run.measured.clone(), Duration::from_millis(elapsed_ms));
+    let task = Task::adopt(engine, cgroup, run);
     Some(Life {
         run: Some(run.id),
         task_type: run.key.task_type.clone(),

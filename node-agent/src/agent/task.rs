@@ -4,10 +4,11 @@
 use super::engine::Engine;
 use crate::cgroup::RunCgroup;
 use crate::fingerprint::{Collector, Coverage, Measures, Sample};
+use crate::host;
 use crate::predict::Prediction;
 use crate::probe::Slot;
 use crate::size::{self, Limit, Limits, Origin, Policy};
-use crate::store::record::{Ending, Measured};
+use crate::store::record::{Ending, Measured, OpenRun};
 use crate::wire::Leftover;
 use std::time::{Duration, Instant};
 
@@ -57,7 +58,7 @@ impl Task {
 
     /// A run that another agent began: its processes are in `cgroup` and go on. Counts between that agent's
     /// last record and now are missing.
-    pub(super) fn adopt(engine: &mut Engine, cgroup: RunCgroup, before: Measured, elapsed: Duration) -> Self {
+    pub(super) fn adopt(engine: &mut Engine, cgroup: RunCgroup, run: &OpenRun) -> Self {
         let mut notes = Vec::new();
         let slot = engine.track(&cgroup, &mut notes);
         if let Some(slot) = slot {
@@ -69,13 +70,15 @@ impl Task {
             source.note = Some("the agent was restarted: counts while it was down are missing".into());
         }
         let mut task = Self {
-            collector: Collector::resume(measures, coverage, before),
+            collector: Collector::resume(measures, coverage, run.measured.clone()),
             cgroup,
             slot,
-            plan: Plan::default(),
+            plan: Plan { prediction: Prediction::default(), limits: run.limits.clone(), policy: run.policy },
             notes,
             started: Instant::now(),
-            elapsed_before: elapsed,
+            elapsed_before: Duration::from_millis(
+                u64::try_from(host::now_ms() - run.started_at_ms).unwrap_or(0),
+            ),
         };
         let sample = task.look(engine);
         task.collector.start_at(sample);
