@@ -1,6 +1,5 @@
 //! Facts about this host and its processes that several modules need: capacity, boot, identity of a process.
 
-use crate::size::Capacity;
 use serde::{Deserialize, Serialize};
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -42,6 +41,15 @@ pub fn boot_id() -> String {
     std::fs::read_to_string("/proc/sys/kernel/random/boot_id")
         .map(|id| id.trim().to_owned())
         .unwrap_or_default()
+}
+
+/// What this host has.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Capacity {
+    /// Online CPUs.
+    pub cpus: usize,
+    /// Memory, bytes.
+    pub memory_bytes: u64,
 }
 
 /// What this host has. CPUs that the scheduler may not give us still count.

@@ -3,13 +3,14 @@
 
 use super::{Engine, EngineOptions, Plan, Task, recover};
 use crate::config::Config;
+use crate::fingerprint::Measured;
+use crate::fingerprint::from_rusage;
 use crate::fingerprint::key::{self, TaskKey};
-use crate::fingerprint::{Coverage, Fingerprint, Source};
 use crate::host::{self, ProcessId};
 use crate::launch::{Child, Command, Exit, StartError};
 use crate::predict::History;
 use crate::store::Store;
-use crate::store::record::{Ending, Engine as EngineKind, Measured, NewRun, RunId};
+use crate::store::record::{Ending, Engine as EngineKind, NewRun, RunId};
 use crate::wire::{Finished, Leftover, Start};
 use std::fs::File;
 use std::path::Path;
@@ -306,7 +307,7 @@ impl<'a> Embedded<'a> {
             while nix::sys::wait::wait().is_ok() {}
         }
         let why = self.engine.as_ref().err().cloned().unwrap_or_else(|| "no cgroup could be made".into());
-        let measured = accounted(&exit.usage, started.elapsed(), &why);
+        let measured = from_rusage(&exit.usage, started.elapsed(), &why);
         let ending = Ending {
             exit_code: libc::WIFEXITED(exit.status).then(|| libc::WEXITSTATUS(exit.status)),
             signal: libc::WIFSIGNALED(exit.status).then(|| libc::WTERMSIG(exit.status)),
@@ -353,41 +354,4 @@ fn unknown_exit() -> Exit {
     // SAFETY: all-zero is a valid rusage.
     let usage = unsafe { std::mem::zeroed() };
     Exit { status: 0, usage }
-}
-
-/// A fingerprint from the kernel's account of a process and the children it waited for.
-fn accounted(usage: &libc::rusage, duration: Duration, why: &str) -> Measured {
-    let ns =
-        |time: libc::timeval| u64::try_from(time.tv_sec * 1_000_000_000 + time.tv_usec * 1000).unwrap_or(0);
-    let count = |value: libc::c_long| Some(u64::try_from(value).unwrap_or(0));
-    let (user, system) = (ns(usage.ru_utime), ns(usage.ru_stime));
-    let rss = u64::try_from(usage.ru_maxrss).unwrap_or(0) * 1024;
-    let duration_ns = u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX);
-    let fingerprint = Fingerprint {
-        duration_ns,
-        cpu_ns: Some(user + system),
-        cpu_user_ns: Some(user),
-        cpu_system_ns: Some(system),
-        switches_voluntary: count(usage.ru_nvcsw),
-        switches_forced: count(usage.ru_nivcsw),
-        memory_peak_bytes: Some(rss),
-        process_rss_peak_bytes: Some(rss),
-        faults_minor: count(usage.ru_minflt),
-        faults_major: count(usage.ru_majflt),
-        // 512-byte units, getrusage(2).
-        storage_read_bytes: count(usage.ru_inblock).map(|blocks| blocks * 512),
-        storage_write_bytes: count(usage.ru_oublock).map(|blocks| blocks * 512),
-        ..Fingerprint::default()
-    };
-    let from_rusage = |measure: &str| Source {
-        measure: measure.into(),
-        source: Some("rusage of the process and the children it waited for".into()),
-        note: Some(why.into()),
-    };
-    let missing = |measure: &str| Source { measure: measure.into(), source: None, note: Some(why.into()) };
-    let coverage = ["cpu", "faults", "memory", "storage"]
-        .map(from_rusage)
-        .into_iter()
-        .chain(["cpu_wait", "block", "network", "connections", "tasks", "oom_kills"].map(missing));
-    Measured { fingerprint, coverage: Coverage(coverage.collect()), ..Measured::default() }
 }

@@ -3,12 +3,13 @@
 
 use super::engine::Engine;
 use crate::cgroup::RunCgroup;
+use crate::fingerprint::Measured;
 use crate::fingerprint::{Collector, Coverage, Measures, Sample};
 use crate::host;
 use crate::predict::Prediction;
 use crate::probe::Slot;
 use crate::size::{self, Limit, Limits, Origin, Policy};
-use crate::store::record::{Ending, Measured, OpenRun};
+use crate::store::record::{Ending, OpenRun};
 use crate::wire::Leftover;
 use std::time::{Duration, Instant};
 

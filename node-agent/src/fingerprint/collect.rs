@@ -7,9 +7,9 @@
 use super::series::{Point, Series};
 use super::{Coverage, Fingerprint, Histogram};
 use crate::cgroup::Accounts;
+use crate::fingerprint::Measured;
 use crate::host;
 use crate::probe::Measure;
-use crate::store::record::Measured;
 use ebpf_probes::{Counters, Shared};
 use std::time::Duration;
 

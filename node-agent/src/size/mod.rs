@@ -1,6 +1,7 @@
 //! From a prediction to limits. Pure: in come a [`Prediction`], the policy, what the user demands and what
 //! the host has; out go the [`Limits`] to write before the task starts.
 
+use crate::host::Capacity;
 use crate::predict::{Estimate, Level, Prediction, Resource};
 use serde::{Deserialize, Serialize};
 
@@ -24,15 +25,6 @@ pub struct Manual {
     pub memory_bytes: Option<u64>,
     /// CPU limit, cores.
     pub cpu_cores: Option<f64>,
-}
-
-/// What this host has.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Capacity {
-    /// Online CPUs.
-    pub cpus: usize,
-    /// Memory, bytes.
-    pub memory_bytes: u64,
 }
 
 /// Who asked for a limit.

@@ -2,8 +2,9 @@
 
 use super::{Agent, Process};
 use crate::agent::Task;
+use crate::fingerprint::Measured;
 use crate::host;
-use crate::store::record::{Ending, Measured, RunId};
+use crate::store::record::{Ending, RunId};
 use crate::wire::{Finished, Leftover};
 use std::rc::Rc;
 use std::time::{Duration, Instant};
