@@ -51,6 +51,8 @@ fields! {
     task_tgid: Exit, "task_struct", "tgid";
     task_state: Sched, "task_struct", "__state" | "state";
     task_sum_exec_runtime: Sched, "task_struct", "se.sum_exec_runtime";
+    task_prev_sum_exec_runtime: Nobody, "task_struct", "se.prev_sum_exec_runtime";
+    task_prio: Sched, "task_struct", "prio";
     task_run_delay: Nobody, "task_struct", "sched_info.run_delay";
     task_min_flt: Sched, "task_struct", "min_flt";
     task_maj_flt: Sched, "task_struct", "maj_flt";
