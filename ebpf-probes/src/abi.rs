@@ -168,7 +168,9 @@ pub struct Offsets {
     pub task_pid: u32,
     pub task_tgid: u32,
     pub task_state: u32,
+    pub task_prio: u32,
     pub task_sum_exec_runtime: u32,
+    pub task_prev_sum_exec_runtime: u32,
     pub task_run_delay: u32,
     pub task_min_flt: u32,
     pub task_maj_flt: u32,
@@ -186,9 +188,9 @@ pub struct Offsets {
     pub css_set_dfl_cgrp: u32,
     pub cgroup_kn: u32,
     pub cgroup_level: u32,
-    pub cgroup_parent: u32,
+    pub cgroup_ancestors: u32,
+    pub cgroup_ancestor_ids: u32,
     pub cgroup_root: u32,
-    pub css_cgroup: u32,
     pub cgroup_root_hierarchy_id: u32,
     pub kernfs_node_id: u32,
     pub request_bio: u32,
@@ -213,8 +215,7 @@ pub struct Offsets {
 /// In [`Offsets`]: this kernel has no such field.
 pub const ABSENT: u32 = u32::MAX;
 
-/// Events that could not be reserved in the ring buffer, and I/O requests that found no room in the map of
-/// requests under way: the single entry of the map `LOSSES`, added atomically.
+/// What should have been counted and was not: the single entry of the map `LOSSES`, added atomically.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Losses {
@@ -222,6 +223,10 @@ pub struct Losses {
     pub events: u64,
     /// Block requests not measured because `REQUESTS` was full.
     pub requests: u64,
+    /// Tracked tasks that left a CPU without having been seen to get it: their faults and their wait of
+    /// that stretch are missing. One per CPU can be when the probe is attached; more come where a kernel
+    /// does not show every switch to programs.
+    pub switches: u64,
 }
 
 const _: () = {
@@ -229,7 +234,7 @@ const _: () = {
     assert!(size_of::<Shared>() == 32);
     assert!(size_of::<OnCpu>() == 192);
     assert!(size_of::<Request>() == 24);
-    assert!(size_of::<Offsets>() == 4 * 38);
+    assert!(size_of::<Offsets>() == 4 * 40);
     assert!(size_of::<ProcessExit>() == 24);
-    assert!(size_of::<Losses>() == 16);
+    assert!(size_of::<Losses>() == 24);
 };

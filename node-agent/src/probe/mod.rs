@@ -99,7 +99,7 @@ pub struct Probes {
     tables: Tables,
     slots: HashMap<MapData, u64, u32>,
     events: RingBuf<MapData>,
-    losses: Array<MapData, [u64; 2]>,
+    losses: Array<MapData, [u64; 3]>,
     /// Carries the programs' warnings to the `log` crate.
     logger: Option<EbpfLogger<&'static dyn log::Log>>,
     /// Which cgroup holds each slot.
@@ -205,8 +205,8 @@ impl Probes {
 
     /// What was lost since loading.
     pub fn losses(&self) -> Losses {
-        let [events, requests] = self.losses.get(&0, 0).unwrap_or_default();
-        Losses { events, requests }
+        let [events, requests, switches] = self.losses.get(&0, 0).unwrap_or_default();
+        Losses { events, requests, switches }
     }
 }
 
