@@ -306,14 +306,7 @@ impl Stage {
             thread::sleep(Duration::from_millis(1));
             self.probes.drain_exits(|exit| exits.push(exit));
         }
-        Account {
-            pid,
-            status,
-            usage,
-            exits,
-            reading: self.probes.read(self.slot),
-            unseen: self.probes.losses().switches,
-        }
+        Account { pid, status, usage, exits, reading: self.probes.read(self.slot) }
     }
 }
 
@@ -326,8 +319,6 @@ struct Account {
     /// Of the probes.
     exits: Vec<ProcessExit>,
     reading: Reading,
-    /// Switches that the kernel did not show.
-    unseen: u64,
 }
 
 impl Account {
@@ -397,8 +388,8 @@ fn assert_close(what: &str, counted: Duration, expected: Duration) {
 fn assert_agrees_with_rusage(account: &Account) {
     let counters = &account.reading.counters;
     assert_close("CPU", Duration::from_nanos(counters.on_cpu_ns), account.usage_cpu());
-    if account.unseen > 0 {
-        return println!("the kernel hid {} switches: faults are not compared", account.unseen);
+    if counters.switches_unseen > 0 {
+        return println!("the kernel hid {} switches: faults are not compared", counters.switches_unseen);
     }
     assert_eq!(counters.faults_minor, account.usage.ru_minflt as u64, "minor faults");
     assert_eq!(counters.faults_major, account.usage.ru_majflt as u64, "major faults");
@@ -414,7 +405,7 @@ fn account_of(workload: &str) -> Option<(Stage, Account)> {
     for _ in 0..ATTEMPTS {
         let mut stage = Stage::set()?;
         let account = stage.run_within(workload);
-        let unseen = stage.probes.losses().switches;
+        let unseen = account.reading.counters.switches_unseen;
         if unseen == 0 {
             return Some((stage, account));
         }
@@ -613,6 +604,18 @@ fn slots_are_bounded_and_come_back_empty() {
         assert_eq!(stage.probes.read(slot), Reading::default());
         stage.probes.untrack(slot);
     }
+}
+
+#[test]
+fn where_the_main_process_is_named_only_its_end_is_told() {
+    let Some(mut stage) = Stage::set() else { return };
+    stage.probes.set_main(stage.slot, std::process::id());
+    let pid = born_in(&stage.cgroup, "start programs");
+    wait(pid);
+    let mut told = Vec::new();
+    stage.probes.drain_exits(|exit| told.push(exit.pid));
+    assert!(told.is_empty(), "{told:?} are not it");
+    assert!(stage.probes.read(stage.slot).counters.exits > PROGRAMS_STARTED);
 }
 
 #[test]

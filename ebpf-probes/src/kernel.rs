@@ -24,7 +24,6 @@ pub(crate) static OFFSETS: Offsets = Offsets {
     task_exit_code: 0,
     task_read_bytes: 0,
     task_write_bytes: 0,
-    task_cancelled_write_bytes: 0,
     signal_live: 0,
     signal_flags: 0,
     signal_group_exit_code: 0,

@@ -82,16 +82,14 @@ unsafe fn book(counters: &mut Counters, state: &OnCpu, prev: Pointer) {
 /// `prev` must be a `task_struct` known to the verifier.
 #[inline(always)]
 unsafe fn book_unknown(counters: &mut Counters, prev: Pointer) {
-    // SAFETY: the caller's promise; `losses` points to a map value.
+    // SAFETY: the caller's promise.
     unsafe {
         let is_fair = load::<i32>(prev, offset!(task_prio)) >= FAIR_PRIO_MIN;
         if offset!(task_prev_sum_exec_runtime) != ABSENT && is_fair {
             let before = load::<u64>(prev, offset!(task_prev_sum_exec_runtime));
             book_burst(counters, load::<u64>(prev, offset!(task_sum_exec_runtime)) - before);
         }
-        if let Some(losses) = maps::losses() {
-            maps::add(&raw mut (*losses).switches, 1);
-        }
+        counters.switches_unseen += 1;
     }
 }
 

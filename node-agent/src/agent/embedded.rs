@@ -191,7 +191,7 @@ impl<'a> Embedded<'a> {
         if let Ok(engine) = &mut self.engine {
             task.start(engine, 0);
         }
-        let child = match self.launch(command, directory.as_ref(), v1_entrances, run) {
+        let child = match self.launch(command, Some(&task), directory.as_ref(), v1_entrances, run) {
             Ok(child) => child,
             Err(error) => {
                 self.release(task, Leftover::Kill);
@@ -213,11 +213,15 @@ impl<'a> Embedded<'a> {
     fn launch(
         &mut self,
         command: &Command,
+        task: Option<&Task>,
         cgroup: Option<&File>,
         entrances: &[File],
         run: Option<RunId>,
     ) -> Result<Child, StartError> {
         let launched = Child::fork(command, cgroup, entrances).and_then(|mut child| {
+            if let (Some(task), Ok(engine)) = (task, &mut self.engine) {
+                task.set_main(engine, child.pid());
+            }
             if let (Some(run), Some(main)) = (run, ProcessId::of(child.pid())) {
                 self.recorded(|store| store.set_main(run, &main));
             }
@@ -300,7 +304,7 @@ impl<'a> Embedded<'a> {
             unsafe { libc::prctl(libc::PR_SET_CHILD_SUBREAPER, 1) };
         }
         let started = Instant::now();
-        let child = self.launch(command, None, &[], run)?;
+        let child = self.launch(command, None, None, &[], run)?;
         while !child.wait_for(Duration::from_secs(3600)) {}
         let exit = child.reap().unwrap_or_else(|_| unknown_exit());
         if self.start.leftover == Leftover::Wait {

@@ -156,9 +156,12 @@ impl Engine {
         }
     }
 
-    /// Remember how the process `pid` ends.
-    pub fn watch_exit(&mut self, pid: i32) {
+    /// Remember how the process `pid`, the main one of a slot, ends.
+    pub(super) fn watch_exit(&mut self, slot: Option<Slot>, pid: i32) {
         self.exits.insert(pid.cast_unsigned(), None);
+        if let (Ok(probes), Some(slot)) = (&mut self.probes, slot) {
+            probes.set_main(slot, pid.cast_unsigned());
+        }
     }
 
     /// How the process `pid` ended, if the probes saw it; it is forgotten then.

@@ -293,8 +293,8 @@ fn take_up(engine: &mut Engine, run: &OpenRun) -> Option<Life> {
     let cgroup =
         RunCgroup::existing(engine.hierarchies(), Path::new(path)).filter(|cgroup| cgroup.id() == *id)?;
     let process = Process::open(main.pid).ok()?;
-    engine.watch_exit(main.pid);
     let task = Task::adopt(engine, cgroup, run);
+    task.set_main(engine, main.pid);
     Some(Life {
         run: Some(run.id),
         task_type: run.key.task_type.clone(),

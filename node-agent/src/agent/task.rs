@@ -119,6 +119,11 @@ impl Task {
         self.started = Instant::now();
     }
 
+    /// Names the main process, so that the probes report its end.
+    pub fn set_main(&self, engine: &mut Engine, pid: i32) {
+        engine.watch_exit(self.slot, pid);
+    }
+
     fn look(&self, engine: &Engine) -> Sample {
         Sample {
             elapsed_ns: u64::try_from(self.elapsed().as_nanos()).unwrap_or(u64::MAX),

@@ -99,7 +99,7 @@ pub struct Probes {
     tables: Tables,
     slots: HashMap<MapData, u64, u32>,
     events: RingBuf<MapData>,
-    losses: Array<MapData, [u64; 3]>,
+    losses: Array<MapData, [u64; 2]>,
     /// Carries the programs' warnings to the `log` crate.
     logger: Option<EbpfLogger<&'static dyn log::Log>>,
     /// Which cgroup holds each slot.
@@ -175,6 +175,11 @@ impl Probes {
         self.tables.set_tasks(slot.0 as usize, tasks);
     }
 
+    /// Names the process whose end is to be reported; before, the ends of all are.
+    pub fn set_main(&mut self, slot: Slot, pid: u32) {
+        self.tables.set_main(slot.0 as usize, pid);
+    }
+
     /// What was counted up to now. A task's numbers come in when it leaves the CPU; see
     /// [`Probes::is_on_cpu`] for its end.
     pub fn read(&self, slot: Slot) -> Reading {
@@ -205,8 +210,8 @@ impl Probes {
 
     /// What was lost since loading.
     pub fn losses(&self) -> Losses {
-        let [events, requests, switches] = self.losses.get(&0, 0).unwrap_or_default();
-        Losses { events, requests, switches }
+        let [events, requests] = self.losses.get(&0, 0).unwrap_or_default();
+        Losses { events, requests }
     }
 }
 

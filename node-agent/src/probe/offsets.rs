@@ -62,7 +62,6 @@ fields! {
     task_exit_code: Exit, "task_struct", "exit_code";
     task_read_bytes: Nobody, "task_struct", "ioac.read_bytes";
     task_write_bytes: Nobody, "task_struct", "ioac.write_bytes";
-    task_cancelled_write_bytes: Nobody, "task_struct", "ioac.cancelled_write_bytes";
     signal_live: Exit, "signal_struct", "live.counter";
     signal_flags: Exit, "signal_struct", "flags";
     signal_group_exit_code: Exit, "signal_struct", "group_exit_code";
@@ -94,7 +93,7 @@ pub(super) fn of_this_kernel() -> Result<(Offsets, KernelBtf), BtfError> {
     if [offsets.blkg_blkcg, offsets.blkcg_cgroup].contains(&ABSENT) {
         offsets.bio_blkg = ABSENT;
     }
-    if [offsets.task_write_bytes, offsets.task_cancelled_write_bytes].contains(&ABSENT) {
+    if offsets.task_write_bytes == ABSENT {
         offsets.task_read_bytes = ABSENT;
     }
     offsets.exit_tells_group_dead = u32::from(btf.tracepoint_arguments("sched_process_exit") == Some(2));

@@ -93,7 +93,7 @@ async fn admit(agent: &Rc<Agent>, peer: Peer, start: Start) -> Result<(Life, Sta
             return Err(error.to_string());
         }
         task.start(&mut engine, 1);
-        engine.watch_exit(pid);
+        task.set_main(&mut engine, pid);
         task
     };
     let run = NewRun {
