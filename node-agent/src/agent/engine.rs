@@ -3,8 +3,8 @@
 use super::task::{Plan, Task};
 use crate::cgroup::{CgroupError, Hierarchies, RunCgroup};
 use crate::fingerprint::{Coverage, Measures, Source};
-use crate::host;
 use crate::host::Capacity;
+use crate::host::{self, ProcessId};
 use crate::predict::{History, predict};
 use crate::probe::{Measure, Options, Probes, Slot, State};
 use crate::size::{Manual, Policy, size};
@@ -31,6 +31,7 @@ pub struct Engine {
     /// Main processes whose exit is waited for, and the exit once it is known.
     exits: HashMap<u32, Option<ProcessExit>>,
     created: u64,
+    identity: ProcessId,
     /// Cgroups of runs that ended before their last process did.
     released: Vec<(RunCgroup, Option<Slot>)>,
 }
@@ -51,6 +52,7 @@ impl Engine {
             capacity: host::capacity(),
             exits: HashMap::new(),
             created: 0,
+            identity: ProcessId::current(),
             released: Vec::new(),
         })
     }
@@ -93,7 +95,7 @@ impl Engine {
     /// [`CgroupError`] if the cgroup can't be made. A limit or a probe that is refused becomes a note.
     pub fn admit(&mut self, plan: Plan) -> Result<Task, CgroupError> {
         self.created += 1;
-        let name = run_name(std::process::id(), self.created);
+        let name = run_name(&self.identity, self.created);
         let cgroup = RunCgroup::create(&self.hierarchies, &self.parent, &name)?;
         let mut notes = Vec::new();
         let slot = self.track(&cgroup, &mut notes);
@@ -227,9 +229,10 @@ fn unprobed(why: &str) -> Source {
     }
 }
 
-/// Name of a run's cgroup: it tells which process made it, so that those of dead ones can be found.
-fn run_name(owner: u32, number: u64) -> String {
-    format!("run-{owner}-{number}")
+/// Name of a run's cgroup, never used before on this boot: it tells which process made it, so that those of
+/// dead ones can be found.
+fn run_name(owner: &ProcessId, number: u64) -> String {
+    format!("run-{}-{}-{number}", owner.pid, owner.start_ticks)
 }
 
 /// The process that made the cgroup of this name.
@@ -243,7 +246,8 @@ mod tests {
 
     #[test]
     fn a_cgroup_names_its_maker() {
-        assert_eq!(owner_of(&run_name(42, 7)), Some(42));
+        let owner = ProcessId { pid: 42, start_ticks: 1000, boot_id: String::new() };
+        assert_eq!(owner_of(&run_name(&owner, 7)), Some(42));
         assert_eq!(owner_of("run-x-1"), None);
         assert_eq!(owner_of("system.slice"), None);
     }
