@@ -254,8 +254,9 @@ impl<'a> Embedded<'a> {
         }
         if recorded.elapsed() >= Duration::from_secs(self.config.agent.checkpoint_s) {
             *recorded = Instant::now();
-            if let Some(run) = run {
-                self.recorded(|store| store.checkpoint(run, &task.measured()));
+            if let (Some(run), Ok(engine)) = (run, &self.engine) {
+                let measured = task.measured(engine);
+                self.recorded(|store| store.checkpoint(run, &measured));
             }
         }
     }

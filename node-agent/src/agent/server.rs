@@ -90,6 +90,7 @@ pub fn serve(config: Config, database: PathBuf, socket: &Path) -> anyhow::Result
 }
 
 async fn run(config: Config, database: PathBuf, socket: &Path) -> anyhow::Result<()> {
+    raise_descriptor_limit();
     let listener = socket::listen(socket, &config.agent.socket_group)?;
     let agent = Agent::start(config, database)?;
     agent.report_probes();
@@ -120,6 +121,14 @@ async fn run(config: Config, database: PathBuf, socket: &Path) -> anyhow::Result
     _ = std::fs::remove_file(socket);
     agent.end().await;
     Ok(())
+}
+
+/// Every task holds a few descriptors; the soft limit is often 1024. Tasks do not inherit this.
+fn raise_descriptor_limit() {
+    use nix::sys::resource::{Resource, getrlimit, setrlimit};
+    if let Ok((_, hard)) = getrlimit(Resource::RLIMIT_NOFILE) {
+        _ = setrlimit(Resource::RLIMIT_NOFILE, hard, hard);
+    }
 }
 
 async fn accept(

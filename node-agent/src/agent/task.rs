@@ -2,9 +2,8 @@
 //! when it ends, and released.
 
 use super::engine::Engine;
-use crate::cgroup::RunCgroup;
-use crate::fingerprint::Measured;
-use crate::fingerprint::{Collector, Coverage, Measures, Sample};
+use crate::cgroup::{Accounts, RunCgroup, Watch};
+use crate::fingerprint::{Collector, Coverage, Measured, Measures, Sample};
 use crate::host;
 use crate::predict::Prediction;
 use crate::probe::Slot;
@@ -35,6 +34,7 @@ pub struct Plan {
 #[derive(Debug)]
 pub struct Task {
     cgroup: RunCgroup,
+    watch: Watch,
     slot: Option<Slot>,
     plan: Plan,
     notes: Vec<String>,
@@ -54,7 +54,8 @@ impl Task {
         coverage: Coverage,
     ) -> Self {
         let collector = Collector::new(measures, coverage);
-        Self { cgroup, slot, plan, notes, collector, started: Instant::now(), elapsed_before: Duration::ZERO }
+        let (watch, started) = (cgroup.watch(), Instant::now());
+        Self { cgroup, watch, slot, plan, notes, collector, started, elapsed_before: Duration::ZERO }
     }
 
     /// A run that another agent began: its processes are in `cgroup` and go on. Counts between that agent's
@@ -72,6 +73,7 @@ impl Task {
         }
         let mut task = Self {
             collector: Collector::resume(measures, coverage, run.measured.clone()),
+            watch: cgroup.watch(),
             cgroup,
             slot,
             plan: Plan { prediction: Prediction::default(), limits: run.limits.clone(), policy: run.policy },
@@ -124,6 +126,7 @@ impl Task {
         engine.watch_exit(self.slot, pid);
     }
 
+    /// Everything there is to see.
     fn look(&self, engine: &Engine) -> Sample {
         Sample {
             elapsed_ns: u64::try_from(self.elapsed().as_nanos()).unwrap_or(u64::MAX),
@@ -132,9 +135,22 @@ impl Task {
         }
     }
 
+    /// What changes all the time. A task that used no CPU since the last sample has changed nothing.
+    fn glance(&self, engine: &Engine) -> Sample {
+        let last = self.collector.last();
+        let cpu = self.watch.cpu();
+        let is_idle = cpu.cpu_ns.is_some() && cpu.cpu_ns == last.accounts.cpu_ns;
+        let memory_bytes = if is_idle { last.accounts.memory_bytes } else { self.watch.memory_bytes() };
+        Sample {
+            elapsed_ns: u64::try_from(self.elapsed().as_nanos()).unwrap_or(u64::MAX),
+            counted: self.slot.and_then(|slot| engine.counted(slot)),
+            accounts: Accounts { memory_bytes, ..cpu },
+        }
+    }
+
     /// Measures, and raises a `memory.high` that the task comes near to.
     pub fn sample(&mut self, engine: &Engine) {
-        let sample = self.look(engine);
+        let sample = self.glance(engine);
         if let Some(used) = sample.accounts.memory_bytes {
             self.grow(used, engine);
         }
@@ -155,8 +171,10 @@ impl Task {
         }
     }
 
-    /// What has been measured so far.
-    pub fn measured(&self) -> Measured {
+    /// What has been measured up to now.
+    pub fn measured(&mut self, engine: &Engine) -> Measured {
+        let sample = self.look(engine);
+        self.collector.sample(sample);
         self.collector.measured()
     }
 

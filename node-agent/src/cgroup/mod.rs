@@ -8,7 +8,7 @@ mod accounts;
 mod limits;
 mod run_cgroup;
 
-pub use accounts::Accounts;
+pub use accounts::{Accounts, Watch};
 pub use limits::Applied;
 pub use run_cgroup::RunCgroup;
 

@@ -89,6 +89,11 @@ impl Collector {
         self.last = sample;
     }
 
+    /// The last sample.
+    pub fn last(&self) -> &Sample {
+        &self.last
+    }
+
     /// How long to wait until the next sample.
     pub fn interval(elapsed: Duration) -> Duration {
         (elapsed / INTERVAL_SHARE).clamp(INTERVAL_MIN, INTERVAL_MAX)
