@@ -37,6 +37,8 @@ pub struct Agent {
     pub socket_group: String,
     /// Cgroup under which runs get theirs: a relative path of plain names.
     pub cgroup_parent: String,
+    /// Whether BPF programs are loaded; without them the kernel's own accounts serve.
+    pub probes: bool,
     /// Most tasks measured at once.
     pub tasks_max: u32,
     /// Seconds between two records of a run that is under way.
@@ -50,6 +52,7 @@ impl Default for Agent {
             socket: DEFAULT_SOCKET.into(),
             socket_group: "standin".into(),
             cgroup_parent: "standin".into(),
+            probes: true,
             tasks_max: 1024,
             checkpoint_s: 10,
         }

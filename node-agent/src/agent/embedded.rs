@@ -50,9 +50,8 @@ impl<'a> Embedded<'a> {
     /// Sets up what there is: none of it may be missing so badly that the job can't run.
     pub fn prepare(config: &'a Config, start: Start, database: &Path) -> Self {
         let engine = if nix::unistd::geteuid().is_root() {
-            let cgroup_parent = config.agent.cgroup_parent.clone().into();
-            Engine::new(&EngineOptions { cgroup_parent, tasks_max: TASKS_MAX })
-                .map_err(|error| error.to_string())
+            let options = EngineOptions { tasks_max: TASKS_MAX, ..EngineOptions::new(&config.agent) };
+            Engine::new(&options).map_err(|error| error.to_string())
         } else {
             Err("not root: no probes and no limits, only the kernel's accounts of the process".into())
         };
@@ -205,7 +204,11 @@ impl<'a> Embedded<'a> {
         }
         let notes = task.notes().to_vec();
         self.notes.extend(notes);
-        let (measured, ending) = self.release_measured(task, exit.status);
+        let duration = task.elapsed();
+        let (mut measured, ending) = self.release_measured(task, exit.status);
+        if let Some(Err(why)) = self.engine.as_ref().ok().map(Engine::probes) {
+            measured.fill_from(&from_rusage(&exit.usage, duration, why));
+        }
         Ok(self.record(plan, run, measured, ending, exit))
     }
 

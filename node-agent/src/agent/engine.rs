@@ -2,6 +2,7 @@
 
 use super::task::{Plan, Task};
 use crate::cgroup::{CgroupError, Hierarchies, RunCgroup};
+use crate::config;
 use crate::fingerprint::{Coverage, Measures, Source};
 use crate::host::Capacity;
 use crate::host::{self, ProcessId};
@@ -17,8 +18,18 @@ use std::path::{Path, PathBuf};
 pub struct EngineOptions {
     /// Cgroup under which runs get theirs.
     pub cgroup_parent: PathBuf,
+    /// Whether BPF programs are loaded.
+    pub probes: bool,
     /// Most tasks measured at once.
     pub tasks_max: u32,
+}
+
+impl EngineOptions {
+    /// As configured.
+    pub fn new(agent: &config::Agent) -> Self {
+        let cgroup_parent = agent.cgroup_parent.clone().into();
+        Self { cgroup_parent, probes: agent.probes, tasks_max: agent.tasks_max }
+    }
 }
 
 /// See the head of this file.
@@ -44,11 +55,16 @@ impl Engine {
     pub fn new(options: &EngineOptions) -> Result<Self, CgroupError> {
         let hierarchies = Hierarchies::detect()?;
         let run_level = u32::try_from(options.cgroup_parent.components().count() + 1).unwrap_or(u32::MAX);
-        let probes = Probes::load(&Options { tasks_max: options.tasks_max, run_level });
+        let probes = if options.probes {
+            Probes::load(&Options { tasks_max: options.tasks_max, run_level })
+                .map_err(|error| error.to_string())
+        } else {
+            Err("switched off by agent.probes in the configuration".into())
+        };
         Ok(Self {
             hierarchies,
             parent: options.cgroup_parent.clone(),
-            probes: probes.map_err(|error| error.to_string()),
+            probes,
             capacity: host::capacity(),
             exits: HashMap::new(),
             created: 0,

@@ -143,8 +143,7 @@ async fn accept(
 impl Agent {
     /// Loads probes, opens the database and takes up what the last agent left.
     fn start(config: Config, database: PathBuf) -> anyhow::Result<Rc<Self>> {
-        let cgroup_parent = config.agent.cgroup_parent.clone().into();
-        let mut engine = Engine::new(&EngineOptions { cgroup_parent, tasks_max: config.agent.tasks_max })?;
+        let mut engine = Engine::new(&EngineOptions::new(&config.agent))?;
         let opened = Store::open(&database)?;
         if let Some(path) = &opened.moved_aside {
             tracing::warn!(

@@ -41,3 +41,28 @@ pub fn from_rusage(usage: &libc::rusage, duration: Duration, why: &str) -> Measu
         .chain(["cpu_wait", "block", "network", "connections", "tasks", "oom_kills"].map(missing));
     Measured { fingerprint, coverage: Coverage(coverage.collect()), ..Measured::default() }
 }
+
+impl Measured {
+    /// Takes over what is missing here and known from `wait4`.
+    pub fn fill_from(&mut self, accounted: &Self) {
+        let (to, from) = (&mut self.fingerprint, &accounted.fingerprint);
+        for (to, from) in [
+            (&mut to.cpu_ns, from.cpu_ns),
+            (&mut to.cpu_user_ns, from.cpu_user_ns),
+            (&mut to.cpu_system_ns, from.cpu_system_ns),
+            (&mut to.switches_voluntary, from.switches_voluntary),
+            (&mut to.switches_forced, from.switches_forced),
+            (&mut to.memory_peak_bytes, from.memory_peak_bytes),
+            (&mut to.process_rss_peak_bytes, from.process_rss_peak_bytes),
+            (&mut to.faults_minor, from.faults_minor),
+            (&mut to.faults_major, from.faults_major),
+            (&mut to.storage_read_bytes, from.storage_read_bytes),
+            (&mut to.storage_write_bytes, from.storage_write_bytes),
+        ] {
+            *to = to.or(from);
+        }
+        let known = |source: &&Source| self.coverage.0.iter().any(|own| own.measure == source.measure);
+        let more: Vec<_> = accounted.coverage.0.iter().filter(|source| !known(source)).cloned().collect();
+        self.coverage.0.extend(more);
+    }
+}
