@@ -1,6 +1,6 @@
 //! What every end-to-end test needs: a sandbox with own database, socket and cgroup parent, so that tests run
 //! beside each other and beside an agent of the host, and leave the machine as they found it.
-#![allow(dead_code, reason = "every test takes what it needs")]
+#![allow(dead_code, unused_imports, reason = "every test takes what it needs")]
 #![allow(missing_docs, unreachable_pub, clippy::unwrap_used, reason = "this is no library")]
 
 mod skip;
