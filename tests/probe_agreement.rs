@@ -5,6 +5,9 @@
 //! (`CLONE_INTO_CGROUP`), so that not even its first instruction goes uncounted. Needs root, cgroup v2 and a
 //! kernel that allows BPF; where one is missing the tests say "skipped" and pass.
 #![expect(clippy::unwrap_used, reason = "a test says where it fails by panicking there")]
+#[path = "support/skip.rs"]
+mod skip;
+
 use std::{
     env,
     ffi::CString,
@@ -263,10 +266,10 @@ struct Stage {
 }
 
 impl Stage {
-    /// `None`, with the reason printed, where the host does not allow for it.
+    /// `None`, with the reason counted, where the host does not allow for it.
     fn set() -> Option<Self> {
         let skipped = |why: &str| {
-            println!("skipped: {why}");
+            skip::skip(why);
             None::<Self>
         };
         let Some(mount) = v2_mount() else {
@@ -485,7 +488,7 @@ fn block_bytes_are_exact() {
     let account = match found {
         Ok(Some((_stage, account))) => account,
         Ok(None) => return,
-        Err(error) => return println!("skipped: no O_DIRECT in {}: {error}", path.display()),
+        Err(error) => return skip::skip(&format!("no O_DIRECT in {}: {error}", path.display())),
     };
     let counters = account.reading.counters;
     let expected = (BLOCKS * BLOCK_BYTES) as u64;

@@ -17,3 +17,7 @@ pub mod size;
 pub mod store;
 pub mod units;
 pub mod wire;
+
+#[cfg(test)]
+#[path = "../../tests/support/skip.rs"]
+mod skip;

@@ -1,13 +1,15 @@
 //! What every end-to-end test needs: a sandbox with own database, socket and cgroup parent, so that tests run
 //! beside each other and beside an agent of the host, and leave the machine as they found it.
-#![allow(dead_code, reason = "every test takes what it needs")]
+#![allow(dead_code, unused_imports, reason = "every test takes what it needs")]
 #![allow(missing_docs, unreachable_pub, clippy::unwrap_used, reason = "this is no library")]
 
+mod skip;
+
 use serde_json::Value;
+pub(crate) use skip::skip;
 use standin::wire::{self, Reply, Request, WireError};
 use std::ffi::OsStr;
 use std::fs;
-use std::io::Write;
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
@@ -27,16 +29,6 @@ static SANDBOXES: AtomicU32 = AtomicU32::new(0);
 pub fn is_root() -> bool {
     // SAFETY: plain system call.
     unsafe { libc::geteuid() == 0 }
-}
-
-/// Says why a test can't show anything here, where the test runner counts it.
-pub fn skip(why: &str) {
-    eprintln!("skipped: {why}");
-    if let Some(path) = std::env::var_os("STANDIN_SKIPPED") {
-        let line = format!("{}: {why}\n", std::thread::current().name().unwrap_or("test"));
-        let file = fs::File::options().create(true).append(true).open(path);
-        file.and_then(|mut file| file.write_all(line.as_bytes())).unwrap();
-    }
 }
 
 /// Leaves the test, with the reason counted, unless `$condition`.

@@ -13,6 +13,11 @@ use std::{
 
 use anyhow::{Context, Result, bail, ensure};
 
+use crate::{
+    debian,
+    process::{done, has, output},
+};
+
 const TARGET: &str = "bpfel-unknown-none";
 const LINKER_VERSION: &str = "0.13.0";
 /// Its libLLVM must be the one that the compiler has, or a newer one.
@@ -37,10 +42,10 @@ pub(crate) struct Options {
 }
 
 pub(crate) fn run(options: &Options) -> Result<()> {
-    let workspace = workspace()?;
+    let workspace = crate::workspace()?;
     let prebuilt = workspace.join("ebpf-probes/prebuilt");
     let tools = ToolChain::find(options.install)?;
-    let object = tools.build(&workspace)?;
+    let object = tools.build(workspace)?;
     let recorded = tools.describe()?;
     if options.check {
         return check(&tools, &prebuilt, &object, &recorded);
@@ -50,11 +55,6 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     fs::write(prebuilt.join("toolchain.txt"), recorded)?;
     println!("wrote {} ({} bytes)", prebuilt.join("standin.bpf.o").display(), fs::metadata(&object)?.len());
     Ok(())
-}
-
-fn workspace() -> Result<PathBuf> {
-    let xtask = Path::new(env!("CARGO_MANIFEST_DIR"));
-    Ok(xtask.parent().context("xtask lies in the workspace")?.to_owned())
 }
 
 /// Compares a rebuild with the committed object: byte for byte if the tool chain is the recorded one, else
@@ -98,13 +98,14 @@ enum Compiler {
 
 impl ToolChain {
     fn find(install: bool) -> Result<Self> {
-        let compiler = match Compiler::find() {
-            Some(compiler) => compiler,
-            None if install => Compiler::install()?,
-            None => bail!(
+        if install && !has_packages() {
+            debian::install(&DEBIAN_PACKAGES)?;
+        }
+        let compiler = Compiler::find().with_context(|| {
+            format!(
                 "no compiler with core for {TARGET}: run cargo xtask ebpf --install (Debian), or rustup toolchain install nightly --component rust-src"
-            ),
-        };
+            )
+        })?;
         let linker = match find_linker() {
             Some(linker) => linker,
             None if install => install_linker()?,
@@ -198,13 +199,6 @@ impl Compiler {
         core.exists().then_some(Self::Debian)
     }
 
-    fn install() -> Result<Self> {
-        done(
-            Command::new("apt-get").args(["install", "-y", "--no-install-recommends"]).args(DEBIAN_PACKAGES),
-        )?;
-        Self::find().context("the packages are installed, but hold no core for BPF")
-    }
-
     fn cargo(self, verb: &str) -> Command {
         match self {
             Self::Nightly => {
@@ -234,6 +228,13 @@ impl Compiler {
             Self::Debian => Command::new(DEBIAN_RUSTC),
         }
     }
+}
+
+/// Whether a compiler, LLVM's libraries and its tools are there, wherever they are from.
+fn has_packages() -> bool {
+    Compiler::find().is_some()
+        && Path::new(LLVM_PREFIX).join("bin/llvm-config").exists()
+        && has(&strip_tool())
 }
 
 fn has_core_sources() -> bool {
@@ -288,22 +289,4 @@ fn install_linker() -> Result<PathBuf> {
 
 fn strip_tool() -> String {
     format!("llvm-strip-{LLVM_MAJOR}")
-}
-
-fn has(tool: &str) -> bool {
-    output(Command::new(tool).arg("--version")).is_ok()
-}
-
-/// Runs a command that must succeed.
-fn done(command: &mut Command) -> Result<()> {
-    let status = command.status().with_context(|| format!("failed to start {command:?}"))?;
-    ensure!(status.success(), "{command:?} ended with {status}");
-    Ok(())
-}
-
-/// Runs a command that must succeed and gives what it prints.
-fn output(command: &mut Command) -> Result<String> {
-    let output = command.output().with_context(|| format!("failed to start {command:?}"))?;
-    ensure!(output.status.success(), "{command:?} ended with {}", output.status);
-    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }

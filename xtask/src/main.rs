@@ -1,18 +1,36 @@
 //! Developer tasks of the workspace: `cargo xtask VERB`. A verb is a variant here and a module beside it.
+mod bench;
+mod debian;
 mod ebpf;
+mod process;
+mod test;
 
+use std::{path::Path, process::ExitCode};
+
+use anyhow::{Context, Result};
 use clap::Parser;
 
 /// Developer tasks of the standin workspace.
 #[derive(Parser)]
 #[command(name = "cargo xtask", bin_name = "cargo xtask")]
 enum Task {
+    /// Install what tests need (Debian, as root), run all tests, and say which could not check anything.
+    Test(test::Options),
+    /// Measure on this host what standin costs.
+    #[command(subcommand)]
+    Bench(bench::Bench),
     /// Rebuild the BPF object that users build with (ebpf-probes/prebuilt/standin.bpf.o).
     Ebpf(ebpf::Options),
 }
 
-fn main() -> anyhow::Result<()> {
+fn main() -> Result<ExitCode> {
     match Task::parse() {
-        Task::Ebpf(options) => ebpf::run(&options),
+        Task::Test(options) => test::run(&options),
+        Task::Bench(bench) => bench::run(bench),
+        Task::Ebpf(options) => ebpf::run(&options).map(|()| ExitCode::SUCCESS),
     }
+}
+
+fn workspace() -> Result<&'static Path> {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().context("xtask lies in the workspace")
 }

@@ -1,6 +1,7 @@
 //! What may be found in place of a sound database, and what may happen while it is written.
 
 use super::*;
+use crate::skip::skip;
 use std::os::unix::fs::PermissionsExt;
 use std::process::Command;
 use std::time::Duration;
@@ -172,7 +173,7 @@ impl Mount {
         match mounted {
             Ok(output) if output.status.success() => Some(Self(directory)),
             _ => {
-                eprintln!("skipped: mounting a tmpfs needs root");
+                skip("mounting a tmpfs needs root");
                 None
             }
         }
@@ -273,7 +274,7 @@ fn users_with_read_permission_read_with_and_without_an_agent() {
     }
     let runs = || Reader::open(&path).and_then(|reader| reader.runs(None, 9)).map(|runs| runs.len());
     let Some(with_agent) = as_nobody(runs) else {
-        eprintln!("skipped: changing the user needs root");
+        skip("changing the user needs root");
         return;
     };
     assert_eq!(with_agent.unwrap(), 1);
@@ -325,7 +326,7 @@ fn after_a_kill_those_who_may_only_read_see_the_log() {
         std::fs::set_permissions(file, PermissionsExt::from_mode(0o644)).unwrap();
     }
     let Some(runs) = as_nobody(|| Reader::open(&path)?.runs(None, usize::MAX).map(|runs| runs.len())) else {
-        eprintln!("skipped: changing the user needs root");
+        skip("changing the user needs root");
         return;
     };
     let runs = runs.unwrap();

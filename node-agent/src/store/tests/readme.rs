@@ -80,8 +80,7 @@ fn the_examples_work_in_the_sqlite_shell() {
             .arg(sql)
             .output();
         let Ok(output) = output else {
-            eprintln!("skipped: no sqlite3 here");
-            return;
+            return crate::skip::skip("sqlite3 is not installed");
         };
         let text = String::from_utf8_lossy(&output.stdout);
         eprintln!("{sql}{text}");

@@ -1,0 +1,35 @@
+//! Debian's packages, for those who may install them.
+use std::{path::Path, process::Command};
+
+use anyhow::Result;
+
+use crate::process::{done, output, status};
+
+const APT: &str = "apt-get";
+
+/// Whether this user may install packages here.
+pub(crate) fn may_install() -> bool {
+    is_debian() && output(Command::new("id").arg("-u")).is_ok_and(|uid| uid.trim() == "0")
+}
+
+fn is_debian() -> bool {
+    Path::new("/etc/debian_version").exists()
+}
+
+/// Installs packages. The lists of a new or long unused machine know nothing, or versions that are gone: then
+/// they are fetched first.
+pub(crate) fn install(packages: &[&str]) -> Result<()> {
+    println!("installing {}", packages.join(" "));
+    if status(&mut install_command(packages))?.success() {
+        return Ok(());
+    }
+    done(Command::new(APT).args(["update", "-q"]))?;
+    done(&mut install_command(packages))
+}
+
+fn install_command(packages: &[&str]) -> Command {
+    let mut apt = Command::new(APT);
+    apt.args(["install", "-y", "-q", "--no-install-recommends"]).args(packages);
+    apt.env("DEBIAN_FRONTEND", "noninteractive");
+    apt
+}

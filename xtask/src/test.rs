@@ -1,0 +1,86 @@
+//! `cargo xtask test`: everything that has to be set up, then all tests, then what could not be tested here.
+//!
+//! A test that lacks a program or a privilege passes, and writes why to the file that `STANDIN_SKIPPED`
+//! names (`tests/support/skip.rs`): cargo does not count those.
+use std::{fs, path::Path, process::ExitCode};
+
+use anyhow::{Context, Result};
+
+use crate::{debian, process};
+
+/// Programs that tests use, and Debian's packages with them.
+const PROGRAMS: [(&str, &str); 14] = [
+    ("bash", "bash"),
+    ("cc", "gcc libc6-dev"),
+    ("curl", "curl"),
+    ("fio", "fio"),
+    ("iperf3", "iperf3"),
+    ("mount", "mount"),
+    ("ps", "procps"),
+    ("python3", "python3"),
+    ("script", "bsdutils"),
+    ("setpriv", "util-linux"),
+    ("setsid", "util-linux"),
+    ("sqlite3", "sqlite3"),
+    ("stress-ng", "stress-ng"),
+    ("xz", "xz-utils"),
+];
+
+/// Options of `cargo xtask test`.
+#[derive(clap::Args)]
+pub(crate) struct Options {
+    /// Passed on to cargo test: cargo xtask test -- --test second_run_is_predicted
+    #[arg(last = true)]
+    arguments: Vec<String>,
+}
+
+/// Gives the exit code of `cargo test`.
+pub(crate) fn run(options: &Options) -> Result<ExitCode> {
+    set_up();
+    let workspace = crate::workspace()?;
+    let skipped = workspace.join("target/skipped-tests.txt");
+    start_empty(&skipped)?;
+    let mut tests = process::cargo(workspace);
+    tests.args(["test", "--workspace"]).args(&options.arguments).env("STANDIN_SKIPPED", &skipped);
+    let status = process::status(&mut tests)?;
+    report(&fs::read_to_string(&skipped)?);
+    let code = status.code().and_then(|code| u8::try_from(code).ok());
+    Ok(code.map_or(ExitCode::FAILURE, ExitCode::from))
+}
+
+/// Installs what tests use. What stays missing makes some of them skip, and so is no error.
+fn set_up() {
+    let missing = missing();
+    if !missing.is_empty() && debian::may_install() {
+        let mut packages: Vec<&str> = missing.iter().flat_map(|(_, packages)| packages.split(' ')).collect();
+        packages.dedup();
+        if let Err(error) = debian::install(&packages) {
+            println!("warning: {error:#}");
+        }
+    }
+    let still: Vec<&str> = self::missing().iter().map(|(program, _)| *program).collect();
+    if !still.is_empty() {
+        println!(
+            "missing for some tests, which will skip: {} (as root on Debian this installs them)",
+            still.join(" ")
+        );
+    }
+}
+
+fn missing() -> Vec<(&'static str, &'static str)> {
+    PROGRAMS.into_iter().filter(|(program, _)| !process::has(program)).collect()
+}
+
+fn start_empty(skipped: &Path) -> Result<()> {
+    if let Some(directory) = skipped.parent() {
+        fs::create_dir_all(directory)?;
+    }
+    fs::write(skipped, "").with_context(|| format!("failed to write {}", skipped.display()))
+}
+
+fn report(skipped: &str) {
+    println!();
+    skipped.lines().for_each(|line| println!("skipped: {line}"));
+    let count = skipped.lines().count();
+    println!("{count} {} skipped their checks", if count == 1 { "test" } else { "tests" });
+}
