@@ -10,10 +10,14 @@
 //! | 127 | `run`: the command was not found |
 
 use super::settings::Settings;
+use super::table::printable;
 use super::{Cli, Verb, agent, db, doctor, ls, predict, run, runs, show};
+use crate::causes::in_one_line;
 use clap::Parser;
 use clap::error::ErrorKind;
 use std::ffi::OsString;
+use std::fmt::Display;
+use std::io::{self, Write};
 
 /// Done.
 const DONE: u8 = 0;
@@ -26,14 +30,17 @@ pub(super) const FAILED: u8 = 125;
 pub fn main(arguments: impl IntoIterator<Item = OsString>) -> u8 {
     let cli = match Cli::try_parse_from(arguments) {
         Ok(cli) => cli,
-        Err(error) => {
+        Err(error) if matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion) => {
             _ = error.print();
-            let asked = matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion);
-            return if asked { DONE } else { FAILED };
+            return DONE;
+        }
+        Err(error) => {
+            complain(&bad_usage(&error));
+            return FAILED;
         }
     };
     let done =
-        Settings::resolve(&cli.overrides).map_err(anyhow::Error::from).and_then(|settings| match cli.verb {
+        Settings::resolve(cli.overrides).map_err(anyhow::Error::from).and_then(|settings| match cli.verb {
             Verb::Run(arguments) => run::run(&settings, arguments),
             Verb::Agent(arguments) => agent::run(settings, &arguments),
             Verb::Ls(arguments) => ls::run(&settings, &arguments),
@@ -46,15 +53,49 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> u8 {
     match done {
         Ok(code) => code,
         Err(error) => {
-            complain(&format!("{error:#}"));
+            complain(&in_one_line(error.as_ref()));
             FAILED
         }
     }
 }
 
-/// One line on stderr, whatever the message holds.
+/// What is wrong with the command line, what is allowed, and where to read on: clap's several paragraphs in
+/// one line.
+fn bad_usage(error: &clap::Error) -> String {
+    let text = error.render().to_string();
+    let paragraphs = || text.split("\n\n");
+    let usage = paragraphs().find_map(|paragraph| paragraph.trim().strip_prefix("Usage: "));
+    let verb = usage.unwrap_or("standin").split(' ').take_while(|word| word.starts_with(char::is_lowercase));
+    let verb = verb.collect::<Vec<_>>().join(" ");
+    let problem: Vec<_> = paragraphs()
+        .map(str::trim)
+        .filter(|paragraph| {
+            !paragraph.starts_with("Usage: ") && !paragraph.starts_with("For more information")
+        })
+        .map(|paragraph| paragraph.trim_start_matches("error: "))
+        .collect();
+    let problem = problem.join("; ");
+    match error.kind() {
+        ErrorKind::InvalidSubcommand => {
+            format!("{problem}; to run a command write `standin run -- CMD`; see `standin --help`")
+        }
+        _ => format!("{problem}; see `{verb} --help`"),
+    }
+}
+
+/// One line on stderr, whatever the message holds: names and paths in it come from users, and must not move
+/// the cursor.
 pub(super) fn complain(message: &str) {
-    use std::io::Write;
-    let line = message.split_whitespace().collect::<Vec<_>>().join(" ");
-    _ = writeln!(std::io::stderr(), "standin: {line}");
+    let line = message.lines().map(str::trim).filter(|line| !line.is_empty()).collect::<Vec<_>>().join(" ");
+    _ = writeln!(std::io::stderr(), "standin: {}", printable(&line));
+}
+
+/// Output for people. A reader who has gone is no failure.
+pub(super) fn print(text: impl Display) -> io::Result<()> {
+    let mut out = io::stdout().lock();
+    match write!(out, "{text}").and_then(|()| out.flush()) {
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+        Err(error) => Err(io::Error::new(error.kind(), format!("failed to write to stdout: {error}"))),
+        Ok(()) => Ok(()),
+    }
 }
