@@ -17,11 +17,14 @@ pwd; ls -l /proc/self/fd | sed 's/.* \([0-9]* ->\)/\1/; s/\[[0-9]*\]//; s,/proc/
 env | grep -v -E '^(STANDIN_|_=)' | sort; umask; ulimit -a; cat /proc/self/oom_score_adj
 "#;
 
+/// A name, and what makes the command.
+type Way<'a> = (&'static str, Box<dyn Fn() -> Command + 'a>);
+
 /// The ways of running: a name, and `standin run` up to the command.
 fn ways<'a>(
     sandbox: &'a Sandbox,
     agent: &'a support::Agent<'_>,
-) -> Vec<(&'static str, Box<dyn Fn() -> Command + 'a>)> {
+) -> Vec<Way<'a>> {
     vec![
         ("embedded", Box::new(|| sandbox.standin(["run", "--quiet", "--no-agent", "--"]))),
         ("agent", Box::new(|| agent.standin(["run", "--quiet", "--require-agent", "--"]))),

@@ -173,6 +173,9 @@ fn in_words(text: &str, line: Option<usize>, message: &str) -> String {
         message.replace(&format!("expected {name}"), "expected a whole number that is not negative")
     });
     let message = message.replace("expected f64", "expected a number").replace("path string", "a path");
+    let message = ["Agent", "Run", "Retention"].iter().fold(message, |message, name| {
+        message.replace(&format!("struct {name}"), "a table, written [agent], [run] or [retention]")
+    });
     match line.and_then(|line| text.lines().nth(line)).and_then(key_of) {
         Some(key) if !message.contains(&format!("`{key}`")) => format!("{key}: {message}"),
         _ => message,

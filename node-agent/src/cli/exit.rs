@@ -13,8 +13,8 @@ use super::settings::Settings;
 use super::table::printable;
 use super::{Cli, Verb, agent, db, doctor, ls, predict, run, runs, show};
 use crate::causes::in_one_line;
-use clap::Parser;
 use clap::error::ErrorKind;
+use clap::{CommandFactory, Parser};
 use std::ffi::OsString;
 use std::fmt::Display;
 use std::io::{self, Write};
@@ -28,14 +28,15 @@ pub(super) const FAILED: u8 = 125;
 
 /// Runs one command line and gives its exit code.
 pub fn main(arguments: impl IntoIterator<Item = OsString>) -> u8 {
-    let cli = match Cli::try_parse_from(arguments) {
+    let arguments: Vec<_> = arguments.into_iter().collect();
+    let cli = match Cli::try_parse_from(&arguments) {
         Ok(cli) => cli,
         Err(error) if matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion) => {
             _ = error.print();
             return DONE;
         }
         Err(error) => {
-            complain(&bad_usage(&error));
+            complain(&bad_usage(&error, &arguments));
             return FAILED;
         }
     };
@@ -61,26 +62,26 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> u8 {
 
 /// What is wrong with the command line, what is allowed, and where to read on: clap's several paragraphs in
 /// one line.
-fn bad_usage(error: &clap::Error) -> String {
-    let text = error.render().to_string();
-    let paragraphs = || text.split("\n\n");
-    let usage = paragraphs().find_map(|paragraph| paragraph.trim().strip_prefix("Usage: "));
-    let verb = usage.unwrap_or("standin").split(' ').take_while(|word| word.starts_with(char::is_lowercase));
-    let verb = verb.collect::<Vec<_>>().join(" ");
-    let problem: Vec<_> = paragraphs()
-        .map(str::trim)
-        .filter(|paragraph| {
-            !paragraph.starts_with("Usage: ") && !paragraph.starts_with("For more information")
-        })
-        .map(|paragraph| paragraph.trim_start_matches("error: "))
-        .collect();
-    let problem = problem.join("; ");
-    match error.kind() {
-        ErrorKind::InvalidSubcommand => {
-            format!("{problem}; to run a command write `standin run -- CMD`; see `standin --help`")
-        }
-        _ => format!("{problem}; see `{verb} --help`"),
+fn bad_usage(error: &clap::Error, arguments: &[OsString]) -> String {
+    let help = match verb_of(arguments) {
+        Some(verb) => format!("see `standin {verb} --help`"),
+        None => "see `standin --help`; to run a command write `standin run -- CMD`".into(),
+    };
+    if error.kind() == ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand {
+        return format!("nothing asked; {help}");
     }
+    let text = error.render().to_string().replace("\n  tip: ", "\n\n  tip: ");
+    let is_news = |text: &&str| !text.starts_with("Usage: ") && !text.starts_with("For more information");
+    let paragraphs = text.split("\n\n").map(str::trim).filter(is_news).filter(|text| !text.is_empty());
+    let problem = paragraphs.map(|text| text.trim_start_matches("error: ")).collect::<Vec<_>>().join("; ");
+    format!("{problem}; {help}")
+}
+
+/// The verb of a command line that does not parse.
+fn verb_of(arguments: &[OsString]) -> Option<String> {
+    let command = Cli::command();
+    let verb = arguments.iter().skip(1).find(|argument| command.find_subcommand(argument).is_some())?;
+    verb.to_str().map(str::to_owned)
 }
 
 /// One line on stderr, whatever the message holds: names and paths in it come from users, and must not move
@@ -92,8 +93,13 @@ pub(super) fn complain(message: &str) {
 
 /// Output for people. A reader who has gone is no failure.
 pub(super) fn print(text: impl Display) -> io::Result<()> {
+    print_bytes(text.to_string().as_bytes())
+}
+
+/// The same for what need not be text.
+pub(super) fn print_bytes(bytes: &[u8]) -> io::Result<()> {
     let mut out = io::stdout().lock();
-    match write!(out, "{text}").and_then(|()| out.flush()) {
+    match out.write_all(bytes).and_then(|()| out.flush()) {
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
         Err(error) => Err(io::Error::new(error.kind(), format!("failed to write to stdout: {error}"))),
         Ok(()) => Ok(()),

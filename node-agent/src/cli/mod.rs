@@ -46,13 +46,13 @@ a job killed by a signal ends standin by the same signal.";
 #[derive(Clone, Debug, Args)]
 struct Overrides {
     /// Database file [env: STANDIN_DB]
-    #[arg(long, global = true, value_name = "FILE")]
+    #[arg(long, global = true, value_name = "FILE", help_heading = "Where things are")]
     db: Option<PathBuf>,
     /// The agent's unix socket [env: STANDIN_SOCKET]
-    #[arg(long, global = true, value_name = "PATH")]
+    #[arg(long, global = true, value_name = "PATH", help_heading = "Where things are")]
     socket: Option<PathBuf>,
     /// Configuration file [default: /etc/standin/config.toml, if it exists] [env: STANDIN_CONFIG]
-    #[arg(long, global = true, value_name = "FILE")]
+    #[arg(long, global = true, value_name = "FILE", help_heading = "Where things are")]
     config: Option<PathBuf>,
 }
 

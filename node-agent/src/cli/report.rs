@@ -23,7 +23,7 @@ pub(super) fn print_json(value: &impl Serialize) -> io::Result<()> {
 pub(super) fn plan(prediction: &Prediction, limits: &Limits) -> String {
     let expected = match expected(prediction) {
         Some(expected) => format!("predicted {expected}"),
-        None => "nothing known of this task yet".into(),
+        None => "no successful run of this task is known".into(),
     };
     format!("{expected}; {}", describe_limits(limits))
 }

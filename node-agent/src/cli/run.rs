@@ -12,14 +12,16 @@ use crate::fingerprint::key::{self, Feature, FeatureValue};
 use crate::launch::{Child, Command, StartError, Unrunnable, pass_on};
 use crate::size::{Manual, Policy};
 use crate::units;
-use crate::wire::{self, COMMAND_BYTES_MAX, Finished, Leftover, Reply, Request, Start, Started, WireError};
+use crate::wire::{
+    self, COMMAND_BYTES_MAX, FEATURES_MAX, Finished, Leftover, Reply, Request, Start, Started, WireError,
+};
 use anyhow::{Context, bail};
 use clap::builder::NonEmptyStringValueParser;
 use clap::{Args, ValueEnum};
 use std::ffi::OsString;
 use std::fs::File;
 use std::os::unix::net::UnixStream;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 #[derive(Debug, Args)]
@@ -123,7 +125,12 @@ pub(super) fn run(settings: &Settings, mut arguments: RunArgs) -> anyhow::Result
         None => None,
     };
     let start = request(&command, &arguments);
+    if start.features.len() > FEATURES_MAX {
+        let allowed = FEATURES_MAX - (start.features.len() - arguments.feature.len());
+        bail!("--feature was given {} times: allowed is {allowed} times", arguments.feature.len());
+    }
     let mut launcher = Launcher { settings, arguments, command, result };
+    launcher.say_missing_inputs();
     match launcher.agent() {
         Ok(Some(agent)) => match launcher.with_agent(agent, start.clone()) {
             Ok(code) => Ok(code),
@@ -185,6 +192,16 @@ impl Launcher<'_> {
     fn say(&self, message: &str) {
         if !self.arguments.quiet {
             complain(message);
+        }
+    }
+
+    fn say_missing_inputs(&self) {
+        for input in self.arguments.input.iter().map(Path::new) {
+            match input.metadata() {
+                Ok(metadata) if metadata.is_file() => {}
+                Ok(_) => self.say(&format!("--input {}: not counted: it is no file", input.display())),
+                Err(error) => self.say(&format!("--input {}: not counted: {error}", input.display())),
+            }
         }
     }
 
@@ -279,6 +296,10 @@ impl Launcher<'_> {
         }
         let plan = embedded.plan();
         self.say(&report::plan(&plan.prediction, &plan.limits));
+        let wants_limits = self.arguments.limit_memory.is_some() || self.arguments.limit_cpu.is_some();
+        if wants_limits && plan.limits.0.is_empty() {
+            self.say("the limits asked for are not set: that takes root, or an agent");
+        }
         match embedded.run(&self.command, plan) {
             Ok(Outcome { status, finished, usage }) => {
                 finished.notes.iter().for_each(|note| self.say(note));

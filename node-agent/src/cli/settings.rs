@@ -2,6 +2,7 @@
 
 use super::Overrides;
 use crate::config::{Config, ConfigError, DEFAULT_DATABASE, DEFAULT_SOCKET};
+use nix::unistd::{User, geteuid, getuid};
 use std::path::PathBuf;
 
 /// Where things are.
@@ -34,11 +35,12 @@ fn path_in(variable: &str) -> Option<PathBuf> {
 
 /// Root's is the host's; others have their own (XDG base directories).
 fn default_database() -> PathBuf {
-    if nix::unistd::geteuid().is_root() {
-        return DEFAULT_DATABASE.into();
-    }
+    let home = || User::from_uid(getuid()).ok().flatten().map(|user| user.dir);
     let absolute = |name| path_in(name).filter(|path| path.is_absolute());
-    let data = absolute("XDG_DATA_HOME").or_else(|| Some(absolute("HOME")?.join(".local/share")));
-    data.unwrap_or_else(|| std::env::temp_dir().join(format!("standin-{}", nix::unistd::getuid())))
-        .join("standin/standin.db")
+    let data =
+        || absolute("XDG_DATA_HOME").or_else(|| Some(absolute("HOME").or_else(home)?.join(".local/share")));
+    match data().filter(|_| !geteuid().is_root()) {
+        Some(data) => data.join("standin/standin.db"),
+        None => DEFAULT_DATABASE.into(),
+    }
 }

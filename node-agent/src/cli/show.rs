@@ -25,11 +25,15 @@ pub(super) struct ShowArgs {
     #[arg(required_unless_present = "run")]
     task: Option<String>,
     /// This run instead of the task's last finished one
-    #[arg(long, value_name = "N", conflicts_with = "task")]
+    #[arg(long, value_name = "N", conflicts_with = "task", value_parser = parse_run)]
     run: Option<i64>,
     /// Print JSON
     #[arg(long)]
     json: bool,
+}
+
+fn parse_run(text: &str) -> Result<i64, String> {
+    text.parse().map_err(|_| "allowed is the number of a run, as `standin runs` has it".into())
 }
 
 #[derive(Serialize)]

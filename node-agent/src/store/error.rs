@@ -50,7 +50,7 @@ pub enum StoreError {
         path: PathBuf,
     },
     /// This user may not read or write it.
-    #[error("no permission for {}: ask for read permission on the file and its directory", path.display())]
+    #[error("no permission for {}: ask for access to the file and its directory, or name another", path.display())]
     Permission {
         /// The database.
         path: PathBuf,

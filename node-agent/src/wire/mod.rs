@@ -23,6 +23,9 @@ pub const PROTOCOL_VERSION: u16 = 1;
 /// Longest command line that is sent for the record, bytes; what is over is cut off.
 pub const COMMAND_BYTES_MAX: usize = 64 * 1024;
 
+/// Most features of a run that are kept.
+pub const FEATURES_MAX: usize = 64;
+
 /// From launcher to agent.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub enum Request {

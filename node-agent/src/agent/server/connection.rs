@@ -17,9 +17,6 @@ use tokio::sync::oneshot;
 /// How long a launcher may take to say what it wants.
 const FIRST_REQUEST: Duration = Duration::from_secs(10);
 
-/// Most features of a run that are kept.
-const FEATURES_MAX: usize = 64;
-
 /// The process at the other end.
 #[derive(Clone, Copy, Debug)]
 struct Peer {
@@ -110,7 +107,7 @@ async fn admit(agent: &Rc<Agent>, peer: Peer, start: Start) -> Result<(Life, Sta
         main: Some(process.id.clone()),
         cgroup: Some((task.cgroup().path().display().to_string(), task.cgroup().id())),
         policy: task.plan().policy,
-        features: start.features.into_iter().take(FEATURES_MAX).collect(),
+        features: start.features.into_iter().take(wire::FEATURES_MAX).collect(),
         prediction: task.plan().prediction.clone(),
         limits: task.plan().limits.clone(),
     };
