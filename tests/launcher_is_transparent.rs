@@ -21,10 +21,7 @@ env | grep -v -E '^(STANDIN_|_=)' | sort; umask; ulimit -a; cat /proc/self/oom_s
 type Way<'a> = (&'static str, Box<dyn Fn() -> Command + 'a>);
 
 /// The ways of running: a name, and `standin run` up to the command.
-fn ways<'a>(
-    sandbox: &'a Sandbox,
-    agent: &'a support::Agent<'_>,
-) -> Vec<Way<'a>> {
+fn ways<'a>(sandbox: &'a Sandbox, agent: &'a support::Agent<'_>) -> Vec<Way<'a>> {
     vec![
         ("embedded", Box::new(|| sandbox.standin(["run", "--quiet", "--no-agent", "--"]))),
         ("agent", Box::new(|| agent.standin(["run", "--quiet", "--require-agent", "--"]))),

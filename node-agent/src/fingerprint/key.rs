@@ -63,6 +63,7 @@ pub struct Feature {
 
 /// Numbers can be regressed on, words only compared.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum FeatureValue {
     /// A finite number.
     Number(f64),
