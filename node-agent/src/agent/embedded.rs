@@ -93,10 +93,10 @@ impl<'a> Embedded<'a> {
     /// Which mode this is and what is missing, in one line.
     pub fn mode(&self) -> String {
         let mode = match &self.engine {
-            Err(why) => format!("no agent; {why}"),
+            Err(why) => why.clone(),
             Ok(engine) => match engine.probes() {
-                Ok(_) => "no agent; measuring this run with own probes".into(),
-                Err(why) => format!("no agent; no probes ({why}), using the kernel's accounts"),
+                Ok(_) => "measuring this run with own probes".into(),
+                Err(why) => format!("no probes ({why}), using the kernel's accounts"),
             },
         };
         match &self.store {

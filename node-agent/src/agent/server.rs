@@ -92,7 +92,7 @@ pub fn serve(config: Config, database: PathBuf, socket: &Path) -> anyhow::Result
 async fn run(config: Config, database: PathBuf, socket: &Path) -> anyhow::Result<()> {
     raise_descriptor_limit();
     let listener = socket::listen(socket, &config.agent.socket_group)?;
-    let agent = Agent::start(config, database)?;
+    let agent = Agent::start(config, database).inspect_err(|_| _ = std::fs::remove_file(socket))?;
     agent.report_probes();
     tracing::info!("listening on {}, recording in {}", socket.display(), agent.database.display());
     _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);

@@ -11,8 +11,8 @@ use std::path::Path;
 /// Longest task type, bytes. Longer names are cut.
 pub const TASK_TYPE_BYTES_MAX: usize = 128;
 
-/// Most features of one run that a user may give.
-const FEATURES_MAX: usize = 64;
+/// Most features of one run that a launcher may give, those of its inputs included.
+pub const FEATURES_MAX: usize = 64;
 
 /// Most arguments looked at for input files.
 const INPUT_ARGUMENTS_MAX: usize = 4096;
@@ -67,6 +67,7 @@ pub struct Feature {
 
 /// Numbers can be regressed on, words only compared.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum FeatureValue {
     /// A finite number.
     Number(f64),
