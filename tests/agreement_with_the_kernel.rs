@@ -88,6 +88,15 @@ fn memory_of_processes_together() {
     assert!((200.0..260.0).contains(&peak), "{peak} MiB");
 }
 
+/// Runs until the program's own pages did not have to be read in again, which would count as well.
+fn without_page_ins(run: impl Fn() -> Value) -> Option<Value> {
+    (0..5).map(|_| run()).find(|result| {
+        let storage = number(result, "storage_read_bytes");
+        assert_eq!(number(result, "block_read_bytes"), storage, "the kernel's own account of reads");
+        number(result, "faults_major") == 0.0
+    })
+}
+
 #[test]
 fn direct_io_of_fio_to_the_byte() {
     require!(is_root(), "needs root");
@@ -117,7 +126,8 @@ fn direct_io_of_fio_to_the_byte() {
             command.extend(options);
             // Once to lay the file out and to have the program in memory.
             assert!(Command::new("fio").args(options).stdout(Stdio::null()).status().unwrap().success());
-            let result = sandbox.run_json(&["--name", "fio"], &command);
+            let result = without_page_ins(|| sandbox.run_json(&["--name", "fio"], &command));
+            let Some(result) = result else { return support::skip("the host evicts pages too often") };
             assert_eq!(number(&result, bytes), f64::from(16 << 20), "{direction} {block}");
             let latencies = &result["measured"]["fingerprint"][format!("block_{direction}_ns")];
             let counted: u64 = serde_json::from_value::<Vec<u64>>(latencies.clone()).unwrap().iter().sum();

@@ -177,11 +177,8 @@ impl Collector {
         now.cpu_system_ns = accounts.cpu_system_ns;
         now.cpu_cores_peak = self.cores_peak;
         now.memory_charged_peak_bytes = accounts.memory_charged_peak_bytes;
-        // A resident set also holds pages that are charged to others (libraries in the page cache) or, before
-        // exec, were the launcher's: what the cgroup was charged at most bounds it.
-        let charged_peak = accounts.memory_charged_peak_bytes.unwrap_or(u64::MAX);
-        let process_peak = now.process_rss_peak_bytes.map(|bytes| bytes.min(charged_peak));
-        now.memory_peak_bytes = self.memory_peak.max(process_peak);
+        now.memory_peak_bytes = self.memory_peak;
+        now.raise_memory_peak();
         now.oom_kills = now.oom_kills.max(accounts.oom_kills);
         now
     }
@@ -234,6 +231,15 @@ fn of_counters(counters: &Counters, shared: &Shared, real: &Measures) -> Fingerp
 }
 
 impl Fingerprint {
+    /// Samples miss what was in use only for a moment: the largest resident set of a process tells more. It
+    /// also holds pages that are charged to others (libraries in the page cache) or, before exec, were the
+    /// launcher's, so what the cgroup was charged at most bounds it.
+    pub(super) fn raise_memory_peak(&mut self) {
+        let charged_peak = self.memory_charged_peak_bytes.unwrap_or(u64::MAX);
+        let process_peak = self.process_rss_peak_bytes.map(|bytes| bytes.min(charged_peak));
+        self.memory_peak_bytes = self.memory_peak_bytes.max(process_peak);
+    }
+
     /// Adds what was measured of the same run before: totals are summed, peaks are compared.
     fn add(&mut self, before: &Self) {
         let totals: [(&mut Option<u64>, Option<u64>); 22] = [

@@ -52,7 +52,6 @@ impl Measured {
             (&mut to.cpu_system_ns, from.cpu_system_ns),
             (&mut to.switches_voluntary, from.switches_voluntary),
             (&mut to.switches_forced, from.switches_forced),
-            (&mut to.memory_peak_bytes, from.memory_peak_bytes),
             (&mut to.process_rss_peak_bytes, from.process_rss_peak_bytes),
             (&mut to.faults_minor, from.faults_minor),
             (&mut to.faults_major, from.faults_major),
@@ -61,6 +60,7 @@ impl Measured {
         ] {
             *to = to.or(from);
         }
+        to.raise_memory_peak();
         let known = |source: &&Source| self.coverage.0.iter().any(|own| own.measure == source.measure);
         let more: Vec<_> = accounted.coverage.0.iter().filter(|source| !known(source)).cloned().collect();
         self.coverage.0.extend(more);
