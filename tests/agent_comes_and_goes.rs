@@ -171,6 +171,22 @@ fn a_member_of_the_group_has_the_agent_measure() {
     assert!(output.status.success(), "{}", stderr(&output));
     sandbox.wait_for_runs(1, "state = 'finished'");
     assert_eq!(sandbox.sql::<i64>("SELECT uid FROM task"), i64::from(support::NOBODY));
+
+    // Who named no database reads the agent's.
+    let mut ls = agent.standin(["ls"]);
+    let output = support::as_nobody(&mut ls).env_remove("STANDIN_DB").output().unwrap();
+    assert!(support::stdout(&output).contains("nobody"), "{}{}", support::stdout(&output), stderr(&output));
+}
+
+#[test]
+fn an_agent_without_privileges_says_so() {
+    require!(is_root(), "needs root, to become an ordinary user");
+    let sandbox = Sandbox::new();
+    std::os::unix::fs::chown(sandbox.dir.path(), Some(support::NOBODY), None).unwrap();
+    let mut agent = sandbox.standin(["agent"]);
+    let output = support::as_nobody(&mut agent).env("STANDIN_SOCKET", sandbox.socket()).output().unwrap();
+    assert_eq!(output.status.code(), Some(125));
+    assert!(stderr(&output).contains("must be root"), "{}", stderr(&output));
 }
 
 #[test]

@@ -571,8 +571,14 @@ fn a_task_that_was_moved_in_is_counted_from_then_on() {
     let Some(mut stage) = Stage::set() else { return };
     let elsewhere = Cgroup::new(stage.cgroup.0.parent().unwrap()).unwrap();
     let pid = born_in(&elsewhere, "spin");
-    thread::sleep(Duration::from_millis(100));
-    let tasks = fs::read_to_string(elsewhere.0.join("cgroup.threads")).unwrap().lines().count() as i64;
+    // The test harness in the child has the workload run in a second thread.
+    let tasks = 2;
+    let started = || fs::read_to_string(elsewhere.0.join("cgroup.threads")).unwrap().lines().count() as i64;
+    let end = Instant::now() + PATIENCE;
+    while started() < tasks {
+        assert!(Instant::now() < end, "the workload does not start");
+        thread::sleep(Duration::from_millis(1));
+    }
     stage.probes.set_tasks(stage.slot, tasks);
     fs::write(stage.cgroup.0.join("cgroup.procs"), pid.to_string()).unwrap();
     let (status, _) = wait(pid);

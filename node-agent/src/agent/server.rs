@@ -17,7 +17,7 @@ use crate::probe::State;
 use crate::store::record::{Ending, NewRun, OpenRun, RunId};
 use crate::store::{Reader, Store, StoreError, Writer};
 use crate::wire::{AgentStatus, Leftover};
-use anyhow::Context;
+use anyhow::{Context, bail};
 use life::Life;
 use std::cell::{Cell, RefCell};
 use std::io;
@@ -144,7 +144,13 @@ impl Agent {
     /// Loads probes, opens the database and takes up what the last agent left.
     fn start(config: Config, database: PathBuf) -> anyhow::Result<Rc<Self>> {
         let mut engine = Engine::new(&EngineOptions::new(&config.agent))?;
+        if !engine.hierarchies().is_writable() {
+            bail!("the agent has to make cgroups and must be root; `standin run` works without an agent");
+        }
         let opened = Store::open(&database)?;
+        if let Err(error) = socket::share(&database, &config.agent.socket_group) {
+            tracing::warn!("the database can't be read by group {}: {error}", config.agent.socket_group);
+        }
         if let Some(path) = &opened.moved_aside {
             tracing::warn!(
                 "the database was corrupt: it was moved to {} and a new one begun",

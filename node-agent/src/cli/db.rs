@@ -14,7 +14,7 @@ pub(super) enum DbVerb {
 pub(super) fn run(settings: &Settings, verb: &DbVerb) -> anyhow::Result<u8> {
     match verb {
         // The bytes as they are: this is for `sqlite3 "$(standin db path)"`.
-        DbVerb::Path => print_bytes(&[settings.database.as_os_str().as_bytes(), b"\n"].concat())?,
+        DbVerb::Path => print_bytes(&[settings.database_to_read().as_os_str().as_bytes(), b"\n"].concat())?,
     }
     Ok(0)
 }

@@ -1,14 +1,14 @@
 //! `standin doctor`: what works on this host, and what does not, why, and what is used instead.
 
 use super::exit::print;
-use super::reach;
+use super::reach::{self, Unreachable};
 use super::report::{JSON_VERSION, print_json};
 use super::settings::Settings;
 use super::table::{Align, Table};
 use crate::cgroup::{CONTROLLERS, Hierarchies, Mode};
 use crate::probe::{Options, ProbeStatus, Probes, State as ProbeState};
 use crate::store::Reader;
-use crate::wire::{self, AgentStatus, Reply, Request};
+use crate::wire::AgentStatus;
 use clap::Args;
 use nix::unistd::{AccessFlags, access};
 use serde::Serialize;
@@ -72,8 +72,9 @@ struct Findings {
 }
 
 pub(super) fn run(settings: &Settings, arguments: &DoctorArgs) -> anyhow::Result<u8> {
-    let status = ask_agent(&settings.socket);
-    let mut findings = vec![host(), permissions(&status), agent(&status), database(&settings.database)];
+    let status = reach::status(&settings.socket);
+    let mut findings =
+        vec![host(), permissions(&status), agent(&status), database(&settings.database_to_read())];
     findings.extend(cgroups());
     findings.extend(match &status {
         Ok(status) => probes_of_agent(status),
@@ -120,7 +121,7 @@ fn host() -> Finding {
     Finding::of("host", "kernel", kernel.map_err(|error| error.to_string()))
 }
 
-fn permissions(agent: &Result<AgentStatus, Silent>) -> Finding {
+fn permissions(agent: &Result<AgentStatus, Unreachable>) -> Finding {
     let is_root = nix::unistd::geteuid().is_root();
     let (state, detail) = match (is_root, agent) {
         (true, _) => (State::Ok, "root: probes and limits with an agent and without"),
@@ -133,7 +134,7 @@ fn permissions(agent: &Result<AgentStatus, Silent>) -> Finding {
     Finding::new("host", "permissions", state, detail)
 }
 
-fn agent(status: &Result<AgentStatus, Silent>) -> Finding {
+fn agent(status: &Result<AgentStatus, Unreachable>) -> Finding {
     match status {
         Ok(status) => {
             let (exits, requests) = status.lost;
@@ -143,30 +144,12 @@ fn agent(status: &Result<AgentStatus, Silent>) -> Finding {
             );
             Finding::new("host", "agent", State::Ok, detail)
         }
-        Err(silent) => {
-            let state = if silent.absent { State::Absent } else { State::Fails };
-            let detail = format!("{}; `standin run` measures by itself", silent.message);
+        Err(unreachable) => {
+            let state = if unreachable.absent { State::Absent } else { State::Fails };
+            let detail = format!("{}; `standin run` measures by itself", unreachable.message);
             Finding::new("host", "agent", state, detail)
         }
     }
-}
-
-/// An agent that gave no answer.
-struct Silent {
-    absent: bool,
-    message: String,
-}
-
-fn ask_agent(socket: &Path) -> Result<AgentStatus, Silent> {
-    let mut stream = reach::connect(socket)
-        .map_err(|unreachable| Silent { absent: unreachable.absent, message: unreachable.message })?;
-    let answer = wire::send(&mut stream, &Request::Status).and_then(|()| wire::receive(&mut stream));
-    let problem = match answer {
-        Ok(Reply::Status(status)) => return Ok(status),
-        Ok(_) => "it answered something else".into(),
-        Err(error) => error.to_string(),
-    };
-    Err(Silent { absent: false, message: format!("agent at {}: {problem}", socket.display()) })
 }
 
 fn database(path: &Path) -> Finding {

@@ -25,7 +25,7 @@ struct Tasks {
 }
 
 pub(super) fn run(settings: &Settings, arguments: &LsArgs) -> anyhow::Result<u8> {
-    let tasks = Reader::open(&settings.database)?.tasks()?;
+    let tasks = Reader::open(&settings.database_to_read())?.tasks()?;
     if arguments.json {
         print_json(&Tasks { version: JSON_VERSION, tasks })?;
         return Ok(0);

@@ -44,7 +44,7 @@ struct Predicted<'a> {
 pub(super) fn run(settings: &Settings, arguments: &PredictArgs) -> anyhow::Result<u8> {
     let uid = arguments.user.unwrap_or_else(|| nix::unistd::getuid().as_raw());
     let key = TaskKey { task_type: arguments.task.clone(), uid };
-    let history = Reader::open(&settings.database)?.history(&key)?;
+    let history = Reader::open(&settings.database_to_read())?.history(&key)?;
     let prediction = predict(&history, settings.config.run.risk);
     let known = prediction.estimates.iter().any(|estimate| estimate.level != Level::Host);
     if arguments.json {

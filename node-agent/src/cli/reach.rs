@@ -1,5 +1,6 @@
 //! Reaching the agent, and saying in words why it can't be reached.
 
+use crate::wire::{self, AgentStatus, Reply, Request};
 use std::io::{self, ErrorKind};
 use std::os::unix::fs::FileTypeExt;
 use std::os::unix::net::UnixStream;
@@ -32,6 +33,18 @@ pub(super) fn connect(socket: &Path) -> Result<UnixStream, Unreachable> {
         absent: error.kind() == ErrorKind::NotFound,
         message: format!("no agent at {}: {}", socket.display(), why(socket, &error)),
     })
+}
+
+/// What the agent that listens on `socket` is.
+pub(super) fn status(socket: &Path) -> Result<AgentStatus, Unreachable> {
+    let mut stream = connect(socket)?;
+    let answer = wire::send(&mut stream, &Request::Status).and_then(|()| wire::receive(&mut stream));
+    let problem = match answer {
+        Ok(Reply::Status(status)) => return Ok(status),
+        Ok(_) => "it answered something else".into(),
+        Err(error) => error.to_string(),
+    };
+    Err(Unreachable { absent: false, message: format!("agent at {}: {problem}", socket.display()) })
 }
 
 fn why(socket: &Path, error: &io::Error) -> String {

@@ -39,7 +39,8 @@ struct Runs {
 }
 
 pub(super) fn run(settings: &Settings, arguments: &RunsArgs) -> anyhow::Result<u8> {
-    let runs = Reader::open(&settings.database)?.runs(arguments.task.as_deref(), arguments.limit)?;
+    let runs =
+        Reader::open(&settings.database_to_read())?.runs(arguments.task.as_deref(), arguments.limit)?;
     if let (Some(task), true) = (&arguments.task, runs.is_empty()) {
         complain(&format!("no run of {task:?} is known; `standin ls` lists what is"));
         return Ok(NOT_KNOWN);

@@ -1,6 +1,6 @@
 //! Overrides, configuration and defaults, resolved to the places that are used.
 
-use super::Overrides;
+use super::{Overrides, reach};
 use crate::config::{Config, ConfigError, DEFAULT_DATABASE, DEFAULT_SOCKET};
 use nix::unistd::{User, geteuid, getuid};
 use std::path::PathBuf;
@@ -11,6 +11,8 @@ pub(super) struct Settings {
     pub(super) config: Config,
     pub(super) database: PathBuf,
     pub(super) socket: PathBuf,
+    /// Somebody named the database for this call.
+    is_database_named: bool,
     /// Somebody named a database for this call, and no socket: then no agent, which has its own, is meant.
     pub(super) prefers_embedded: bool,
 }
@@ -20,11 +22,22 @@ impl Settings {
         let given = |flag: Option<PathBuf>, variable| flag.or_else(|| path_in(variable));
         let config = Config::load(given(overrides.config, "STANDIN_CONFIG").as_deref())?;
         let (db, socket) = (given(overrides.db, "STANDIN_DB"), given(overrides.socket, "STANDIN_SOCKET"));
-        let named_database_only = db.is_some() && socket.is_none();
-        let database = db.or_else(|| config.agent.database.clone()).unwrap_or_else(default_database);
+        let is_database_named = db.is_some();
+        let named_database_only = is_database_named && socket.is_none();
+        let configured = config.agent.database.clone().filter(|_| geteuid().is_root());
+        let database = db.or(configured).unwrap_or_else(default_database);
         let socket = socket.unwrap_or_else(|| config.agent.socket.clone());
         let prefers_embedded = named_database_only && socket.as_os_str() == DEFAULT_SOCKET;
-        Ok(Self { config, database, socket, prefers_embedded })
+        Ok(Self { config, database, socket, is_database_named, prefers_embedded })
+    }
+
+    /// The database that read verbs look into: for ordinary users who named none that of the agent, where one
+    /// answers, as it records their runs.
+    pub(super) fn database_to_read(&self) -> PathBuf {
+        if self.is_database_named || geteuid().is_root() {
+            return self.database.clone();
+        }
+        reach::status(&self.socket).map_or_else(|_| self.database.clone(), |status| status.database.into())
     }
 }
 

@@ -45,7 +45,7 @@ struct Shown {
 }
 
 pub(super) fn run(settings: &Settings, arguments: &ShowArgs) -> anyhow::Result<u8> {
-    let reader = Reader::open(&settings.database)?;
+    let reader = Reader::open(&settings.database_to_read())?;
     let (task, id) = match &arguments.task {
         Some(name) => match reader.task(name)? {
             Some(task) => {

@@ -2,6 +2,7 @@
 //! program is loaded and attached by itself; what fails is an outcome for `coverage`.
 use std::{fs, io, thread};
 
+use crate::causes::in_one_line;
 use aya::{
     Btf, Ebpf, EbpfLoader, Endianness,
     maps::{Array, HashMap, Map, RingBuf},
@@ -83,7 +84,7 @@ pub(super) fn load(options: &Options) -> Result<Probes, ProbeError> {
         .map_max_entries("SHARED", slots)
         .map_max_entries("CPUS", cpus)
         .load(OBJECT)
-        .map_err(|error| ProbeError::Object { why: with_remedy(error_chain(&error)) })?;
+        .map_err(|error| ProbeError::Object { why: with_remedy(in_one_line(&error)) })?;
 
     let outcomes = attach_all(&mut ebpf, &btf, &kernel, &offsets);
     if let Some(why) = nothing_attached(&outcomes) {
@@ -194,7 +195,7 @@ fn last_cpu(ranges: &str) -> Option<u32> {
 /// The kernel's answer, and of the verifier's log the line that says why.
 fn reason(error: &ProgramError) -> String {
     let ProgramError::LoadError { io_error, verifier_log } = error else {
-        return error_chain(error);
+        return in_one_line(error);
     };
     let log = verifier_log.to_string();
     let mut lines = log.lines().filter(|line| !line.is_empty() && !line.starts_with("processed "));
@@ -202,11 +203,6 @@ fn reason(error: &ProgramError) -> String {
         Some(line) => format!("the kernel refuses the program: {io_error} ({line})"),
         None => format!("the kernel refuses the program: {io_error}"),
     }
-}
-
-fn error_chain(error: &dyn std::error::Error) -> String {
-    let causes = std::iter::successors(error.source(), |cause| cause.source());
-    causes.fold(error.to_string(), |text, cause| format!("{text}: {cause}"))
 }
 
 fn with_remedy(why: String) -> String {

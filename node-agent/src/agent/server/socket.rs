@@ -1,11 +1,13 @@
-//! The agent's socket: made with the right owner and mode, never taken from an agent that still answers.
+//! What the agent shares with its users: its socket, with the right owner and mode and never taken from an agent
+//! that still answers, and its database, which the same group may read.
 
 use anyhow::{Context, bail};
 use nix::unistd::{Gid, Group, chown};
 use std::fs::{self, Permissions};
+use std::io;
 use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::os::unix::net::UnixStream;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use tokio::net::UnixListener;
 
 /// Listens on `path`, for root and the members of `group`.
@@ -28,10 +30,31 @@ pub(super) fn listen(path: &Path, group: &str) -> anyhow::Result<UnixListener> {
     }
     let listener =
         UnixListener::bind(path).with_context(|| format!("failed to listen on {}", path.display()))?;
-    let group = Group::from_name(group).ok().flatten().map(|group| group.gid);
+    let group = group_id(group);
     let mode = if group.is_some() { 0o660 } else { 0o600 };
     fs::set_permissions(path, Permissions::from_mode(mode))
         .and_then(|()| chown(path, None, Some(group.unwrap_or(Gid::current()))).map_err(Into::into))
         .with_context(|| format!("failed to set owner and mode of {}", path.display()))?;
     Ok(listener)
+}
+
+/// Lets the members of `group`, if there is such a group, read the database. Its directory is only touched if
+/// nobody else can look into it yet: then it was made for it.
+pub(super) fn share(database: &Path, group: &str) -> io::Result<()> {
+    let Some(group) = group_id(group) else { return Ok(()) };
+    let directory = database.parent().filter(|directory| {
+        directory.metadata().is_ok_and(|metadata| metadata.permissions().mode() & 0o007 == 0)
+    });
+    // The log and its index lie beside it; SQLite gives later ones the database's group by itself.
+    let beside = ["-wal", "-shm"].map(|suffix| {
+        let mut path = database.as_os_str().to_owned();
+        path.push(suffix);
+        PathBuf::from(path)
+    });
+    let files = directory.into_iter().chain([database]).chain(beside.iter().map(PathBuf::as_path));
+    files.filter(|path| path.exists()).try_for_each(|path| Ok(chown(path, None, Some(group))?))
+}
+
+fn group_id(name: &str) -> Option<Gid> {
+    Group::from_name(name).ok().flatten().map(|group| group.gid)
 }
