@@ -53,7 +53,9 @@ fn typical() -> Measured {
     let source = |measure: &str| Source {
         measure: measure.into(),
         source: Some("tp_btf sched_switch, sched_wakeup; raw tracepoint sched_process_exit".into()),
-        note: Some("cgroup v1: memory is sampled every 100 ms, short peaks between samples are missed".into()),
+        note: Some(
+            "cgroup v1: memory is sampled every 100 ms, short peaks between samples are missed".into(),
+        ),
     };
     let coverage = ["cpu", "faults", "memory", "block", "network", "tasks"].map(source);
     Measured { coverage: Coverage(coverage.into()), ..measured(100) }
