@@ -2,31 +2,37 @@
 -- "stnd": what tells this file from any other SQLite database.
 PRAGMA application_id = 1937010276;
 
--- Counts, sums and bounds of runs follow them by the triggers at the end: nobody has to read all runs.
+-- What runs add up to follows them by the triggers at the end: nobody has to read all runs.
 CREATE TABLE task (
-    id                    INTEGER PRIMARY KEY,
-    task_type             TEXT    NOT NULL,
-    uid                   INTEGER NOT NULL,
-    user                  TEXT    NOT NULL,
-    runs                  INTEGER NOT NULL DEFAULT 0,
-    finished              INTEGER NOT NULL DEFAULT 0,
-    failed                INTEGER NOT NULL DEFAULT 0,
-    lost                  INTEGER NOT NULL DEFAULT 0,
-    pruned                INTEGER NOT NULL DEFAULT 0,
-    last_run_id           INTEGER,
-    last_started_at_ms    INTEGER,
-    memory_peak_bytes_max INTEGER,
+    id                      INTEGER PRIMARY KEY,
+    task_type               TEXT    NOT NULL,
+    uid                     INTEGER NOT NULL,
+    user                    TEXT    NOT NULL,
+
+    runs                    INTEGER NOT NULL DEFAULT 0,
+    finished                INTEGER NOT NULL DEFAULT 0,
+    failed                  INTEGER NOT NULL DEFAULT 0,
+    lost                    INTEGER NOT NULL DEFAULT 0,
+    pruned                  INTEGER NOT NULL DEFAULT 0,
+    last_run_id             INTEGER,
+    last_started_at_ms      INTEGER,
+    memory_peak_bytes_max   INTEGER,
+
+    duration_samples        INTEGER NOT NULL DEFAULT 0,
+    duration_s_sum          REAL    NOT NULL DEFAULT 0,
+    cpu_samples             INTEGER NOT NULL DEFAULT 0,
+    cpu_s_sum               REAL    NOT NULL DEFAULT 0,
+    cpu_cores_sum           REAL    NOT NULL DEFAULT 0,
+    memory_samples          INTEGER NOT NULL DEFAULT 0,
+    memory_bytes_sum        REAL    NOT NULL DEFAULT 0,
+    read_samples            INTEGER NOT NULL DEFAULT 0,
+    read_bytes_sum          REAL    NOT NULL DEFAULT 0,
+    read_bytes_per_s_sum    REAL    NOT NULL DEFAULT 0,
+    written_samples         INTEGER NOT NULL DEFAULT 0,
+    written_bytes_sum       REAL    NOT NULL DEFAULT 0,
+    written_bytes_per_s_sum REAL    NOT NULL DEFAULT 0,
     UNIQUE (task_type, uid)
 ) STRICT;
-
-CREATE TABLE task_mean (
-    task_id INTEGER NOT NULL REFERENCES task (id),
-    measure TEXT    NOT NULL,
-    samples INTEGER NOT NULL,
-    total   REAL    NOT NULL,
-    mean    REAL    GENERATED ALWAYS AS (total / nullif(samples, 0)) VIRTUAL,
-    PRIMARY KEY (task_id, measure)
-) STRICT, WITHOUT ROWID;
 
 -- Nearly all runs of a host have the same: it is kept once.
 CREATE TABLE coverage (
@@ -254,34 +260,44 @@ CREATE TRIGGER memory_peak_grows AFTER UPDATE OF memory_peak_bytes ON run WHEN n
 END;
 
 CREATE TRIGGER sample_counts AFTER INSERT ON observation WHEN new.worth = 'sample' BEGIN
-    INSERT INTO task_mean (task_id, measure, samples, total)
-    SELECT new.task_id, measure, 1, amount FROM (
-        SELECT 'duration_s' AS measure, new.duration_s AS amount
-        UNION ALL SELECT 'cpu_s', new.cpu_cores_mean * new.duration_s
-        UNION ALL SELECT 'cpu_cores', new.cpu_cores_mean
-        UNION ALL SELECT 'memory_bytes', new.memory_peak_bytes
-        UNION ALL SELECT 'read_bytes', new.io_read_bytes_per_s * new.duration_s
-        UNION ALL SELECT 'written_bytes', new.io_write_bytes_per_s * new.duration_s
-        UNION ALL SELECT 'read_bytes_per_s', new.io_read_bytes_per_s
-        UNION ALL SELECT 'written_bytes_per_s', new.io_write_bytes_per_s
-    ) WHERE amount IS NOT NULL
-    ON CONFLICT (task_id, measure) DO UPDATE SET samples = samples + 1, total = total + excluded.total;
+    UPDATE task SET
+        duration_samples = duration_samples + (new.duration_s IS NOT NULL),
+        duration_s_sum = duration_s_sum + ifnull(new.duration_s, 0),
+        cpu_samples = cpu_samples + (new.cpu_cores_mean IS NOT NULL),
+        cpu_s_sum = cpu_s_sum + ifnull(new.cpu_cores_mean * new.duration_s, 0),
+        cpu_cores_sum = cpu_cores_sum + ifnull(new.cpu_cores_mean, 0),
+        memory_samples = memory_samples + (new.memory_peak_bytes IS NOT NULL),
+        memory_bytes_sum = memory_bytes_sum + ifnull(new.memory_peak_bytes, 0),
+        read_samples = read_samples + (new.io_read_bytes_per_s IS NOT NULL),
+        read_bytes_sum = read_bytes_sum + ifnull(new.io_read_bytes_per_s * new.duration_s, 0),
+        read_bytes_per_s_sum = read_bytes_per_s_sum + ifnull(new.io_read_bytes_per_s, 0),
+        written_samples = written_samples + (new.io_write_bytes_per_s IS NOT NULL),
+        written_bytes_sum = written_bytes_sum + ifnull(new.io_write_bytes_per_s * new.duration_s, 0),
+        written_bytes_per_s_sum = written_bytes_per_s_sum + ifnull(new.io_write_bytes_per_s, 0)
+    WHERE id = new.task_id;
 END;
 
--- With the last sample all rounding errors go too.
+-- With the last sample the rounding errors of the sums go too.
 CREATE TRIGGER sample_goes AFTER DELETE ON observation WHEN old.worth = 'sample' BEGIN
-    UPDATE task_mean SET samples = samples - 1, total = CASE WHEN samples > 1 THEN total - gone.amount ELSE 0 END
-    FROM (
-        SELECT 'duration_s' AS measure, old.duration_s AS amount
-        UNION ALL SELECT 'cpu_s', old.cpu_cores_mean * old.duration_s
-        UNION ALL SELECT 'cpu_cores', old.cpu_cores_mean
-        UNION ALL SELECT 'memory_bytes', old.memory_peak_bytes
-        UNION ALL SELECT 'read_bytes', old.io_read_bytes_per_s * old.duration_s
-        UNION ALL SELECT 'written_bytes', old.io_write_bytes_per_s * old.duration_s
-        UNION ALL SELECT 'read_bytes_per_s', old.io_read_bytes_per_s
-        UNION ALL SELECT 'written_bytes_per_s', old.io_write_bytes_per_s
-    ) gone
-    WHERE task_mean.task_id = old.task_id AND task_mean.measure = gone.measure AND gone.amount IS NOT NULL;
+    UPDATE task SET
+        duration_samples = duration_samples - (old.duration_s IS NOT NULL),
+        duration_s_sum = duration_s_sum - ifnull(old.duration_s, 0),
+        cpu_samples = cpu_samples - (old.cpu_cores_mean IS NOT NULL),
+        cpu_s_sum = cpu_s_sum - ifnull(old.cpu_cores_mean * old.duration_s, 0),
+        cpu_cores_sum = cpu_cores_sum - ifnull(old.cpu_cores_mean, 0),
+        memory_samples = memory_samples - (old.memory_peak_bytes IS NOT NULL),
+        memory_bytes_sum = memory_bytes_sum - ifnull(old.memory_peak_bytes, 0),
+        read_samples = read_samples - (old.io_read_bytes_per_s IS NOT NULL),
+        read_bytes_sum = read_bytes_sum - ifnull(old.io_read_bytes_per_s * old.duration_s, 0),
+        read_bytes_per_s_sum = read_bytes_per_s_sum - ifnull(old.io_read_bytes_per_s, 0),
+        written_samples = written_samples - (old.io_write_bytes_per_s IS NOT NULL),
+        written_bytes_sum = written_bytes_sum - ifnull(old.io_write_bytes_per_s * old.duration_s, 0),
+        written_bytes_per_s_sum = written_bytes_per_s_sum - ifnull(old.io_write_bytes_per_s, 0)
+    WHERE id = old.task_id;
+    UPDATE task SET
+        duration_s_sum = 0, cpu_s_sum = 0, cpu_cores_sum = 0, memory_bytes_sum = 0,
+        read_bytes_sum = 0, read_bytes_per_s_sum = 0, written_bytes_sum = 0, written_bytes_per_s_sum = 0
+    WHERE id = old.task_id AND duration_samples = 0;
 END;
 
 -- A long run may change its coverage at every checkpoint: rows that no run has go at once.

@@ -58,21 +58,20 @@ FROM run_actual a CROSS JOIN resource n;
 
 CREATE VIEW task_summary AS
 SELECT
-    t.task_type,
-    t.user,
-    t.runs,
-    t.failed,
-    datetime(t.last_started_at_ms / 1000, 'unixepoch') AS last_run_utc,
-    round(max(CASE m.measure WHEN 'duration_s' THEN m.mean END), 2) AS duration_s,
-    round(max(CASE m.measure WHEN 'cpu_s' THEN m.mean END), 2) AS cpu_s,
-    round(max(CASE m.measure WHEN 'cpu_cores' THEN m.mean END), 2) AS cores,
-    round(max(CASE m.measure WHEN 'memory_bytes' THEN m.mean END) / 1048576, 1) AS memory_mib,
-    round(t.memory_peak_bytes_max / 1048576.0, 1) AS memory_max_mib,
-    round(max(CASE m.measure WHEN 'read_bytes' THEN m.mean END) / 1048576, 1) AS read_mib,
-    round(max(CASE m.measure WHEN 'written_bytes' THEN m.mean END) / 1048576, 1) AS written_mib
-FROM task t LEFT JOIN task_mean m ON m.task_id = t.id
-GROUP BY t.id
-ORDER BY t.last_run_id DESC;
+    task_type,
+    user,
+    runs,
+    failed,
+    datetime(last_started_at_ms / 1000, 'unixepoch') AS last_run_utc,
+    round(duration_s_sum / nullif(duration_samples, 0), 2) AS duration_s,
+    round(cpu_s_sum / nullif(cpu_samples, 0), 2) AS cpu_s,
+    round(cpu_cores_sum / nullif(cpu_samples, 0), 2) AS cores,
+    round(memory_bytes_sum / nullif(memory_samples, 0) / 1048576, 1) AS memory_mib,
+    round(memory_peak_bytes_max / 1048576.0, 1) AS memory_max_mib,
+    round(read_bytes_sum / nullif(read_samples, 0) / 1048576, 1) AS read_mib,
+    round(written_bytes_sum / nullif(written_samples, 0) / 1048576, 1) AS written_mib
+FROM task
+ORDER BY last_run_id DESC;
 
 CREATE VIEW run_summary AS
 SELECT

@@ -35,11 +35,8 @@ static OF_HOST: LazyLock<String> = LazyLock::new(|| {
 
 /// The history at each level of back-off, newest first.
 pub(super) fn read(db: &Connection, key: &TaskKey) -> Result<History> {
-    // In one transaction: the levels agree, and the file is locked and looked at once.
-    let snapshot = db.unchecked_transaction()?;
-    let (own, task) = of_task_type(&snapshot, key)?;
-    let host = newest(&snapshot, &OF_HOST, ())?;
-    snapshot.finish()?;
+    let (own, task) = of_task_type(db, key)?;
+    let host = newest(db, &OF_HOST, ())?;
     Ok(History { task_and_user: level(own), task: level(task), host: level(host) })
 }
 

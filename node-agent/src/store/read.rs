@@ -211,15 +211,14 @@ fn collect<T>(
 
 fn tasks(db: &Connection, task_type: Option<&str>) -> Result<Vec<TaskRow>> {
     let sql = "
-        SELECT t.*,
-               max(CASE m.measure WHEN 'duration_s' THEN m.mean END) AS duration_s_mean,
-               max(CASE m.measure WHEN 'cpu_cores' THEN m.mean END) AS cpu_cores_mean,
-               max(CASE m.measure WHEN 'memory_bytes' THEN m.mean END) AS memory_peak_bytes_mean,
-               max(CASE m.measure WHEN 'read_bytes_per_s' THEN m.mean END) AS io_read_bytes_per_s_mean,
-               max(CASE m.measure WHEN 'written_bytes_per_s' THEN m.mean END) AS io_write_bytes_per_s_mean
-        FROM task t LEFT JOIN task_mean m ON m.task_id = t.id
-        WHERE ?1 IS NULL OR t.task_type = ?1
-        GROUP BY t.id ORDER BY t.last_run_id DESC";
+        SELECT *,
+               duration_s_sum / nullif(duration_samples, 0) AS duration_s_mean,
+               cpu_cores_sum / nullif(cpu_samples, 0) AS cpu_cores_mean,
+               memory_bytes_sum / nullif(memory_samples, 0) AS memory_peak_bytes_mean,
+               read_bytes_per_s_sum / nullif(read_samples, 0) AS io_read_bytes_per_s_mean,
+               written_bytes_per_s_sum / nullif(written_samples, 0) AS io_write_bytes_per_s_mean
+        FROM task WHERE ?1 IS NULL OR task_type = ?1
+        ORDER BY last_run_id DESC";
     collect(db, sql, [task_type], |row| {
         Ok(TaskRow {
             task_type: row.get("task_type")?,

@@ -170,17 +170,13 @@ fn coverage_id(db: &Connection, coverage: &Coverage) -> Result<i64> {
 }
 
 fn histograms(db: &Connection, id: RunId, fingerprint: &Fingerprint) -> Result<()> {
+    db.prepare_cached("DELETE FROM run_histogram WHERE run_id = ?")?.execute([id.0])?;
+    let mut insert =
+        db.prepare_cached("INSERT INTO run_histogram (run_id, kind, counts) VALUES (?, ?, ?)")?;
     for (kind, counts) in columns::histograms(fingerprint) {
-        match counts {
-            Some(counts) => db
-                .prepare_cached(
-                    "INSERT OR REPLACE INTO run_histogram (run_id, kind, counts) VALUES (?, ?, ?)",
-                )?
-                .execute(params![id.0, kind, json(counts)])?,
-            None => db
-                .prepare_cached("DELETE FROM run_histogram WHERE run_id = ? AND kind = ?")?
-                .execute(params![id.0, kind])?,
-        };
+        if let Some(counts) = counts {
+            insert.execute(params![id.0, kind, json(counts)])?;
+        }
     }
     Ok(())
 }
