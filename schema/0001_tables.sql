@@ -140,13 +140,16 @@ CREATE TABLE observation (
     network_received_bytes_per_s REAL,
     network_sent_bytes_per_s     REAL,
     tasks_peak                   INTEGER,
-    duration_s                   REAL
+    duration_s                   REAL,
+    -- All that is said above in words, as one number that is quickly read.
+    flags                        INTEGER NOT NULL GENERATED ALWAYS AS (
+        memory_censored + 2 * cpu_censored + 4 * tasks_censored + 8 * (worth = 'lower_bound') + 16 * (worth = 'stopped')
+    ) STORED
 ) STRICT;
 
 CREATE INDEX observation_by_task ON observation (
-    task_id, run_id, worth, memory_censored, cpu_censored, tasks_censored,
-    memory_peak_bytes, cpu_cores_mean, cpu_cores_peak, io_read_bytes_per_s, io_write_bytes_per_s,
-    network_received_bytes_per_s, network_sent_bytes_per_s, tasks_peak, duration_s
+    task_id, run_id, flags, memory_peak_bytes, cpu_cores_mean, cpu_cores_peak, io_read_bytes_per_s,
+    io_write_bytes_per_s, network_received_bytes_per_s, network_sent_bytes_per_s, tasks_peak, duration_s
 );
 
 CREATE TABLE run_feature (

@@ -10,28 +10,36 @@
 
 use crate::fingerprint::key::TaskKey;
 use crate::predict::{HISTORY_MAX, History, Observation};
+use rusqlite::types::ValueRef;
 use rusqlite::{Connection, Params, Result, Row, params};
 use std::sync::LazyLock;
 
 /// Of the users of one task type, only the most recently active count for the level "any user".
 const TASK_USERS_MAX: usize = 32;
 
-/// Columns of `observation` and of `run_actual` after the ids: `worth`, the flags, and the values in the
-/// order of `Resource::ALL`.
+/// Columns of `observation` after the ids, as `run_actual` has them.
 pub(super) const COLUMNS: &str = "worth, memory_censored, cpu_censored, tasks_censored,
     memory_peak_bytes, cpu_cores_mean, cpu_cores_peak, io_read_bytes_per_s, io_write_bytes_per_s,
     network_received_bytes_per_s, network_sent_bytes_per_s, tasks_peak, duration_s";
 
-static OF_TASK: LazyLock<String> = LazyLock::new(|| {
+/// What is read of them: few columns, since their number is what a history costs. The values are in the
+/// order of `Resource::ALL`. Limits are literals: SQLite prepares a statement anew whenever a bound limit is
+/// bound again, which would take as long as reading.
+fn select(of: &str) -> String {
     format!(
-        "SELECT run_id, {COLUMNS} FROM observation WHERE task_id = ? AND run_id > ?
-         ORDER BY run_id DESC LIMIT {HISTORY_MAX}"
+        "SELECT run_id, flags, memory_peak_bytes, cpu_cores_mean, cpu_cores_peak, io_read_bytes_per_s,
+                io_write_bytes_per_s, network_received_bytes_per_s, network_sent_bytes_per_s, tasks_peak, duration_s
+         FROM observation {of} ORDER BY run_id DESC LIMIT {HISTORY_MAX}"
+    )
+}
+
+static OF_TASK: LazyLock<String> = LazyLock::new(|| select("WHERE task_id = ? AND run_id > ?"));
+static USERS: LazyLock<String> = LazyLock::new(|| {
+    format!(
+        "SELECT id, uid FROM task WHERE task_type = ? ORDER BY uid = ? DESC, last_run_id DESC LIMIT {TASK_USERS_MAX}"
     )
 });
-
-static OF_HOST: LazyLock<String> = LazyLock::new(|| {
-    format!("SELECT run_id, {COLUMNS} FROM observation ORDER BY run_id DESC LIMIT {HISTORY_MAX}")
-});
+static OF_HOST: LazyLock<String> = LazyLock::new(|| select(""));
 
 /// The history at each level of back-off, newest first.
 pub(super) fn read(db: &Connection, key: &TaskKey) -> Result<History> {
@@ -59,11 +67,9 @@ fn of_task_type(db: &Connection, key: &TaskKey) -> Result<(Vec<Run>, Vec<Run>)> 
 
 /// Rows of `task`, with the user asked for first, since all of its runs are wanted.
 fn users(db: &Connection, key: &TaskKey) -> Result<Vec<(i64, u32)>> {
-    db.prepare_cached(
-        "SELECT id, uid FROM task WHERE task_type = ? ORDER BY uid = ? DESC, last_run_id DESC LIMIT ?",
-    )?
-    .query_map(params![key.task_type, key.uid, TASK_USERS_MAX as i64], |row| Ok((row.get(0)?, row.get(1)?)))?
-    .collect()
+    db.prepare_cached(&USERS)?
+        .query_map(params![key.task_type, key.uid], |row| Ok((row.get(0)?, row.get(1)?)))?
+        .collect()
 }
 
 fn newest(db: &Connection, sql: &str, parameters: impl Params) -> Result<Vec<Run>> {
@@ -71,9 +77,9 @@ fn newest(db: &Connection, sql: &str, parameters: impl Params) -> Result<Vec<Run
 }
 
 fn level(runs: Vec<Run>) -> Vec<Observation> {
-    let any_sample = runs.iter().any(|run| run.worth == Worth::Sample);
+    let any_sample = runs.iter().any(|run| run.flags & (LOWER_BOUND | STOPPED) == 0);
     runs.into_iter()
-        .filter(|run| !(any_sample && run.worth == Worth::Stopped))
+        .filter(|run| !any_sample || run.flags & STOPPED == 0)
         .map(|run| run.observation)
         .collect()
 }
@@ -81,32 +87,35 @@ fn level(runs: Vec<Run>) -> Vec<Observation> {
 #[derive(Clone)]
 struct Run {
     run_id: i64,
-    worth: Worth,
+    flags: i64,
     observation: Observation,
 }
 
-#[derive(Clone, Copy, PartialEq)]
-enum Worth {
-    Sample,
-    LowerBound,
-    Stopped,
-}
+/// Bits of `observation.flags`.
+const MEMORY: i64 = 1;
+const CPU: i64 = 2;
+const TASKS: i64 = 4;
+const LOWER_BOUND: i64 = 8;
+const STOPPED: i64 = 16;
 
 fn run(row: &Row<'_>) -> Result<Run> {
-    let worth = match row.get_ref(1)?.as_str()? {
-        "lower_bound" => Worth::LowerBound,
-        "stopped" => Worth::Stopped,
-        _ => Worth::Sample,
-    };
-    let (memory, cpu, tasks) = (row.get(2)?, row.get(3)?, row.get(4)?);
+    let flags: i64 = row.get(1)?;
     let mut values = [None; 9];
     for (place, value) in values.iter_mut().enumerate() {
-        *value = row.get(5 + place)?;
+        *value = match row.get_ref(2 + place)? {
+            ValueRef::Real(number) => Some(number),
+            ValueRef::Integer(number) => Some(number as f64),
+            _ => None,
+        };
     }
-    let censored = if worth == Worth::LowerBound {
-        [true; 9]
-    } else {
-        [memory, cpu, cpu, false, false, false, false, tasks, false]
-    };
-    Ok(Run { run_id: row.get(0)?, worth, observation: Observation { values, censored } })
+    Ok(Run { run_id: row.get(0)?, flags, observation: Observation { values, censored: censored(flags) } })
+}
+
+fn censored(flags: i64) -> [bool; 9] {
+    let has = |flag| flags & flag != 0;
+    if has(LOWER_BOUND) {
+        return [true; 9];
+    }
+    let (memory, cpu, tasks) = (has(MEMORY), has(CPU), has(TASKS));
+    [memory, cpu, cpu, false, false, false, false, tasks, false]
 }

@@ -200,12 +200,11 @@ fn nothing_is_left_over(store: &Store) {
     zero(
         "SELECT count(*) FROM coverage WHERE id NOT IN (SELECT coverage_id FROM run WHERE coverage_id NOTNULL)",
     );
-    zero(
-        "SELECT count(*) FROM (SELECT * FROM run_actual WHERE worth <> 'none' EXCEPT SELECT * FROM observation)",
-    );
-    zero(
-        "SELECT count(*) FROM (SELECT * FROM observation EXCEPT SELECT * FROM run_actual WHERE worth <> 'none')",
-    );
+    let columns = format!("run_id, task_id, {}", crate::store::history::COLUMNS);
+    let actual = format!("SELECT {columns} FROM run_actual WHERE worth <> 'none'");
+    let kept = format!("SELECT {columns} FROM observation");
+    zero(&format!("SELECT count(*) FROM ({actual} EXCEPT {kept})"));
+    zero(&format!("SELECT count(*) FROM ({kept} EXCEPT {actual})"));
     zero("SELECT sum(runs - pruned) - (SELECT count(*) FROM run) FROM task");
 }
 
