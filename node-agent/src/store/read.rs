@@ -23,8 +23,8 @@ pub struct Reader {
     path: PathBuf,
 }
 
-/// A kind of task of one user, over all its runs. Means are over finished runs that are still kept; counts
-/// and `memory_peak_bytes_max` also cover runs that were pruned.
+/// A kind of task of one user, over all its runs. Means are over finished runs that are still kept; counts,
+/// the last start and `memory_peak_bytes_max` also cover runs that were pruned.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 #[allow(missing_docs, reason = "the names say it, with units")]
 pub struct TaskRow {
