@@ -2,22 +2,45 @@
 -- "stnd": what tells this file from any other SQLite database.
 PRAGMA application_id = 1937010276;
 
+-- What runs add up to follows them by the triggers at the end: nobody has to read all runs.
 CREATE TABLE task (
-    id                           INTEGER PRIMARY KEY,
-    task_type                    TEXT    NOT NULL,
-    uid                          INTEGER NOT NULL,
-    user                         TEXT    NOT NULL,
-    pruned_runs                  INTEGER NOT NULL DEFAULT 0,
-    pruned_finished              INTEGER NOT NULL DEFAULT 0,
-    pruned_failed                INTEGER NOT NULL DEFAULT 0,
-    pruned_lost                  INTEGER NOT NULL DEFAULT 0,
-    pruned_duration_s            REAL    NOT NULL DEFAULT 0,
-    pruned_cpu_s                 REAL    NOT NULL DEFAULT 0,
-    pruned_memory_peak_bytes_max INTEGER,
+    id                      INTEGER PRIMARY KEY,
+    task_type               TEXT    NOT NULL,
+    uid                     INTEGER NOT NULL,
+    user                    TEXT    NOT NULL,
+
+    runs                    INTEGER NOT NULL DEFAULT 0,
+    finished                INTEGER NOT NULL DEFAULT 0,
+    failed                  INTEGER NOT NULL DEFAULT 0,
+    lost                    INTEGER NOT NULL DEFAULT 0,
+    pruned                  INTEGER NOT NULL DEFAULT 0,
+    last_run_id             INTEGER,
+    last_started_at_ms      INTEGER,
+    memory_peak_bytes_max   INTEGER,
+
+    duration_samples        INTEGER NOT NULL DEFAULT 0,
+    duration_s_sum          REAL    NOT NULL DEFAULT 0,
+    cpu_samples             INTEGER NOT NULL DEFAULT 0,
+    cpu_s_sum               REAL    NOT NULL DEFAULT 0,
+    cpu_cores_sum           REAL    NOT NULL DEFAULT 0,
+    memory_samples          INTEGER NOT NULL DEFAULT 0,
+    memory_bytes_sum        REAL    NOT NULL DEFAULT 0,
+    read_samples            INTEGER NOT NULL DEFAULT 0,
+    read_bytes_sum          REAL    NOT NULL DEFAULT 0,
+    read_bytes_per_s_sum    REAL    NOT NULL DEFAULT 0,
+    written_samples         INTEGER NOT NULL DEFAULT 0,
+    written_bytes_sum       REAL    NOT NULL DEFAULT 0,
+    written_bytes_per_s_sum REAL    NOT NULL DEFAULT 0,
     UNIQUE (task_type, uid)
 ) STRICT;
 
--- Short columns first: reading them never walks over the long texts at the end of a row.
+-- Nearly all runs of a host have the same: it is kept once.
+CREATE TABLE coverage (
+    id      INTEGER PRIMARY KEY,
+    sources TEXT    NOT NULL UNIQUE CHECK (json_valid(sources))
+) STRICT;
+
+-- Numbers only, so that many rows fit a page; words are in run_launch, distributions in run_histogram.
 CREATE TABLE run (
     id                            INTEGER PRIMARY KEY AUTOINCREMENT,
     task_id                       INTEGER NOT NULL REFERENCES task (id),
@@ -64,33 +87,70 @@ CREATE TABLE run (
     exits                         INTEGER,
     tasks_peak                    INTEGER,
     oom_kills                     INTEGER,
-
-    owner_pid                     INTEGER NOT NULL,
-    owner_start_ticks             INTEGER NOT NULL,
-    owner_boot_id                 TEXT    NOT NULL,
-    main_pid                      INTEGER,
-    main_start_ticks              INTEGER,
-    main_boot_id                  TEXT,
-    cgroup_id                     INTEGER,
-    cgroup_path                   TEXT,
-
-    directory                     TEXT    NOT NULL,
-    command                       TEXT    NOT NULL CHECK (json_valid(command)),
-    coverage                      TEXT    CHECK (json_valid(coverage)),
-    cpu_burst_ns_histogram        TEXT    CHECK (json_valid(cpu_burst_ns_histogram)),
-    cpu_wait_ns_histogram         TEXT    CHECK (json_valid(cpu_wait_ns_histogram)),
-    block_read_ns_histogram       TEXT    CHECK (json_valid(block_read_ns_histogram)),
-    block_write_ns_histogram      TEXT    CHECK (json_valid(block_write_ns_histogram)),
+    coverage_id                   INTEGER REFERENCES coverage (id),
 
     CHECK ((state = 'running') = (ended_at_ms IS NULL))
 ) STRICT;
 
--- History of one task, newest first, among any number of runs.
+-- Newest runs of one task, among any number of runs.
 CREATE INDEX run_by_task ON run (task_id, id);
 -- Retention by age.
 CREATE INDEX run_by_end ON run (ended_at_ms) WHERE ended_at_ms IS NOT NULL;
 -- The few that are running now.
 CREATE INDEX run_running ON run (id) WHERE state = 'running';
+-- Whether anybody still needs a row of coverage.
+CREATE INDEX run_by_coverage ON run (coverage_id);
+
+CREATE TABLE run_launch (
+    run_id            INTEGER PRIMARY KEY REFERENCES run (id) ON DELETE CASCADE,
+    owner_pid         INTEGER NOT NULL,
+    owner_start_ticks INTEGER NOT NULL,
+    owner_boot_id     TEXT    NOT NULL,
+    main_pid          INTEGER,
+    main_start_ticks  INTEGER,
+    main_boot_id      TEXT,
+    cgroup_id         INTEGER,
+    cgroup_path       TEXT,
+    directory         TEXT    NOT NULL,
+    command           TEXT    NOT NULL CHECK (json_valid(command))
+) STRICT;
+
+CREATE TABLE run_histogram (
+    run_id INTEGER NOT NULL REFERENCES run (id) ON DELETE CASCADE,
+    kind   TEXT    NOT NULL CHECK (kind IN ('cpu_burst_ns', 'cpu_wait_ns', 'block_read_ns', 'block_write_ns')),
+    counts TEXT    NOT NULL CHECK (json_valid(counts)),
+    PRIMARY KEY (run_id, kind)
+) STRICT, WITHOUT ROWID;
+
+-- What predictions are made from: the row of view run_actual of a run that ended and is worth something.
+-- The table is in the order of the host's history, its index in that of each task's: both are read from one
+-- end, without touching a run.
+CREATE TABLE observation (
+    run_id                       INTEGER PRIMARY KEY REFERENCES run (id) ON DELETE CASCADE,
+    task_id                      INTEGER NOT NULL REFERENCES task (id),
+    worth                        TEXT    NOT NULL CHECK (worth IN ('sample', 'lower_bound', 'stopped')),
+    memory_censored              INTEGER NOT NULL,
+    cpu_censored                 INTEGER NOT NULL,
+    tasks_censored               INTEGER NOT NULL,
+    memory_peak_bytes            INTEGER,
+    cpu_cores_mean               REAL,
+    cpu_cores_peak               REAL,
+    io_read_bytes_per_s          REAL,
+    io_write_bytes_per_s         REAL,
+    network_received_bytes_per_s REAL,
+    network_sent_bytes_per_s     REAL,
+    tasks_peak                   INTEGER,
+    duration_s                   REAL,
+    -- All that is said above in words, as one number that is quickly read.
+    flags                        INTEGER NOT NULL GENERATED ALWAYS AS (
+        memory_censored + 2 * cpu_censored + 4 * tasks_censored + 8 * (worth = 'lower_bound') + 16 * (worth = 'stopped')
+    ) STORED
+) STRICT;
+
+CREATE INDEX observation_by_task ON observation (
+    task_id, run_id, flags, memory_peak_bytes, cpu_cores_mean, cpu_cores_peak, io_read_bytes_per_s,
+    io_write_bytes_per_s, network_received_bytes_per_s, network_sent_bytes_per_s, tasks_peak, duration_s
+);
 
 CREATE TABLE run_feature (
     run_id   INTEGER NOT NULL REFERENCES run (id) ON DELETE CASCADE,
@@ -176,3 +236,80 @@ INSERT INTO bucket
 SELECT a.i, CASE WHEN a.i = 0 THEN 0 ELSE a.ns END, CASE WHEN a.i = 31 THEN NULL ELSE b.ns END,
        a.text, CASE WHEN a.i = 31 THEN 'more' ELSE b.text END
 FROM worded a JOIN worded b ON b.i = a.i + 1;
+
+CREATE TRIGGER run_begins AFTER INSERT ON run BEGIN
+    UPDATE task SET
+        runs = runs + 1,
+        last_run_id = new.id,
+        last_started_at_ms = max(ifnull(last_started_at_ms, new.started_at_ms), new.started_at_ms)
+    WHERE id = new.task_id;
+END;
+
+CREATE TRIGGER run_ends AFTER UPDATE OF state ON run WHEN old.state = 'running' AND new.state <> 'running' BEGIN
+    UPDATE task SET
+        finished = finished + (new.state = 'finished'),
+        failed = failed + (new.state = 'failed'),
+        lost = lost + (new.state = 'lost')
+    WHERE id = new.task_id;
+END;
+
+CREATE TRIGGER run_is_pruned AFTER DELETE ON run BEGIN
+    UPDATE task SET pruned = pruned + 1 WHERE id = old.task_id;
+END;
+
+CREATE TRIGGER memory_peak_grows AFTER UPDATE OF memory_peak_bytes ON run WHEN new.memory_peak_bytes IS NOT NULL BEGIN
+    UPDATE task SET memory_peak_bytes_max = new.memory_peak_bytes
+    WHERE id = new.task_id AND ifnull(memory_peak_bytes_max < new.memory_peak_bytes, 1);
+END;
+
+CREATE TRIGGER sample_counts AFTER INSERT ON observation WHEN new.worth = 'sample' BEGIN
+    UPDATE task SET
+        duration_samples = duration_samples + (new.duration_s IS NOT NULL),
+        duration_s_sum = duration_s_sum + ifnull(new.duration_s, 0),
+        cpu_samples = cpu_samples + (new.cpu_cores_mean IS NOT NULL),
+        cpu_s_sum = cpu_s_sum + ifnull(new.cpu_cores_mean * new.duration_s, 0),
+        cpu_cores_sum = cpu_cores_sum + ifnull(new.cpu_cores_mean, 0),
+        memory_samples = memory_samples + (new.memory_peak_bytes IS NOT NULL),
+        memory_bytes_sum = memory_bytes_sum + ifnull(new.memory_peak_bytes, 0),
+        read_samples = read_samples + (new.io_read_bytes_per_s IS NOT NULL),
+        read_bytes_sum = read_bytes_sum + ifnull(new.io_read_bytes_per_s * new.duration_s, 0),
+        read_bytes_per_s_sum = read_bytes_per_s_sum + ifnull(new.io_read_bytes_per_s, 0),
+        written_samples = written_samples + (new.io_write_bytes_per_s IS NOT NULL),
+        written_bytes_sum = written_bytes_sum + ifnull(new.io_write_bytes_per_s * new.duration_s, 0),
+        written_bytes_per_s_sum = written_bytes_per_s_sum + ifnull(new.io_write_bytes_per_s, 0)
+    WHERE id = new.task_id;
+END;
+
+-- With the last sample the rounding errors of the sums go too.
+CREATE TRIGGER sample_goes AFTER DELETE ON observation WHEN old.worth = 'sample' BEGIN
+    UPDATE task SET
+        duration_samples = duration_samples - (old.duration_s IS NOT NULL),
+        duration_s_sum = duration_s_sum - ifnull(old.duration_s, 0),
+        cpu_samples = cpu_samples - (old.cpu_cores_mean IS NOT NULL),
+        cpu_s_sum = cpu_s_sum - ifnull(old.cpu_cores_mean * old.duration_s, 0),
+        cpu_cores_sum = cpu_cores_sum - ifnull(old.cpu_cores_mean, 0),
+        memory_samples = memory_samples - (old.memory_peak_bytes IS NOT NULL),
+        memory_bytes_sum = memory_bytes_sum - ifnull(old.memory_peak_bytes, 0),
+        read_samples = read_samples - (old.io_read_bytes_per_s IS NOT NULL),
+        read_bytes_sum = read_bytes_sum - ifnull(old.io_read_bytes_per_s * old.duration_s, 0),
+        read_bytes_per_s_sum = read_bytes_per_s_sum - ifnull(old.io_read_bytes_per_s, 0),
+        written_samples = written_samples - (old.io_write_bytes_per_s IS NOT NULL),
+        written_bytes_sum = written_bytes_sum - ifnull(old.io_write_bytes_per_s * old.duration_s, 0),
+        written_bytes_per_s_sum = written_bytes_per_s_sum - ifnull(old.io_write_bytes_per_s, 0)
+    WHERE id = old.task_id;
+    UPDATE task SET
+        duration_s_sum = 0, cpu_s_sum = 0, cpu_cores_sum = 0, memory_bytes_sum = 0,
+        read_bytes_sum = 0, read_bytes_per_s_sum = 0, written_bytes_sum = 0, written_bytes_per_s_sum = 0
+    WHERE id = old.task_id AND duration_samples = 0;
+END;
+
+-- A long run may change its coverage at every checkpoint: rows that no run has go at once.
+CREATE TRIGGER coverage_changes AFTER UPDATE OF coverage_id ON run WHEN old.coverage_id <> new.coverage_id BEGIN
+    DELETE FROM coverage
+    WHERE id = old.coverage_id AND NOT EXISTS (SELECT 1 FROM run WHERE coverage_id = old.coverage_id);
+END;
+
+CREATE TRIGGER coverage_goes AFTER DELETE ON run WHEN old.coverage_id IS NOT NULL BEGIN
+    DELETE FROM coverage
+    WHERE id = old.coverage_id AND NOT EXISTS (SELECT 1 FROM run WHERE coverage_id = old.coverage_id);
+END;

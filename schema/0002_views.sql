@@ -1,7 +1,7 @@
 -- Views: what people and programs should read. Units are in the names; every column is explained in README.md.
 
 -- The one definition of what each predicted resource is, from the columns of a run, and of what a run is
--- worth as a sample. Predictions are made from this view.
+-- worth as a sample. When a run ends and is worth something, its row here becomes one of table observation.
 CREATE VIEW run_actual AS
 SELECT
     id AS run_id,
@@ -58,24 +58,20 @@ FROM run_actual a CROSS JOIN resource n;
 
 CREATE VIEW task_summary AS
 SELECT
-    t.task_type,
-    t.user,
-    t.pruned_runs + count(r.id) AS runs,
-    t.pruned_failed + count(CASE WHEN r.state = 'failed' THEN 1 END) AS failed,
-    datetime(max(r.started_at_ms) / 1000, 'unixepoch') AS last_run_utc,
-    round(avg(CASE WHEN r.state = 'finished' THEN r.duration_ns END) / 1e9, 2) AS duration_s,
-    round(avg(CASE WHEN r.state = 'finished' THEN r.cpu_ns END) / 1e9, 2) AS cpu_s,
-    round(total(CASE WHEN r.state = 'finished' THEN r.cpu_ns END)
-        / nullif(total(CASE WHEN r.state = 'finished' AND r.cpu_ns IS NOT NULL THEN r.duration_ns END), 0), 2) AS cores,
-    round(avg(CASE WHEN r.state = 'finished' THEN r.memory_peak_bytes END) / 1048576, 1) AS memory_mib,
-    round(max(ifnull(max(r.memory_peak_bytes), 0), ifnull(t.pruned_memory_peak_bytes_max, 0)) / 1048576.0, 1) AS memory_max_mib,
-    round(avg(CASE WHEN r.state = 'finished' THEN max(ifnull(r.block_read_bytes, r.storage_read_bytes),
-        ifnull(r.storage_read_bytes, r.block_read_bytes)) END) / 1048576, 1) AS read_mib,
-    round(avg(CASE WHEN r.state = 'finished' THEN max(ifnull(r.block_write_bytes, r.storage_write_bytes),
-        ifnull(r.storage_write_bytes, r.block_write_bytes)) END) / 1048576, 1) AS written_mib
-FROM task t LEFT JOIN run r ON r.task_id = t.id
-GROUP BY t.id
-ORDER BY max(r.id) DESC;
+    task_type,
+    user,
+    runs,
+    failed,
+    datetime(last_started_at_ms / 1000, 'unixepoch') AS last_run_utc,
+    round(duration_s_sum / nullif(duration_samples, 0), 2) AS duration_s,
+    round(cpu_s_sum / nullif(cpu_samples, 0), 2) AS cpu_s,
+    round(cpu_cores_sum / nullif(cpu_samples, 0), 2) AS cores,
+    round(memory_bytes_sum / nullif(memory_samples, 0) / 1048576, 1) AS memory_mib,
+    round(memory_peak_bytes_max / 1048576.0, 1) AS memory_max_mib,
+    round(read_bytes_sum / nullif(read_samples, 0) / 1048576, 1) AS read_mib,
+    round(written_bytes_sum / nullif(written_samples, 0) / 1048576, 1) AS written_mib
+FROM task
+ORDER BY last_run_id DESC;
 
 CREATE VIEW run_summary AS
 SELECT
@@ -106,40 +102,34 @@ SELECT
     r.faults_major,
     r.engine,
     r.policy,
-    (SELECT group_concat(value, ' ') FROM json_each(r.command)) AS command_line
-FROM run r JOIN task t ON t.id = r.task_id
+    (SELECT group_concat(value, ' ') FROM json_each(l.command)) AS command_line
+FROM run r JOIN task t ON t.id = r.task_id JOIN run_launch l ON l.run_id = r.id
 ORDER BY r.id DESC;
 
-CREATE VIEW cpu_burst_histogram AS
+-- One row per run, kind of histogram and bucket that is not empty. The next three show it by kind.
+CREATE VIEW run_histogram_bucket AS
 SELECT
-    r.id AS run_id, t.task_type, t.user, b.bucket, b.lower, b.upper, h.value AS count,
-    round(100.0 * h.value / (SELECT total(value) FROM json_each(r.cpu_burst_ns_histogram)), 1) AS percent,
-    printf('%.*c', 30.0 * h.value / (SELECT max(value) FROM json_each(r.cpu_burst_ns_histogram)) + 0.99, '#') AS bar
-FROM run r JOIN task t ON t.id = r.task_id, json_each(r.cpu_burst_ns_histogram) h JOIN bucket b ON b.bucket = h.key
-WHERE h.value > 0;
+    h.run_id, h.kind, t.task_type, t.user, b.bucket, b.lower, b.upper, c.value AS count,
+    round(100.0 * c.value / (SELECT total(value) FROM json_each(h.counts)), 1) AS percent,
+    printf('%.*c', 30.0 * c.value / (SELECT max(value) FROM json_each(h.counts)) + 0.99, '#') AS bar
+FROM run_histogram h JOIN run r ON r.id = h.run_id JOIN task t ON t.id = r.task_id,
+     json_each(h.counts) c JOIN bucket b ON b.bucket = c.key
+WHERE c.value > 0;
+
+CREATE VIEW cpu_burst_histogram AS
+SELECT run_id, task_type, user, bucket, lower, upper, count, percent, bar
+FROM run_histogram_bucket WHERE kind = 'cpu_burst_ns';
 
 CREATE VIEW run_queue_wait_histogram AS
-SELECT
-    r.id AS run_id, t.task_type, t.user, b.bucket, b.lower, b.upper, h.value AS count,
-    round(100.0 * h.value / (SELECT total(value) FROM json_each(r.cpu_wait_ns_histogram)), 1) AS percent,
-    printf('%.*c', 30.0 * h.value / (SELECT max(value) FROM json_each(r.cpu_wait_ns_histogram)) + 0.99, '#') AS bar
-FROM run r JOIN task t ON t.id = r.task_id, json_each(r.cpu_wait_ns_histogram) h JOIN bucket b ON b.bucket = h.key
-WHERE h.value > 0;
+SELECT run_id, task_type, user, bucket, lower, upper, count, percent, bar
+FROM run_histogram_bucket WHERE kind = 'cpu_wait_ns';
 
 CREATE VIEW io_latency_histogram AS
 SELECT
-    r.id AS run_id, t.task_type, t.user, 'read' AS direction, b.bucket, b.lower, b.upper, h.value AS count,
-    round(100.0 * h.value / (SELECT total(value) FROM json_each(r.block_read_ns_histogram)), 1) AS percent,
-    printf('%.*c', 30.0 * h.value / (SELECT max(value) FROM json_each(r.block_read_ns_histogram)) + 0.99, '#') AS bar
-FROM run r JOIN task t ON t.id = r.task_id, json_each(r.block_read_ns_histogram) h JOIN bucket b ON b.bucket = h.key
-WHERE h.value > 0
-UNION ALL
-SELECT
-    r.id, t.task_type, t.user, 'write', b.bucket, b.lower, b.upper, h.value,
-    round(100.0 * h.value / (SELECT total(value) FROM json_each(r.block_write_ns_histogram)), 1),
-    printf('%.*c', 30.0 * h.value / (SELECT max(value) FROM json_each(r.block_write_ns_histogram)) + 0.99, '#')
-FROM run r JOIN task t ON t.id = r.task_id, json_each(r.block_write_ns_histogram) h JOIN bucket b ON b.bucket = h.key
-WHERE h.value > 0;
+    run_id, task_type, user,
+    CASE kind WHEN 'block_read_ns' THEN 'read' ELSE 'write' END AS direction,
+    bucket, lower, upper, count, percent, bar
+FROM run_histogram_bucket WHERE kind IN ('block_read_ns', 'block_write_ns');
 
 CREATE VIEW prediction_accuracy AS
 SELECT

@@ -1,33 +1,46 @@
-//! The columns of table `run` that hold a [`Fingerprint`]: one list that both writing and reading follow.
+//! Where a [`Fingerprint`] is kept, in columns of table `run` and in rows of `run_histogram`: one list that
+//! both writing and reading follow.
 
 use crate::fingerprint::{Fingerprint, Histogram};
 use rusqlite::types::Value;
 use rusqlite::{Result, Row};
 
 macro_rules! columns {
-    (counters: $($counter:ident),+; reals: $($real:ident),+; histograms: $($histogram:ident => $column:ident),+;) => {
-        /// Names, in the order of [`values`].
+    (counters: $($counter:ident),+; reals: $($real:ident),+; histograms: $($histogram:ident => $kind:literal),+;) => {
+        /// Names of columns of `run`, in the order of [`values`].
         pub(super) const COLUMNS: &[&str] = &[
-            "duration_ns", $(stringify!($counter),)+ $(stringify!($real),)+ $(stringify!($column),)+
+            "duration_ns", $(stringify!($counter),)+ $(stringify!($real),)+
         ];
 
-        /// Values to bind.
+        /// Values to bind for them.
         pub(super) fn values(fingerprint: &Fingerprint) -> Vec<Value> {
             vec![
                 Value::Integer(integer(fingerprint.duration_ns)),
                 $(fingerprint.$counter.map_or(Value::Null, |n| Value::Integer(integer(n))),)+
                 $(real(fingerprint.$real),)+
-                $(fingerprint.$histogram.as_ref().map_or(Value::Null, histogram_json),)+
             ]
         }
 
-        /// Reads a row that has all [`COLUMNS`].
+        /// Each `run_histogram.kind` with its counts, where it was measured.
+        pub(super) fn histograms(fingerprint: &Fingerprint) -> Vec<(&'static str, Option<&Histogram>)> {
+            vec![$(($kind, fingerprint.$histogram.as_ref()),)+]
+        }
+
+        /// Puts the counts of a `run_histogram.kind` in their place; a kind of a newer version has none.
+        pub(super) fn set_histogram(fingerprint: &mut Fingerprint, kind: &str, counts: Histogram) {
+            match kind {
+                $($kind => fingerprint.$histogram = Some(counts),)+
+                _ => {}
+            }
+        }
+
+        /// Reads a row that has all [`COLUMNS`]; its histograms are rows of their own.
         pub(super) fn fingerprint(row: &Row<'_>) -> Result<Fingerprint> {
             Ok(Fingerprint {
                 duration_ns: counter(row, "duration_ns")?.unwrap_or(0),
                 $($counter: counter(row, stringify!($counter))?,)+
                 $($real: row.get(stringify!($real))?,)+
-                $($histogram: histogram(row, stringify!($column))?,)+
+                $($histogram: None,)+
             })
         }
     };
@@ -41,8 +54,8 @@ columns! {
         tcp_sent_bytes, tcp_received_bytes, udp_sent_bytes, udp_received_bytes,
         tcp_connects, tcp_accepts, tcp_retransmits, forks, execs, exits, tasks_peak, oom_kills;
     reals: cpu_cores_peak;
-    histograms: cpu_burst_ns => cpu_burst_ns_histogram, cpu_wait_ns_histogram => cpu_wait_ns_histogram,
-        block_read_ns => block_read_ns_histogram, block_write_ns => block_write_ns_histogram;
+    histograms: cpu_burst_ns => "cpu_burst_ns", cpu_wait_ns_histogram => "cpu_wait_ns",
+        block_read_ns => "block_read_ns", block_write_ns => "block_write_ns";
 }
 
 /// SQLite's integers are signed: what does not fit is kept as the largest.
@@ -55,10 +68,6 @@ fn real(number: Option<f64>) -> Value {
     number.filter(|n| n.is_finite()).map_or(Value::Null, Value::Real)
 }
 
-fn histogram_json(histogram: &Histogram) -> Value {
-    Value::Text(json(histogram))
-}
-
 /// Plain data always has a JSON form; if it ever had not, `null` says so without losing the row.
 pub(super) fn json<T: serde::Serialize + ?Sized>(data: &T) -> String {
     serde_json::to_string(data).unwrap_or_else(|_| "null".into())
@@ -67,9 +76,4 @@ pub(super) fn json<T: serde::Serialize + ?Sized>(data: &T) -> String {
 fn counter(row: &Row<'_>, name: &str) -> Result<Option<u64>> {
     let number: Option<i64> = row.get(name)?;
     Ok(number.and_then(|number| u64::try_from(number).ok()))
-}
-
-fn histogram(row: &Row<'_>, name: &str) -> Result<Option<Histogram>> {
-    let text: Option<String> = row.get(name)?;
-    Ok(text.and_then(|text| serde_json::from_str(&text).ok()))
 }

@@ -1,6 +1,6 @@
-//! What predictions are made from.
+//! What predictions are made from: table `observation`, which a run enters when it ends.
 //!
-//! Which runs count is the column `worth` of the view `run_actual`:
+//! Which runs count is the column `worth`, from the view `run_actual`:
 //! - `sample`: it exited with 0;
 //! - `lower_bound`: it failed and had met its limit on memory or tasks, so whatever it used it would have
 //!   used more;
@@ -10,79 +10,112 @@
 
 use crate::fingerprint::key::TaskKey;
 use crate::predict::{HISTORY_MAX, History, Observation};
-use rusqlite::{Connection, Params, Result, Row};
+use rusqlite::types::ValueRef;
+use rusqlite::{Connection, Params, Result, Row, params};
+use std::sync::LazyLock;
 
 /// Of the users of one task type, only the most recently active count for the level "any user".
 const TASK_USERS_MAX: usize = 32;
 
-/// Columns of `run_actual` in the order of `Resource::ALL`, after `worth` and the flags.
-const COLUMNS: &str = "worth, memory_censored, cpu_censored, tasks_censored,
+/// Columns of `observation` after the ids, as `run_actual` has them.
+pub(super) const COLUMNS: &str = "worth, memory_censored, cpu_censored, tasks_censored,
     memory_peak_bytes, cpu_cores_mean, cpu_cores_peak, io_read_bytes_per_s, io_write_bytes_per_s,
     network_received_bytes_per_s, network_sent_bytes_per_s, tasks_peak, duration_s";
 
+/// What is read of them: few columns, since their number is what a history costs. The values are in the
+/// order of `Resource::ALL`. Limits are literals: SQLite prepares a statement anew whenever a bound limit is
+/// bound again, which would take as long as reading.
+fn select(of: &str) -> String {
+    format!(
+        "SELECT run_id, flags, memory_peak_bytes, cpu_cores_mean, cpu_cores_peak, io_read_bytes_per_s,
+                io_write_bytes_per_s, network_received_bytes_per_s, network_sent_bytes_per_s, tasks_peak, duration_s
+         FROM observation {of} ORDER BY run_id DESC LIMIT {HISTORY_MAX}"
+    )
+}
+
+static OF_TASK: LazyLock<String> = LazyLock::new(|| select("WHERE task_id = ? AND run_id > ?"));
+static USERS: LazyLock<String> = LazyLock::new(|| {
+    format!(
+        "SELECT id, uid FROM task WHERE task_type = ? ORDER BY uid = ? DESC, last_run_id DESC LIMIT {TASK_USERS_MAX}"
+    )
+});
+static OF_HOST: LazyLock<String> = LazyLock::new(|| select(""));
+
 /// The history at each level of back-off, newest first.
 pub(super) fn read(db: &Connection, key: &TaskKey) -> Result<History> {
-    let own = format!(
-        "SELECT {COLUMNS} FROM run_actual
-         WHERE task_id = (SELECT id FROM task WHERE task_type = ? AND uid = ?) AND worth <> 'none'
-         ORDER BY run_id DESC LIMIT {HISTORY_MAX}"
-    );
-    // Ids first, from the index alone: only the rows that are wanted are read.
-    let task = format!(
-        "SELECT {COLUMNS} FROM run_actual
-         WHERE run_id IN (
-             SELECT r.id FROM (
-                 SELECT t.id FROM task t WHERE t.task_type = ?
-                 ORDER BY (SELECT max(run.id) FROM run WHERE run.task_id = t.id) DESC LIMIT {TASK_USERS_MAX}
-             ) t JOIN run r ON r.id IN (
-                 SELECT run.id FROM run WHERE run.task_id = t.id ORDER BY run.id DESC LIMIT {HISTORY_MAX}
-             ) ORDER BY r.id DESC LIMIT {HISTORY_MAX}
-         ) AND worth <> 'none'
-         ORDER BY run_id DESC LIMIT {HISTORY_MAX}"
-    );
-    let host = format!(
-        "SELECT {COLUMNS} FROM run_actual WHERE worth <> 'none' ORDER BY run_id DESC LIMIT {HISTORY_MAX}"
-    );
-    Ok(History {
-        task_and_user: level(db, &own, (&key.task_type, key.uid))?,
-        task: level(db, &task, (&key.task_type,))?,
-        host: level(db, &host, ())?,
-    })
+    let (own, task) = of_task_type(db, key)?;
+    let host = newest(db, &OF_HOST, ())?;
+    Ok(History { task_and_user: level(own), task: level(task), host: level(host) })
 }
 
-fn level(db: &Connection, sql: &str, parameters: impl Params) -> Result<Vec<Observation>> {
-    let runs: Vec<(Worth, Observation)> =
-        db.prepare_cached(sql)?.query_map(parameters, observation)?.collect::<Result<_>>()?;
-    let any_sample = runs.iter().any(|(worth, _)| *worth == Worth::Sample);
-    Ok(runs
-        .into_iter()
-        .filter(|(worth, _)| !(any_sample && *worth == Worth::Stopped))
-        .map(|(_, observation)| observation)
-        .collect())
+/// The newest runs of a task type: those of the user, and those of any user.
+fn of_task_type(db: &Connection, key: &TaskKey) -> Result<(Vec<Run>, Vec<Run>)> {
+    let (mut own, mut all) = (Vec::new(), Vec::new());
+    for (task_id, uid) in users(db, key)? {
+        // What is older than a full list is not read: many users together cost little more than one.
+        let oldest = all.get(HISTORY_MAX - 1).map_or(0, |run: &Run| run.run_id);
+        let runs = newest(db, &OF_TASK, (task_id, oldest))?;
+        if uid == key.uid {
+            own.clone_from(&runs);
+        }
+        all.extend(runs);
+        all.sort_by_key(|run| std::cmp::Reverse(run.run_id));
+        all.truncate(HISTORY_MAX);
+    }
+    Ok((own, all))
 }
 
-#[derive(PartialEq)]
-enum Worth {
-    Sample,
-    LowerBound,
-    Stopped,
+/// Rows of `task`, with the user asked for first, since all of its runs are wanted.
+fn users(db: &Connection, key: &TaskKey) -> Result<Vec<(i64, u32)>> {
+    db.prepare_cached(&USERS)?
+        .query_map(params![key.task_type, key.uid], |row| Ok((row.get(0)?, row.get(1)?)))?
+        .collect()
 }
 
-fn observation(row: &Row<'_>) -> Result<(Worth, Observation)> {
-    let worth = match row.get_ref(0)?.as_str()? {
-        "lower_bound" => Worth::LowerBound,
-        "stopped" => Worth::Stopped,
-        _ => Worth::Sample,
-    };
-    let (memory, cpu, tasks) = (row.get(1)?, row.get(2)?, row.get(3)?);
+fn newest(db: &Connection, sql: &str, parameters: impl Params) -> Result<Vec<Run>> {
+    db.prepare_cached(sql)?.query_map(parameters, run)?.collect()
+}
+
+fn level(runs: Vec<Run>) -> Vec<Observation> {
+    let any_sample = runs.iter().any(|run| run.flags & (LOWER_BOUND | STOPPED) == 0);
+    runs.into_iter()
+        .filter(|run| !any_sample || run.flags & STOPPED == 0)
+        .map(|run| run.observation)
+        .collect()
+}
+
+#[derive(Clone)]
+struct Run {
+    run_id: i64,
+    flags: i64,
+    observation: Observation,
+}
+
+/// Bits of `observation.flags`.
+const MEMORY: i64 = 1;
+const CPU: i64 = 2;
+const TASKS: i64 = 4;
+const LOWER_BOUND: i64 = 8;
+const STOPPED: i64 = 16;
+
+fn run(row: &Row<'_>) -> Result<Run> {
+    let flags: i64 = row.get(1)?;
     let mut values = [None; 9];
     for (place, value) in values.iter_mut().enumerate() {
-        *value = row.get(4 + place)?;
+        *value = match row.get_ref(2 + place)? {
+            ValueRef::Real(number) => Some(number),
+            ValueRef::Integer(number) => Some(number as f64),
+            _ => None,
+        };
     }
-    let censored = if worth == Worth::LowerBound {
-        [true; 9]
-    } else {
-        [memory, cpu, cpu, false, false, false, false, tasks, false]
-    };
-    Ok((worth, Observation { values, censored }))
+    Ok(Run { run_id: row.get(0)?, flags, observation: Observation { values, censored: censored(flags) } })
+}
+
+fn censored(flags: i64) -> [bool; 9] {
+    let has = |flag| flags & flag != 0;
+    if has(LOWER_BOUND) {
+        return [true; 9];
+    }
+    let (memory, cpu, tasks) = (has(MEMORY), has(CPU), has(TASKS));
+    [memory, cpu, cpu, false, false, false, false, tasks, false]
 }

@@ -14,7 +14,7 @@
 //!   waits up to 5 s for the others.
 //!
 //! **Layout.** `schema/*.sql` has the tables and views, `schema/README.md` explains each column. Here
-//! `open` opens and migrates, `columns` maps a fingerprint to its columns, `write` writes, `history`
+//! `open` opens and migrates, `columns` maps a fingerprint to its columns and rows, `write` writes, `history`
 //! reads what predictions are made from, `read` what people look at, and `writer` is the thread that
 //! batches the agent's writes.
 

@@ -1,4 +1,5 @@
-//! Retention: closed runs beyond a number per task or beyond an age go; what they add up to stays.
+//! Retention: closed runs beyond a number per task or beyond an age go; triggers of the schema see to it that
+//! the counts of their task stay and its means are those of the runs that are left.
 //!
 //! The ids are chosen first and then deleted in their order, portion by portion: runs that started one after
 //! the other lie beside each other in every table, so that a portion touches few pages.
@@ -71,32 +72,6 @@ pub(super) fn portion(db: &Connection) -> Result<usize> {
         |row| row.get(0),
     )?;
     let Some(last) = last else { return Ok(0) };
-    keep_sums(db, last)?;
     db.execute("DELETE FROM run WHERE id IN (SELECT id FROM temp.pruned WHERE id <= ?)", [last])?;
     db.execute("DELETE FROM temp.pruned WHERE id <= ?", [last])
-}
-
-fn keep_sums(db: &Connection, last: i64) -> Result<()> {
-    db.execute(
-        "UPDATE task SET
-             pruned_runs = pruned_runs + s.runs,
-             pruned_finished = pruned_finished + s.finished,
-             pruned_failed = pruned_failed + s.failed,
-             pruned_lost = pruned_lost + s.lost,
-             pruned_duration_s = pruned_duration_s + s.duration_s,
-             pruned_cpu_s = pruned_cpu_s + s.cpu_s,
-             pruned_memory_peak_bytes_max =
-                 max(ifnull(pruned_memory_peak_bytes_max, s.memory), ifnull(s.memory, pruned_memory_peak_bytes_max))
-         FROM (
-             SELECT task_id, count(*) AS runs,
-                    count(CASE WHEN state = 'finished' THEN 1 END) AS finished,
-                    count(CASE WHEN state = 'failed' THEN 1 END) AS failed,
-                    count(CASE WHEN state = 'lost' THEN 1 END) AS lost,
-                    total(duration_ns) / 1e9 AS duration_s, total(cpu_ns) / 1e9 AS cpu_s,
-                    max(memory_peak_bytes) AS memory
-             FROM run WHERE id IN (SELECT id FROM temp.pruned WHERE id <= ?) GROUP BY task_id
-         ) s WHERE s.task_id = task.id",
-        [last],
-    )?;
-    Ok(())
 }

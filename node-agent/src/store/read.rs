@@ -23,8 +23,8 @@ pub struct Reader {
     path: PathBuf,
 }
 
-/// A kind of task of one user, over all its runs. Means are over finished runs that are still kept; counts
-/// and `memory_peak_bytes_max` also cover runs that were pruned.
+/// A kind of task of one user, over all its runs. Means are over finished runs that are still kept; counts,
+/// the last start and `memory_peak_bytes_max` also cover runs that were pruned.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 #[allow(missing_docs, reason = "the names say it, with units")]
 pub struct TaskRow {
@@ -211,22 +211,14 @@ fn collect<T>(
 
 fn tasks(db: &Connection, task_type: Option<&str>) -> Result<Vec<TaskRow>> {
     let sql = "
-        SELECT t.task_type, t.user, t.uid,
-               t.pruned_runs + count(r.id) AS runs,
-               t.pruned_finished + count(CASE WHEN r.state = 'finished' THEN 1 END) AS finished,
-               t.pruned_failed + count(CASE WHEN r.state = 'failed' THEN 1 END) AS failed,
-               t.pruned_lost + count(CASE WHEN r.state = 'lost' THEN 1 END) AS lost,
-               max(r.started_at_ms) AS last_started_at_ms,
-               avg(CASE WHEN a.worth = 'sample' THEN a.duration_s END) AS duration_s_mean,
-               avg(CASE WHEN a.worth = 'sample' THEN a.cpu_cores_mean END) AS cpu_cores_mean,
-               avg(CASE WHEN a.worth = 'sample' THEN a.memory_peak_bytes END) AS memory_peak_bytes_mean,
-               max(ifnull(max(a.memory_peak_bytes), t.pruned_memory_peak_bytes_max),
-                   ifnull(t.pruned_memory_peak_bytes_max, max(a.memory_peak_bytes))) AS memory_peak_bytes_max,
-               avg(CASE WHEN a.worth = 'sample' THEN a.io_read_bytes_per_s END) AS io_read_bytes_per_s_mean,
-               avg(CASE WHEN a.worth = 'sample' THEN a.io_write_bytes_per_s END) AS io_write_bytes_per_s_mean
-        FROM task t LEFT JOIN run r ON r.task_id = t.id LEFT JOIN run_actual a ON a.run_id = r.id
-        WHERE ?1 IS NULL OR t.task_type = ?1
-        GROUP BY t.id ORDER BY max(r.id) DESC";
+        SELECT *,
+               duration_s_sum / nullif(duration_samples, 0) AS duration_s_mean,
+               cpu_cores_sum / nullif(cpu_samples, 0) AS cpu_cores_mean,
+               memory_bytes_sum / nullif(memory_samples, 0) AS memory_peak_bytes_mean,
+               read_bytes_per_s_sum / nullif(read_samples, 0) AS io_read_bytes_per_s_mean,
+               written_bytes_per_s_sum / nullif(written_samples, 0) AS io_write_bytes_per_s_mean
+        FROM task WHERE ?1 IS NULL OR task_type = ?1
+        ORDER BY last_run_id DESC";
     collect(db, sql, [task_type], |row| {
         Ok(TaskRow {
             task_type: row.get("task_type")?,
@@ -250,16 +242,25 @@ fn tasks(db: &Connection, task_type: Option<&str>) -> Result<Vec<TaskRow>> {
 }
 
 const RUN_ROW: &str = "
-    SELECT r.*, t.task_type, t.user, t.uid, a.cpu_cores_mean, a.io_read_bytes_per_s, a.io_write_bytes_per_s,
-           a.network_received_bytes_per_s, a.network_sent_bytes_per_s
-    FROM run r JOIN task t ON t.id = r.task_id JOIN run_actual a ON a.run_id = r.id";
+    SELECT r.*, l.*, t.task_type, t.user, t.uid, a.cpu_cores_mean, a.io_read_bytes_per_s, a.io_write_bytes_per_s,
+           a.network_received_bytes_per_s, a.network_sent_bytes_per_s,
+           (SELECT sources FROM coverage WHERE coverage.id = r.coverage_id) AS coverage
+    FROM run r JOIN task t ON t.id = r.task_id JOIN run_launch l ON l.run_id = r.id
+    JOIN run_actual a ON a.run_id = r.id";
 
 fn runs(db: &Connection, task_type: Option<&str>, limit: usize) -> Result<Vec<RunRow>> {
     let limit = i64::try_from(limit).unwrap_or(i64::MAX);
     match task_type {
         None => collect(db, &format!("{RUN_ROW} ORDER BY r.id DESC LIMIT ?"), [limit], run_row),
         Some(task_type) => {
-            let sql = format!("{RUN_ROW} WHERE t.task_type = ? ORDER BY r.id DESC LIMIT ?");
+            // Ids first, from the index alone: only the rows that are wanted are read.
+            let sql = format!(
+                "{RUN_ROW} WHERE r.id IN (
+                     SELECT k.id FROM task t JOIN run k ON k.id IN (
+                         SELECT n.id FROM run n WHERE n.task_id = t.id ORDER BY n.id DESC LIMIT ?2
+                     ) WHERE t.task_type = ?1 ORDER BY k.id DESC LIMIT ?2
+                 ) ORDER BY r.id DESC"
+            );
             collect(db, &sql, params![task_type, limit], run_row)
         }
     }
@@ -304,7 +305,7 @@ fn detail(db: &Connection, id: RunId) -> Result<Option<RunDetail>> {
                 run: run_row(row)?,
                 directory: row.get("directory")?,
                 cgroup_path: row.get("cgroup_path")?,
-                fingerprint: columns::fingerprint(row)?,
+                fingerprint: fingerprint(db, id, row)?,
                 features: features(db, id)?,
                 prediction: prediction(db, id)?,
                 limits: limits(db, id)?,
@@ -313,6 +314,20 @@ fn detail(db: &Connection, id: RunId) -> Result<Option<RunDetail>> {
             })
         })
         .optional()
+}
+
+fn fingerprint(db: &Connection, id: RunId, row: &Row<'_>) -> Result<Fingerprint> {
+    let mut fingerprint = columns::fingerprint(row)?;
+    let histograms: Vec<(String, String)> =
+        collect(db, "SELECT kind, counts FROM run_histogram WHERE run_id = ?", [id.0], |row| {
+            Ok((row.get(0)?, row.get(1)?))
+        })?;
+    for (kind, counts) in histograms {
+        if let Ok(counts) = serde_json::from_str(&counts) {
+            columns::set_histogram(&mut fingerprint, &kind, counts);
+        }
+    }
+    Ok(fingerprint)
 }
 
 fn features(db: &Connection, id: RunId) -> Result<Vec<Feature>> {
@@ -403,7 +418,9 @@ fn accuracy(db: &Connection, task_type: Option<&str>, limit: usize) -> Result<Ve
 }
 
 pub(super) fn open_runs(db: &Connection) -> Result<Vec<OpenRun>> {
-    let sql = "SELECT r.*, t.task_type, t.user, t.uid FROM run r JOIN task t ON t.id = r.task_id
+    let sql = "SELECT r.*, l.*, t.task_type, t.user, t.uid,
+                      (SELECT sources FROM coverage WHERE coverage.id = r.coverage_id) AS coverage
+               FROM run r JOIN task t ON t.id = r.task_id JOIN run_launch l ON l.run_id = r.id
                WHERE r.state = 'running' ORDER BY r.id";
     collect(db, sql, [], |row| {
         let id = RunId(row.get("id")?);
@@ -427,7 +444,7 @@ pub(super) fn open_runs(db: &Connection) -> Result<Vec<OpenRun>> {
             started_at_ms: row.get("started_at_ms")?,
             limits: limits(db, id)?,
             measured: Measured {
-                fingerprint: columns::fingerprint(row)?,
+                fingerprint: fingerprint(db, id, row)?,
                 series,
                 coverage: parsed(row, "coverage")?,
             },

@@ -1,30 +1,41 @@
 //! The writes, each within a transaction of the caller. Those on a running run return whether there was one.
 
 use super::columns::{self, integer, json};
+use super::history;
 use super::record::{Ending, Engine, NewRun, RunId};
-use crate::fingerprint::Measured;
 use crate::fingerprint::key::{Feature, FeatureValue};
 use crate::fingerprint::series::{Point, Series};
+use crate::fingerprint::{Coverage, Fingerprint, Measured};
 use crate::host::ProcessId;
 use crate::predict::{Level, Prediction, Resource};
 use crate::size::{Limit, Limits, Origin, Policy};
 use rusqlite::types::Value;
-use rusqlite::{Connection, Result, params, params_from_iter};
+use rusqlite::{Connection, OptionalExtension, Result, params, params_from_iter};
 use std::sync::LazyLock;
 
 pub(super) fn begin(db: &Connection, run: &NewRun) -> Result<RunId> {
     let task = task_id(db, run)?;
+    db.prepare_cached(
+        "INSERT INTO run (task_id, state, started_at_ms, engine, policy) VALUES (?, 'running', ?, ?, ?)",
+    )?
+    .execute(params![task, run.started_at_ms, engine_name(run.engine), policy_name(run.policy)])?;
+    let id = RunId(db.last_insert_rowid());
+    launch(db, id, run)?;
+    features(db, id, &run.features)?;
+    prediction(db, id, &run.prediction)?;
+    limits(db, id, &run.limits)?;
+    Ok(id)
+}
+
+fn launch(db: &Connection, id: RunId, run: &NewRun) -> Result<()> {
     let main = run.main.as_ref();
     db.prepare_cached(
-        "INSERT INTO run (task_id, state, started_at_ms, engine, policy, owner_pid, owner_start_ticks, owner_boot_id,
-                          main_pid, main_start_ticks, main_boot_id, cgroup_path, cgroup_id, directory, command)
-         VALUES (?, 'running', ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        "INSERT INTO run_launch (run_id, owner_pid, owner_start_ticks, owner_boot_id, main_pid, main_start_ticks,
+                                 main_boot_id, cgroup_path, cgroup_id, directory, command)
+         VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
     )?
     .execute(params![
-        task,
-        run.started_at_ms,
-        engine_name(run.engine),
-        policy_name(run.policy),
+        id.0,
         run.owner.pid,
         integer(run.owner.start_ticks),
         run.owner.boot_id,
@@ -35,12 +46,8 @@ pub(super) fn begin(db: &Connection, run: &NewRun) -> Result<RunId> {
         run.cgroup.as_ref().map(|(_, id)| integer(*id)),
         run.directory,
         json(&run.command),
-    ])?;
-    let id = RunId(db.last_insert_rowid());
-    features(db, id, &run.features)?;
-    prediction(db, id, &run.prediction)?;
-    limits(db, id, &run.limits)?;
-    Ok(id)
+    ])
+    .map(|_| ())
 }
 
 fn task_id(db: &Connection, run: &NewRun) -> Result<i64> {
@@ -100,17 +107,27 @@ fn limits(db: &Connection, id: RunId, limits: &Limits) -> Result<()> {
     Ok(())
 }
 
+fn is_running(db: &Connection, id: RunId) -> Result<bool> {
+    db.prepare_cached("SELECT 1 FROM run WHERE id = ? AND state = 'running'")?.exists([id.0])
+}
+
 pub(super) fn set_main(db: &Connection, id: RunId, main: &ProcessId) -> Result<bool> {
+    if !is_running(db, id)? {
+        return Ok(false);
+    }
     db.prepare_cached(
-        "UPDATE run SET main_pid = ?, main_start_ticks = ?, main_boot_id = ? WHERE id = ? AND state = 'running'",
+        "UPDATE run_launch SET main_pid = ?, main_start_ticks = ?, main_boot_id = ? WHERE run_id = ?",
     )?
     .execute(params![main.pid, integer(main.start_ticks), main.boot_id, id.0])
     .map(|rows| rows == 1)
 }
 
 pub(super) fn adopt(db: &Connection, id: RunId, owner: &ProcessId) -> Result<bool> {
+    if !is_running(db, id)? {
+        return Ok(false);
+    }
     db.prepare_cached(
-        "UPDATE run SET owner_pid = ?, owner_start_ticks = ?, owner_boot_id = ? WHERE id = ? AND state = 'running'",
+        "UPDATE run_launch SET owner_pid = ?, owner_start_ticks = ?, owner_boot_id = ? WHERE run_id = ?",
     )?
     .execute(params![owner.pid, integer(owner.start_ticks), owner.boot_id, id.0])
     .map(|rows| rows == 1)
@@ -124,19 +141,44 @@ pub(super) fn close_lost(db: &Connection, id: RunId, ended_at_ms: i64) -> Result
 
 pub(super) fn checkpoint(db: &Connection, id: RunId, measured: &Measured) -> Result<bool> {
     static SQL: LazyLock<String> = LazyLock::new(|| {
-        format!(
-            "UPDATE run SET {} = ?, coverage = ? WHERE id = ? AND state = 'running'",
-            columns::COLUMNS.join(" = ?, ")
-        )
+        format!("UPDATE run SET {} = ?, coverage_id = ? WHERE id = ?", columns::COLUMNS.join(" = ?, "))
     });
-    let values = columns::values(&measured.fingerprint)
-        .into_iter()
-        .chain([Value::Text(json(&measured.coverage)), Value::Integer(id.0)]);
-    if db.prepare_cached(&SQL)?.execute(params_from_iter(values))? == 0 {
+    if !is_running(db, id)? {
         return Ok(false);
     }
+    let coverage = coverage_id(db, &measured.coverage)?;
+    let values = columns::values(&measured.fingerprint)
+        .into_iter()
+        .chain([Value::Integer(coverage), Value::Integer(id.0)]);
+    db.prepare_cached(&SQL)?.execute(params_from_iter(values))?;
+    histograms(db, id, &measured.fingerprint)?;
     series(db, id, &measured.series)?;
     Ok(true)
+}
+
+/// The row that has this text, made if there is none. A trigger deletes it with the last run that has it.
+fn coverage_id(db: &Connection, coverage: &Coverage) -> Result<i64> {
+    let sources = json(coverage);
+    let known = db
+        .prepare_cached("SELECT id FROM coverage WHERE sources = ?")?
+        .query_row([&sources], |row| row.get(0))
+        .optional()?;
+    if let Some(id) = known {
+        return Ok(id);
+    }
+    db.prepare_cached("INSERT INTO coverage (sources) VALUES (?)")?.insert([&sources])
+}
+
+fn histograms(db: &Connection, id: RunId, fingerprint: &Fingerprint) -> Result<()> {
+    db.prepare_cached("DELETE FROM run_histogram WHERE run_id = ?")?.execute([id.0])?;
+    let mut insert =
+        db.prepare_cached("INSERT INTO run_histogram (run_id, kind, counts) VALUES (?, ?, ?)")?;
+    for (kind, counts) in columns::histograms(fingerprint) {
+        if let Some(counts) = counts {
+            insert.execute(params![id.0, kind, json(counts)])?;
+        }
+    }
+    Ok(())
 }
 
 pub(super) fn finish(
@@ -165,7 +207,20 @@ pub(super) fn finish(
         ending.throttled,
         id.0
     ])?;
+    observation(db, id)?;
     Ok(true)
+}
+
+/// What predictions will see of a run that ended, if it is worth something.
+fn observation(db: &Connection, id: RunId) -> Result<()> {
+    static SQL: LazyLock<String> = LazyLock::new(|| {
+        let columns = history::COLUMNS;
+        format!(
+            "INSERT INTO observation (run_id, task_id, {columns})
+             SELECT run_id, task_id, {columns} FROM run_actual WHERE run_id = ? AND worth <> 'none'"
+        )
+    });
+    db.prepare_cached(&SQL)?.execute([id.0]).map(|_| ())
 }
 
 /// Brings the stored series up to `series`. A series grows at its end, or neighbours merge: points before

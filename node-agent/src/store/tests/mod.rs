@@ -3,6 +3,7 @@
 mod hostile;
 mod readme;
 mod runs;
+mod sums;
 mod writer;
 
 use super::record::*;
