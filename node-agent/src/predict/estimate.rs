@@ -1,45 +1,45 @@
-//! One resource: from past values to an expected value, an upper bound, and the reason in words.
+//! One resource: from past runs to an expected value, an upper bound, and the reason in words.
 //!
-//! - **Expected** is the median of the samples, each weighing [`DECAY`] per newer run.
-//! - **Upper** is the conformal upper bound of the same samples (see [`super::quantile`]) times a margin
-//!   that shrinks with their number, from 2 for one sample to [`MARGIN_LEAST`]; memory gets
-//!   [`MEMORY_EXTRA_BYTES`] on top and is never below [`MEMORY_LEAST_BYTES`].
-//! - **Censored** values (the run was stopped or held back at its limit) are lower bounds, never samples:
-//!   the upper bound is at least [`CENSORED_MARGIN`] times the largest of the last [`CENSORED_AGE_MAX`] runs,
-//!   or [`CENSORED_AGAIN_MARGIN`] times where the newest two met it, so that few runs are lost on the way up.
-//!   With nothing but censored values the largest stands for one sample.
+//! - **Expected** is what the model says that had the least absolute error on this task's past, times the median of
+//!   its own errors.
+//! - **Upper**, of memory, is the cheapest reservation (see [`super::learner`]) with [`MEMORY_EXTRA_BYTES`] on top and
+//!   at least [`MEMORY_LEAST_BYTES`]: memory is what a wrong bound kills for, so it is priced. Of everything else
+//!   it is the conformal bound of the same model's errors at `1 − risk`.
+//! - **Censored** values (the run was stopped or held back at its limit) are lower bounds, never samples: the upper
+//!   bound is at least [`CENSORED`] times the largest since which no larger run ended well, or twice where the
+//!   newest two met it.
 //! - **Back-off**: the first of (type, user) and (type) with a sample; then the first of them with a censored
-//!   value; then the host.
+//!   value; then the host, for telling only.
 
-use super::quantile::{self, Weighted};
+use super::base::Base;
+use super::columns::Columns;
+use super::learner::{CENSORED, Candidate, Learner, Objective};
 use super::{Estimate, History, Level, Observation, Resource};
+use crate::fingerprint::key::Feature;
 use crate::units::{format_bytes, format_duration, format_rate};
-use std::fmt;
 
-/// Weight of a run relative to the run after it.
-pub const DECAY: f64 = 0.97;
-/// Margin on the upper bound with many samples.
-pub const MARGIN_LEAST: f64 = 1.1;
-/// Absolute margin on memory: halves the failures at no cost in waste on the traces we studied.
+/// Absolute margin on memory: halves the failures at no cost in waste on the traces studied.
 pub const MEMORY_EXTRA_BYTES: f64 = (32 << 20) as f64;
 /// Least upper bound for memory.
 pub const MEMORY_LEAST_BYTES: f64 = (128 << 20) as f64;
-/// What a run that met its limit at `y` needs next time: at least this times `y`.
-pub const CENSORED_MARGIN: f64 = 1.25;
-/// The same when that did not do: the two newest runs both met their limit.
-pub const CENSORED_AGAIN_MARGIN: f64 = 2.0;
+/// Price of a killed run, as a multiple of its memory × time.
+pub const PER_FAILURE: f64 = 2.0;
+/// What a run needs that met its limit when the one before had met its own.
+pub const CENSORED_AGAIN: f64 = 2.0;
 /// Runs after which a censored value is forgotten.
 pub const CENSORED_AGE_MAX: usize = 32;
 /// Used where the asked risk is no number.
 const RISK_DEFAULT: f64 = 0.05;
 /// Values above this, in any unit, are nonsense and not used; so no product here can overflow.
 const VALUE_MAX: f64 = 1e18;
+/// What one run leaves to be expected of the next at most, as a factor, where no memory is at stake.
+const COLD_UPPER: f64 = 2.0;
 
 /// What one level knows about one resource.
-struct Evidence {
-    level: Level,
-    /// Sorted by value.
-    samples: Vec<Weighted>,
+pub(super) struct Evidence {
+    pub(super) level: Level,
+    pub(super) columns: Columns,
+    pub(super) learner: Learner,
     /// Largest recent lower bound.
     bound: Option<f64>,
     /// What the next run may need, as a multiple of `bound`.
@@ -47,130 +47,152 @@ struct Evidence {
 }
 
 /// The estimate for `resource`, or `None` if no level knows anything.
-pub(super) fn estimate(history: &History, resource: Resource, risk: f64) -> Option<Estimate> {
-    let own = evidence(&history.task_and_user, Level::TaskAndUser, resource);
-    if own.usable() {
-        return Some(own.estimate(resource, risk));
-    }
-    let task = evidence(&history.task, Level::Task, resource);
-    if task.usable() {
-        return Some(task.estimate(resource, risk));
-    }
-    if let Some(bounded) = [own, task].iter_mut().find(|level| level.bound.is_some()) {
-        return bounded.estimate_of_bound(resource, risk);
-    }
-    let mut host = evidence(&history.host, Level::Host, resource);
-    // That another kind of task met its limit says nothing about this one.
-    host.bound = None;
-    host.usable().then(|| host.estimate(resource, risk))
+pub(super) fn estimate(
+    history: &History,
+    features: &[Feature],
+    resource: Resource,
+    risk: f64,
+) -> Option<Estimate> {
+    let risk = if risk.is_finite() { risk.clamp(0.001, 0.5) } else { RISK_DEFAULT };
+    let evidence = evidence(history, resource)?;
+    Some(evidence.estimate(features, resource, risk))
 }
 
-fn evidence(runs: &[Observation], level: Level, resource: Resource) -> Evidence {
-    let place = resource as usize;
-    let mut weight = 1.0;
-    let mut bound = None;
-    let mut newest_censored = 0;
-    let mut samples = Vec::with_capacity(runs.len().min(super::HISTORY_MAX));
-    for (age, run) in runs.iter().take(super::HISTORY_MAX).enumerate() {
-        // The range also sorts out NaN.
-        let value = run.values[place].filter(|value| (0.0..=VALUE_MAX).contains(value));
-        match value {
-            Some(value) if !run.censored[place] => samples.push(Weighted { value, weight }),
-            Some(value) if age < CENSORED_AGE_MAX => {
-                newest_censored += usize::from(samples.is_empty());
-                bound = Some(bound.map_or(value, |bound: f64| bound.max(value)));
-            }
-            _ => {}
-        }
-        weight *= DECAY;
+/// The level that speaks.
+pub(super) fn evidence(history: &History, resource: Resource) -> Option<Evidence> {
+    let own = Evidence::of(&history.task_and_user, Level::TaskAndUser, resource);
+    if own.samples() > 0 {
+        return Some(own);
     }
-    quantile::sort(&mut samples);
-    Evidence {
-        level,
-        samples,
-        bound,
-        bound_margin: if newest_censored < 2 { CENSORED_MARGIN } else { CENSORED_AGAIN_MARGIN },
+    let task = Evidence::of(&history.task, Level::Task, resource);
+    if task.samples() > 0 {
+        return Some(task);
     }
+    if let Some(bounded) = [own, task].into_iter().find(|level| level.bound.is_some()) {
+        return Some(bounded);
+    }
+    let mut host = Evidence::of(&history.host, Level::Host, resource);
+    // That another kind of task met its limit says nothing about this one.
+    host.bound = None;
+    (host.samples() > 0).then_some(host)
+}
+
+/// The value of a run if it can be one; the range also sorts out NaN.
+pub(super) fn value(run: &Observation, resource: Resource) -> Option<f64> {
+    run.values[resource as usize].filter(|value| (0.0..=VALUE_MAX).contains(value))
 }
 
 impl Evidence {
-    fn usable(&self) -> bool {
-        !self.samples.is_empty()
+    fn of(runs: &[Observation], level: Level, resource: Resource) -> Self {
+        let runs = &runs[..runs.len().min(super::HISTORY_MAX)];
+        let place = resource as usize;
+        let samples = || {
+            let sound = runs.iter().rev().filter(|run| !run.censored[place]);
+            sound.filter_map(|run| Some((run, value(run, resource)?)))
+        };
+        // Other kinds of tasks have features of the same names, but they mean other things.
+        let columns = match level {
+            Level::Host => Columns::default(),
+            _ => Columns::choose(samples().map(|(run, y)| (run.features.as_slice(), y))),
+        };
+        let mut learner = Learner::new(&columns.bases(), columns.main());
+        for (run, y) in samples() {
+            let seconds = value(run, Resource::DurationS).unwrap_or(1.0).max(1.0);
+            let seconds = if resource == Resource::MemoryPeakBytes { seconds } else { 1.0 };
+            learner.push(super::base::Row { y, known: columns.known(&run.features) }, seconds);
+        }
+        let (bound, bound_margin) = lower_bound(runs, resource);
+        Self { level, columns, learner, bound, bound_margin }
     }
 
-    fn estimate(&self, resource: Resource, risk: f64) -> Estimate {
-        let count = self.samples.len();
-        let risk = if risk.is_finite() { risk.clamp(0.001, 0.5) } else { RISK_DEFAULT };
-        let quantile = quantile::upper_bound(&self.samples, 1.0 - risk);
-        let margin = margin(count);
+    pub(super) fn samples(&self) -> usize {
+        self.learner.past().len()
+    }
+
+    fn estimate(mut self, features: &[Feature], resource: Resource, risk: f64) -> Estimate {
+        let only_bounds = self.samples() == 0;
+        if let (true, Some(bound)) = (only_bounds, self.bound) {
+            // No run ended on its own terms: the largest lower bound is all there is, and counts as one sample.
+            self.learner.push(super::base::Row { y: bound, known: self.columns.known(&[]) }, 1.0);
+        }
+        let known = self.columns.known(features);
+        let middle = self.learner.candidates(&known, &[], Objective::Quantile(0.5)).first().copied();
+        let (upper, model) = match resource {
+            Resource::MemoryPeakBytes => self.reservation(features),
+            _ => self.bound_of_errors(features, middle, risk),
+        };
         let censored = self.bound.map_or(0.0, |bound| bound * self.bound_margin);
-        let measured = if resource == Resource::MemoryPeakBytes {
-            quantile * margin + MEMORY_EXTRA_BYTES
-        } else {
-            quantile * margin
-        };
-        let mut upper = measured.max(censored);
+        let least = if resource == Resource::MemoryPeakBytes { MEMORY_LEAST_BYTES } else { 0.0 };
+        let expected = middle.map_or(0.0, |middle| middle.amount());
+        let reason = self.reason(resource, model, only_bounds, (upper, censored, least));
+        let upper = upper.max(censored).max(least).max(expected);
+        Estimate { resource, expected, upper, risk, samples: self.samples(), level: self.level, reason }
+    }
+
+    /// The cheapest reservation of memory.
+    fn reservation(&self, features: &[Feature]) -> (f64, Option<Candidate>) {
+        let best = self.reservations(features).first().copied();
+        (best.map_or(0.0, |best| best.amount() + MEMORY_EXTRA_BYTES), best)
+    }
+
+    /// Every model's reservation of memory, the cheapest first.
+    pub(super) fn reservations(&self, features: &[Feature]) -> Vec<Candidate> {
+        let objective = Objective::Reserve { per_failure: PER_FAILURE };
+        self.learner.candidates(&self.columns.known(features), &[], objective)
+    }
+
+    fn bound_of_errors(
+        &self,
+        features: &[Feature],
+        middle: Option<Candidate>,
+        risk: f64,
+    ) -> (f64, Option<Candidate>) {
+        let Some(mut model) = middle else { return (0.0, None) };
+        let share = 1.0 - risk * RISK_SPENT;
+        let factor = self.learner.upper_factor(model.base, &self.columns.known(features), share);
+        model.multiplier = factor.unwrap_or(COLD_UPPER).max(model.multiplier);
+        (model.amount(), Some(model))
+    }
+
+    fn reason(
+        &self,
+        resource: Resource,
+        model: Option<Candidate>,
+        only_bounds: bool,
+        (upper, censored, least): (f64, f64, f64),
+    ) -> String {
+        let mut text = String::new();
+        let bound = self.bound.map_or_else(String::new, |bound| amount(resource, bound));
+        if only_bounds {
+            text += &format!(
+                "no run ended without meeting a limit; the largest was stopped or held back at {bound}, which \
+                 counts as one sample: "
+            );
+        }
+        if let Some(model) = model {
+            text += &format!(
+                "{} {} is {}; ×{:.2} {}",
+                self.words(model.base),
+                self.whose(),
+                amount(resource, model.value),
+                model.multiplier,
+                if self.samples() < 2 { "for 1 sample" } else { why(resource) }
+            );
+        }
         if resource == Resource::MemoryPeakBytes {
-            upper = upper.max(MEMORY_LEAST_BYTES);
+            text += &format!(", +{}", format_bytes(MEMORY_EXTRA_BYTES));
         }
-        let reason = Reason {
-            resource,
-            level: self.level,
-            count,
-            quantile,
-            percent: (1.0 - risk) * 100.0,
-            margin,
-            censored: self.bound.filter(|_| censored > measured),
-            censored_margin: self.bound_margin,
-            least: upper > measured.max(censored),
-        };
-        Estimate {
-            resource,
-            expected: quantile::quantile(&self.samples, 0.5),
-            upper,
-            risk,
-            samples: count,
-            level: self.level,
-            reason: reason.to_string(),
+        if censored > upper {
+            text += &format!("; raised to {}× because a run met its limit at {bound}", self.bound_margin);
         }
+        if least > upper.max(censored) {
+            text += &format!("; raised to the least bound, {}", format_bytes(least));
+        }
+        text
     }
 
-    /// No run ended on its own terms: the largest lower bound is all there is, and counts as one sample.
-    fn estimate_of_bound(&mut self, resource: Resource, risk: f64) -> Option<Estimate> {
-        let value = self.bound?;
-        self.samples = vec![Weighted { value, weight: 1.0 }];
-        let mut estimate = self.estimate(resource, risk);
-        estimate.reason = format!(
-            "no run ended without meeting a limit; the largest was stopped or held back at {}, which counts \
-             as one sample: {}",
-            amount(resource, value),
-            estimate.reason
-        );
-        Some(estimate)
-    }
-}
-
-/// 2 for one sample, 1.42 for two, 1.15 for seven, falling to [`MARGIN_LEAST`].
-fn margin(samples: usize) -> f64 {
-    MARGIN_LEAST + (2.0 - MARGIN_LEAST) * (samples.max(1) as f64).powf(-1.5)
-}
-
-/// What an upper bound is made of; its text is [`Estimate::reason`].
-struct Reason {
-    resource: Resource,
-    level: Level,
-    count: usize,
-    quantile: f64,
-    percent: f64,
-    margin: f64,
-    censored: Option<f64>,
-    censored_margin: f64,
-    least: bool,
-}
-
-impl fmt::Display for Reason {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let runs = match self.count {
+    fn whose(&self) -> String {
+        let runs = match self.samples() {
             1 => "the one run".to_owned(),
             count => format!("the last {count} runs"),
         };
@@ -179,27 +201,55 @@ impl fmt::Display for Reason {
             Level::Task => "of this task by any user",
             Level::Host => "of any task here (none of this task yet)",
         };
-        let value = amount(self.resource, self.quantile);
-        write!(f, "p{:.0} of {runs} {whose} was {value}", self.percent)?;
-        let samples = if self.count == 1 { "sample" } else { "samples" };
-        write!(f, "; +{:.0} % for {} {samples}", (self.margin - 1.0) * 100.0, self.count)?;
-        if self.resource == Resource::MemoryPeakBytes {
-            write!(f, ", +{}", format_bytes(MEMORY_EXTRA_BYTES))?;
+        format!("of {runs} {whose}")
+    }
+
+    /// A model in words.
+    pub(super) fn words(&self, base: Base) -> String {
+        let name = self.columns.name(base).unwrap_or("?");
+        match base {
+            Base::Median => "the median".into(),
+            Base::Line(_) => format!("the line over {name}"),
+            Base::Power(_) => format!("the power law over {name}"),
+            Base::Nearest(_) => format!("the mean of the 5 nearest by {name}"),
+            Base::SameWord(_) => format!("the median for the same {name}"),
         }
-        if let Some(bound) = self.censored {
-            let bound = amount(self.resource, bound);
-            let margin = self.censored_margin;
-            write!(f, "; raised to {margin}× because a run met its limit at {bound}")?;
-        }
-        if self.least {
-            write!(f, "; raised to the least bound, {}", format_bytes(MEMORY_LEAST_BYTES))?;
-        }
-        Ok(())
     }
 }
 
+/// The share of the asked risk that is spent by rank: the rest is for what changes between runs, which ranks do not
+/// know of.
+const RISK_SPENT: f64 = 0.6;
+
+fn why(resource: Resource) -> &'static str {
+    match resource {
+        Resource::MemoryPeakBytes => "would have cost least",
+        _ => "covers what it was wrong by",
+    }
+}
+
+/// The largest of the recent lower bounds that no run since has ended well above, and the margin on it.
+fn lower_bound(runs: &[Observation], resource: Resource) -> (Option<f64>, f64) {
+    let place = resource as usize;
+    let mut bound: Option<f64> = None;
+    let mut most: f64 = 0.0;
+    let mut newest_censored = 0;
+    let mut any_sample = false;
+    for run in runs.iter().take(CENSORED_AGE_MAX) {
+        let Some(value) = value(run, resource) else { continue };
+        if !run.censored[place] {
+            any_sample = true;
+            most = most.max(value);
+        } else if value >= most {
+            newest_censored += usize::from(!any_sample);
+            bound = Some(bound.map_or(value, |bound| bound.max(value)));
+        }
+    }
+    (bound, if newest_censored < 2 { CENSORED } else { CENSORED_AGAIN })
+}
+
 /// A value of `resource` with its unit.
-fn amount(resource: Resource, value: f64) -> String {
+pub(super) fn amount(resource: Resource, value: f64) -> String {
     match resource {
         Resource::MemoryPeakBytes => format_bytes(value),
         Resource::CpuCoresMean | Resource::CpuCoresPeak => format!("{value:.2} cores"),

@@ -1,15 +1,20 @@
 //! What a task will need, from what it and its like needed before. Pure: in comes a [`History`], out goes a
 //! [`Prediction`]; no clock, no database, no host.
 
+pub mod base;
+pub mod columns;
 mod estimate;
-mod quantile;
+pub mod explain;
+pub mod learner;
+mod residual;
+pub mod sizing;
 #[cfg(test)]
 mod tests;
 
 pub use estimate::{
-    CENSORED_AGAIN_MARGIN, CENSORED_AGE_MAX, CENSORED_MARGIN, DECAY, MARGIN_LEAST, MEMORY_EXTRA_BYTES,
-    MEMORY_LEAST_BYTES,
+    CENSORED_AGAIN, CENSORED_AGE_MAX, MEMORY_EXTRA_BYTES, MEMORY_LEAST_BYTES, PER_FAILURE,
 };
+use crate::fingerprint::key::Feature;
 use serde::{Deserialize, Serialize};
 
 /// What is predicted. The names are those of the column `resource` in the database.
@@ -58,6 +63,8 @@ pub struct Observation {
     pub values: [Option<f64>; 9],
     /// Per resource: the run was stopped or held back by its limit, so the value is only a lower bound.
     pub censored: [bool; 9],
+    /// What was known before it started.
+    pub features: Vec<Feature>,
 }
 
 /// Past runs at each level of back-off, newest first, each at most [`HISTORY_MAX`] long.
@@ -119,14 +126,14 @@ impl Prediction {
     }
 }
 
-/// What a task with this history will need. `risk` in (0, 1) is the accepted probability that a run
-/// exceeds an upper bound; it is brought into 0.001–0.5. Values that are not finite or are negative are
-/// left out, so every estimate is finite and not negative.
-pub fn predict(history: &History, risk: f64) -> Prediction {
+/// What a run with these features of a task with this history will need. `risk` in (0, 1) is the accepted
+/// probability that a run exceeds an upper bound; it is brought into 0.001–0.5. Values that are not finite
+/// or are negative are left out, so every estimate is finite and not negative.
+pub fn predict(history: &History, features: &[Feature], risk: f64) -> Prediction {
     Prediction {
         estimates: Resource::ALL
             .into_iter()
-            .filter_map(|resource| estimate::estimate(history, resource, risk))
+            .filter_map(|resource| estimate::estimate(history, features, resource, risk))
             .collect(),
     }
 }

@@ -1,0 +1,215 @@
+//! The engine, for one resource of one kind of task: several base models, each with the multiplier that would have
+//! cost least on its own past errors, and of them the one that then would have cost least.
+//!
+//! - **Errors** are one step ahead: the ratio of what a run took to what a model had said before it. So a model
+//!   that fits the past only after the fact gains nothing.
+//! - **Cost** is what the user loses: unit × time reserved in vain, failed attempts included. Choosing among
+//!   forecasters by decayed cost is what Autopilot does for services (Rzadca et al., EuroSys 2020, §3.2.3).
+//! - **Weights**: a run counts [`DECAY`] of the run after it, and more the nearer its main feature is to that of
+//!   the run at hand ([`LOCALITY`]): errors for small inputs say little about large ones.
+//! - **Few runs** understate their own spread, so the multiplier has a margin of [`SPREAD_MARGIN`] standard
+//!   deviations of the logarithms of the errors, divided by their number; the deviation is drawn towards
+//!   [`SPREAD_PRIOR`].
+//!
+//! Nothing but rows is kept that could not be worked out from them again: a state is rebuilt by pushing them.
+
+use super::base::{Base, Known, Past, Row, TINY};
+use super::residual::{self, LADDER_LEAST, Price, Residuals, Weighted};
+
+/// Most runs kept per task and resource.
+pub const RING_MAX: usize = 256;
+/// Weight of a run relative to the run after it.
+pub const DECAY: f64 = 0.99;
+/// Always added to a multiplier.
+pub const MARGIN: f64 = 1.02;
+/// See the head of this file.
+pub const SPREAD_MARGIN: f64 = 2.5;
+/// What the spread of errors is taken to be before there are any, in logarithms.
+pub const SPREAD_PRIOR: f64 = 0.4;
+/// How many runs that counts for.
+pub const SPREAD_PRIOR_RUNS: f64 = 2.0;
+/// Largest logarithm of the spread's margin.
+const SPREAD_MARGIN_MAX: f64 = 0.7;
+/// Multiplier after one run, when there is no error to learn from.
+pub const COLD: f64 = 3.0;
+/// Difference in the logarithm of the main feature at which a run counts half.
+pub const LOCALITY: f64 = 0.25;
+/// What the farthest run still counts.
+pub const FAR_WEIGHT: f64 = 0.005;
+/// A lower bound (a run that met its limit) counts as this much more.
+pub const CENSORED: f64 = 1.25;
+
+/// What is optimised.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Objective {
+    /// A reservation whose excess is wasted and whose failure costs the attempt, and `per_failure` times need × time.
+    Reserve {
+        /// The user's dial between waste and kills.
+        per_failure: f64,
+    },
+    /// A limit that grows in place by a factor while the task runs.
+    Grow {
+        /// The factor.
+        step: f64,
+        /// Price of one step, as a share of need × time.
+        per_step: f64,
+    },
+    /// A quantile.
+    Quantile(f64),
+}
+
+/// What a model would reserve.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Candidate {
+    /// Which model.
+    pub base: Base,
+    /// What it says the run needs.
+    pub value: f64,
+    /// What that is multiplied with.
+    pub multiplier: f64,
+    /// Expected cost of that for a run like this, by the past: unit × seconds.
+    pub cost: f64,
+    /// Share of past runs that it would have failed.
+    pub failed_share: f64,
+}
+
+impl Candidate {
+    /// What would be reserved.
+    pub fn amount(&self) -> f64 {
+        self.value * self.multiplier
+    }
+}
+
+/// See the head of this file.
+#[derive(Clone, Debug)]
+pub(super) struct Learner {
+    past: Past,
+    models: Vec<(Base, Residuals)>,
+    /// Place of the feature by which runs are near or far.
+    main: Option<usize>,
+}
+
+impl Learner {
+    pub(super) fn new(bases: &[Base], main: Option<usize>) -> Self {
+        let models = bases.iter().map(|base| (*base, Residuals::default())).collect();
+        Self { past: Past::default(), models, main }
+    }
+
+    pub(super) fn past(&self) -> &Past {
+        &self.past
+    }
+
+    /// Takes in what a run took, `seconds` long.
+    pub(super) fn push(&mut self, row: Row, seconds: f64) {
+        let number = self.past.next_number();
+        if self.past.len() > 0 {
+            for (base, residuals) in &mut self.models {
+                let value = self.past.value(*base, &row.known);
+                residuals.push(number, row.y.max(TINY) / value, value * seconds);
+            }
+        }
+        self.past.push(row);
+    }
+
+    /// What each model would reserve for a run, the cheapest first. `bounds` are what runs had when they met their
+    /// limit that have not ended well since. Empty without history.
+    pub(super) fn candidates(&self, known: &Known, bounds: &[f64], objective: Objective) -> Vec<Candidate> {
+        if self.past.len() == 0 {
+            return Vec::new();
+        }
+        let weights = self.weights(known);
+        let mut all: Vec<_> = self
+            .models
+            .iter()
+            .map(|(base, residuals)| {
+                let value = self.past.value(*base, known);
+                let mut sorted = self.weighted(residuals, &weights);
+                if !bounds.is_empty() {
+                    residual::add_bounds(&mut sorted, bounds.iter().map(|bound| bound * CENSORED / value));
+                }
+                candidate(*base, value, &sorted, objective)
+            })
+            .collect();
+        // Stable: of equals the simpler model, which comes first.
+        all.sort_by(|a, b| a.cost.total_cmp(&b.cost));
+        all
+    }
+
+    /// Factor on `base`'s value that stays above with probability `share`.
+    pub(super) fn upper_factor(&self, base: Base, known: &Known, share: f64) -> Option<f64> {
+        let (_, residuals) = self.models.iter().find(|(model, _)| *model == base)?;
+        let weights = self.weights(known);
+        residual::conformal(&self.weighted(residuals, &weights), share)
+    }
+
+    /// What to reserve after `failed` did not do: the smallest of what would have sufficed for every run before and
+    /// the largest need seen that is worth a retry, at least doubled.
+    pub(super) fn ladder(&self, base: Base, value: f64, failed: f64, bounds: &[f64]) -> f64 {
+        let largest = self.models.iter().find(|(model, _)| *model == base).and_then(|(_, r)| r.largest());
+        let by_bound = bounds.iter().copied().reduce(f64::max).map(|bound| bound * CENSORED);
+        let next = [largest.map(|largest| value * largest * MARGIN), Some(self.past.most() * MARGIN), by_bound]
+            .into_iter()
+            .flatten()
+            .filter(|amount| *amount >= failed * WORTH_A_RETRY)
+            .fold(f64::INFINITY, f64::min);
+        if next.is_finite() { next.max(failed * LADDER_LEAST) } else { failed * LADDER_LEAST }
+    }
+
+    /// Weight of each kept run for the run at hand, by number from `first`.
+    fn weights(&self, known: &Known) -> Vec<f64> {
+        let next = self.past.next_number();
+        let first = next - self.past.len() as u64;
+        let here = self.main.and_then(|place| known.log(place));
+        let mut age = 1.0;
+        let mut weights: Vec<f64> = (first..next)
+            .rev()
+            .map(|number| {
+                let there = self.main.and_then(|place| self.past.row(number)?.known.log(place));
+                let near = match (here, there) {
+                    (Some(here), Some(there)) => {
+                        let distance = (here - there) / LOCALITY;
+                        FAR_WEIGHT + (1.0 - FAR_WEIGHT) / (1.0 + distance * distance)
+                    }
+                    _ => 1.0,
+                };
+                age *= DECAY;
+                age / DECAY * near
+            })
+            .collect();
+        weights.reverse();
+        weights
+    }
+
+    fn weighted(&self, residuals: &Residuals, weights: &[f64]) -> Vec<Weighted> {
+        let first = self.past.next_number() - self.past.len() as u64;
+        residuals.weighted(|number| {
+            let place = number.checked_sub(first).and_then(|place| usize::try_from(place).ok());
+            place.and_then(|place| weights.get(place)).copied().unwrap_or(0.0)
+        })
+    }
+}
+
+/// A largest need is worth a retry from this times what failed.
+const WORTH_A_RETRY: f64 = 1.05;
+
+fn candidate(base: Base, value: f64, sorted: &[Weighted], objective: Objective) -> Candidate {
+    let margin = || {
+        let spread = residual::spread(sorted, SPREAD_PRIOR, SPREAD_PRIOR_RUNS);
+        let count = sorted.len().max(1) as f64;
+        MARGIN * (SPREAD_MARGIN * spread / count).min(SPREAD_MARGIN_MAX).exp()
+    };
+    let choice = match objective {
+        Objective::Reserve { per_failure } => residual::cheapest(sorted, Price::Kill { per_failure }, margin()),
+        Objective::Grow { step, per_step } => residual::cheapest(sorted, Price::Grow { step, per_step }, 1.0),
+        Objective::Quantile(quantile) => residual::cheapest(sorted, Price::Pinball { quantile }, 1.0),
+    };
+    let cold = if matches!(objective, Objective::Quantile(_)) { 1.0 } else { COLD };
+    let total: f64 = sorted.iter().map(|w| w.weight).sum();
+    Candidate {
+        base,
+        value,
+        multiplier: choice.map_or(cold, |choice| choice.multiplier),
+        cost: choice.map_or(0.0, |choice| if total > 0.0 { choice.cost / total } else { 0.0 }),
+        failed_share: choice.map_or(0.0, |choice| choice.share_above),
+    }
+}

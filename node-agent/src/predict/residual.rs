@@ -1,0 +1,245 @@
+//! What a base model got wrong so far: the ratios of what runs took to what the model had said *before* they ran,
+//! sorted; and the multiplier that would have cost least on them.
+//!
+//! All costs are sums over the sorted ratios, so one pass over running sums prices every candidate.
+
+use super::learner::RING_MAX;
+
+/// One past error.
+#[derive(Clone, Copy, Debug)]
+struct Residual {
+    /// What the run took ÷ what the model had said.
+    ratio: f64,
+    /// What one unit of ratio costs: the model's value × the time that it was held.
+    price: f64,
+    /// Which run.
+    number: u64,
+}
+
+/// See the head of this file. At most [`RING_MAX`] errors; the oldest goes first.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Residuals {
+    sorted: Vec<Residual>,
+}
+
+/// An error with its weight for the run at hand.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Weighted {
+    pub(super) ratio: f64,
+    /// What one unit of ratio costs, weighed.
+    pub(super) price: f64,
+    /// How much the run counts.
+    pub(super) weight: f64,
+}
+
+/// What being above or below costs.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) enum Price {
+    /// A reservation that kills: what is above the need is wasted; below it the failed attempt and what the retry
+    /// reserves too much are, and `per_failure` times the need for the trouble.
+    Kill { per_failure: f64 },
+    /// A limit that grows by steps of this factor; each step costs this share of the need.
+    Grow { step: f64, per_step: f64 },
+    /// Pinball loss at this quantile (Koenker and Bassett 1978).
+    Pinball { quantile: f64 },
+}
+
+/// A multiplier, and what it would have cost.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) struct Choice {
+    /// Ratio to the model's value.
+    pub(super) multiplier: f64,
+    /// In the unit of the prices.
+    pub(super) cost: f64,
+    /// Share of past runs above it, weighed.
+    pub(super) share_above: f64,
+}
+
+/// A retry reserves at least this times what failed.
+pub(super) const LADDER_LEAST: f64 = 2.0;
+
+impl Residuals {
+    /// The largest ratio.
+    pub(super) fn largest(&self) -> Option<f64> {
+        self.sorted.last().map(|residual| residual.ratio)
+    }
+
+    /// Takes the error of run `number` in.
+    pub(super) fn push(&mut self, number: u64, ratio: f64, price: f64) {
+        if self.sorted.len() >= RING_MAX {
+            self.sorted.retain(|residual| residual.number + RING_MAX as u64 > number);
+        }
+        let place = self.sorted.partition_point(|residual| residual.ratio < ratio);
+        self.sorted.insert(place, Residual { ratio, price, number });
+    }
+
+    /// The errors in order of ratio, with the weight that `weight` gives to each run.
+    pub(super) fn weighted(&self, weight: impl Fn(u64) -> f64) -> Vec<Weighted> {
+        self.sorted
+            .iter()
+            .map(|residual| {
+                let weight = weight(residual.number);
+                Weighted { ratio: residual.ratio, price: residual.price * weight, weight }
+            })
+            .collect()
+    }
+}
+
+/// Adds lower bounds: ratios of runs that met their limit and have not ended well yet. Each counts like a run that is
+/// as near as can be, at a mean price.
+pub(super) fn add_bounds(sorted: &mut Vec<Weighted>, ratios: impl Iterator<Item = f64>) {
+    let prices = sorted.iter().filter(|w| w.weight > 0.0).map(|w| w.price / w.weight);
+    let (sum, count) = prices.fold((0.0, 0.0), |(sum, count), price| (sum + price, count + 1.0));
+    let price = if count > 0.0 { sum / count } else { 1.0 };
+    let weight = 1.0;
+    for ratio in ratios {
+        let place = sorted.partition_point(|w| w.ratio < ratio);
+        sorted.insert(place, Weighted { ratio, price, weight });
+    }
+}
+
+/// Weighted sums over some errors: of the prices, of the needs, and of the needs times their logarithm.
+#[derive(Clone, Copy, Debug, Default)]
+struct Sums {
+    price: f64,
+    need: f64,
+    need_log: f64,
+    weight: f64,
+}
+
+impl Sums {
+    fn add(&mut self, residual: &Weighted, sign: f64, logs: bool) {
+        let need = residual.price * residual.ratio * sign;
+        self.price += residual.price * sign;
+        self.need += need;
+        self.weight += residual.weight * sign;
+        if logs {
+            self.need_log += need * residual.ratio.ln();
+        }
+    }
+}
+
+impl Price {
+    /// What the multiplier `c` costs, where `below` are the errors that it covers and `above` those that it does
+    /// not; `ladder` would have sufficed for all.
+    fn of(self, c: f64, ladder: f64, below: &Sums, above: &Sums) -> f64 {
+        let over = c * below.price - below.need;
+        match self {
+            Self::Kill { per_failure } => {
+                over + (c + ladder.max(c * LADDER_COST)) * above.price + (per_failure - 1.0) * above.need
+            }
+            Self::Grow { step, per_step } => {
+                // Half a step too much in the mean, and ln(need ÷ c) ÷ ln(step) steps.
+                let steps = (above.need_log - c.ln() * above.need) / step.ln() + 0.5 * above.need;
+                over + above.need * (step - 1.0) / 2.0 + per_step * steps
+            }
+            Self::Pinball { quantile } => over * (1.0 - quantile) + (above.need - c * above.price) * quantile,
+        }
+    }
+}
+
+/// A retry is taken to reserve at least this times what failed when it is priced.
+const LADDER_COST: f64 = 1.3;
+
+/// The multiplier, `margin` times one of the ratios, that would have cost least. `None` without errors.
+pub(super) fn cheapest(sorted: &[Weighted], price: Price, margin: f64) -> Option<Choice> {
+    let ladder = sorted.last()?.ratio * margin;
+    let logs = matches!(price, Price::Grow { .. });
+    let mut above = Sums::default();
+    sorted.iter().for_each(|residual| above.add(residual, 1.0, logs));
+    let total = above.weight;
+    let mut below = Sums::default();
+    let mut best: Option<Choice> = None;
+    for residual in sorted {
+        below.add(residual, 1.0, logs);
+        above.add(residual, -1.0, logs);
+        let multiplier = residual.ratio * margin;
+        let cost = price.of(multiplier, ladder, &below, &above);
+        if best.is_none_or(|best| cost < best.cost) {
+            let share_above = if total > 0.0 { (above.weight / total).clamp(0.0, 1.0) } else { 0.0 };
+            best = Some(Choice { multiplier, cost, share_above });
+        }
+    }
+    best
+}
+
+/// Weighted standard deviation of the logarithms, drawn towards `prior` as if `prior_runs` had shown it.
+pub(super) fn spread(sorted: &[Weighted], prior: f64, prior_runs: f64) -> f64 {
+    let total: f64 = sorted.iter().map(|w| w.price).sum();
+    let count = sorted.len() as f64;
+    if total <= 0.0 {
+        return prior;
+    }
+    let mean = sorted.iter().map(|w| w.price * w.ratio.ln()).sum::<f64>() / total;
+    let variance = sorted.iter().map(|w| w.price * (w.ratio.ln() - mean).powi(2)).sum::<f64>() / total;
+    ((prior_runs * prior * prior + count * variance) / (prior_runs + count)).sqrt()
+}
+
+/// The ratio at conformal rank ⌈(n+1)·share⌉: the next error is one more draw, of weight 1, that may lie anywhere (Vovk
+/// et al. 2005; weighted: Tibshirani et al. 2019). Beyond the largest: that and the mean of the gaps at the
+/// top. `None` without errors.
+pub(super) fn conformal(sorted: &[Weighted], share: f64) -> Option<f64> {
+    let last = sorted.last()?.ratio;
+    let total: f64 = sorted.iter().map(|w| w.weight).sum();
+    let wanted = share * (total + 1.0) - 1e-9;
+    let mut sum = 0.0;
+    for residual in sorted {
+        sum += residual.weight;
+        if sum >= wanted {
+            return Some(residual.ratio);
+        }
+    }
+    let gaps = (sorted.len() - 1).min(GAPS);
+    let from = sorted[sorted.len() - 1 - gaps].ratio;
+    Some(last + (last - from) / gaps.max(1) as f64)
+}
+
+/// Gaps at the top that are averaged for a bound beyond the largest.
+const GAPS: usize = 4;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn of(ratios: &[f64]) -> Vec<Weighted> {
+        let mut residuals = Residuals::default();
+        ratios.iter().enumerate().for_each(|(number, ratio)| residuals.push(number as u64, *ratio, 1.0));
+        residuals.weighted(|_| 1.0)
+    }
+
+    #[test]
+    fn one_outlier_in_many_is_not_reserved_for_if_it_is_far() {
+        let kill = Price::Kill { per_failure: 2.0 };
+        let mut ratios = vec![1.0; 50];
+        ratios.push(40.0);
+        assert_eq!(cheapest(&of(&ratios), kill, 1.0).unwrap().multiplier, 1.0);
+        ratios[50] = 1.05;
+        assert_eq!(cheapest(&of(&ratios), kill, 1.0).unwrap().multiplier, 1.05);
+        assert_eq!(cheapest(&[], kill, 1.0), None);
+    }
+
+    #[test]
+    fn a_failure_that_costs_more_is_avoided_more() {
+        let ratios: Vec<_> = (1..=100).map(|n| 1.0 + f64::from(n) / 100.0).collect();
+        let at = |per_failure| cheapest(&of(&ratios), Price::Kill { per_failure }, 1.0).unwrap();
+        assert!(at(0.0).multiplier < at(2.0).multiplier);
+        assert!(at(2.0).share_above > at(8.0).share_above || at(2.0).share_above == 0.0);
+    }
+
+    #[test]
+    fn the_oldest_goes_first() {
+        let mut residuals = Residuals::default();
+        residuals.push(0, 9.0, 1.0);
+        (1..=RING_MAX as u64).for_each(|number| residuals.push(number, 1.0, 1.0));
+        assert_eq!((residuals.sorted.len(), residuals.largest()), (RING_MAX, Some(1.0)));
+    }
+
+    #[test]
+    fn a_conformal_bound_lies_at_its_rank_or_beyond() {
+        let sorted = of(&(1..=99).map(f64::from).collect::<Vec<_>>());
+        assert_eq!(conformal(&sorted, 0.5), Some(50.0));
+        assert_eq!(conformal(&sorted, 0.95), Some(95.0));
+        assert_eq!(conformal(&sorted, 0.999), Some(100.0));
+        assert_eq!(conformal(&[], 0.5), None);
+    }
+}
