@@ -58,6 +58,11 @@ fn page_faults() {
         "head -c 50000000 /dev/zero | tail -c 40000000 | wc -c",
     ] {
         let result = Sandbox::new().run_json(&[], &["sh", "-c", script]);
+        // Some kernels hide a switch from the probes now and then; the run says so.
+        if result["measured"]["coverage"].to_string().contains("did not show every switch") {
+            support::skip("the kernel did not show the probes every switch");
+            continue;
+        }
         assert_eq!(number(&result, "faults_minor"), rusage(&result, "faults_minor"), "{script}");
         assert_eq!(number(&result, "faults_major"), rusage(&result, "faults_major"), "{script}");
     }
@@ -185,6 +190,20 @@ fn without_privileges_the_kernels_accounts_serve() {
         "what is not measured is not zero"
     );
     assert!(home.join("standin/standin.db").exists());
+}
+
+#[test]
+fn without_probes_cgroup_and_rusage_serve() {
+    require!(is_root(), "needs root");
+    require!(has("python3"), "python3 is not installed");
+    let sandbox = Sandbox::with_config("probes = false\n");
+    let result = sandbox.run_json(&[], &["python3", "-c", "b = bytearray(100 << 20)"]);
+    assert_cpu_agrees(&result);
+    assert_eq!(number(&result, "faults_minor"), rusage(&result, "faults_minor"));
+    assert!(number(&result, "memory_peak_bytes") >= f64::from(100 << 20));
+    assert!(result["measured"]["fingerprint"]["cpu_burst_ns"].is_null(), "what is not measured is not zero");
+    let coverage = result["measured"]["coverage"].to_string();
+    assert!(coverage.contains("agent.probes") && coverage.contains("rusage"), "{coverage}");
 }
 
 /// A port that was free a moment ago.

@@ -28,12 +28,14 @@ use std::{
     time::{Duration, Instant},
 };
 
-use standin::probe::{Measure, Options, ProbeError, Probes, ProcessExit, Reading, Slot};
+use standin::probe::{Losses, Measure, Options, ProbeError, Probes, ProcessExit, Reading, Slot};
 
 const WORKLOAD: &str = "STANDIN_TEST_WORKLOAD";
 const PAGE: usize = 4096;
 /// Of `include/uapi/linux/sched.h`; the libc crate has it as a `c_int`, in which it is 0.
 const CLONE_INTO_CGROUP: u64 = 0x2_0000_0000;
+/// How often a workload is repeated where the kernel hides switches.
+const ATTEMPTS: u32 = 10;
 const PATIENCE: Duration = Duration::from_secs(3);
 
 // --- the workloads, run in the child ---------------------------------------------------------------------
@@ -285,14 +287,25 @@ impl Stage {
         Some(Self { probes, cgroup, slot })
     }
 
-    /// Runs a workload in the cgroup, or in a child of it, and collects what is said about it.
+    /// Runs a workload in the stage's cgroup.
+    fn run_within(&mut self, workload: &str) -> Account {
+        // Not to be dropped: the stage removes its directory itself.
+        let within = std::mem::ManuallyDrop::new(Cgroup(self.cgroup.0.clone()));
+        self.run(workload, &within)
+    }
+
+    /// Runs a workload in a cgroup and collects what is said about it.
     fn run(&mut self, workload: &str, within: &Cgroup) -> Account {
         let pid = born_in(within, workload);
         let (status, usage) = wait(pid);
         let mut exits = Vec::new();
         let end = Instant::now() + PATIENCE;
         while !exits.iter().any(|exit: &ProcessExit| exit.pid == pid) || self.probes.is_on_cpu(self.slot) {
-            assert!(Instant::now() < end, "the end of {workload} was not reported: {exits:?}");
+            assert!(
+                Instant::now() < end,
+                "the end of {workload} ({pid}) is not complete: {exits:?}, {:?}",
+                self.probes.read(self.slot)
+            );
             thread::sleep(Duration::from_millis(1));
             self.probes.drain_exits(|exit| exits.push(exit));
         }
@@ -378,6 +391,9 @@ fn assert_close(what: &str, counted: Duration, expected: Duration) {
 fn assert_agrees_with_rusage(account: &Account) {
     let counters = &account.reading.counters;
     assert_close("CPU", Duration::from_nanos(counters.on_cpu_ns), account.usage_cpu());
+    if counters.switches_unseen > 0 {
+        return println!("the kernel hid {} switches: faults are not compared", counters.switches_unseen);
+    }
     assert_eq!(counters.faults_minor, account.usage.ru_minflt as u64, "minor faults");
     assert_eq!(counters.faults_major, account.usage.ru_majflt as u64, "major faults");
     let switches = counters.switches_voluntary + counters.switches_forced;
@@ -386,13 +402,22 @@ fn assert_agrees_with_rusage(account: &Account) {
 
 // --- the tests ---------------------------------------------------------------------------------------------
 
-/// Runs one workload in the tracked cgroup itself.
+/// Runs one workload in the tracked cgroup itself. Anew, on a new stage, if the kernel did not show the
+/// probes every switch: then waits and faults of a stretch are missing, and are counted as such.
 fn account_of(workload: &str) -> Option<(Stage, Account)> {
-    let mut stage = Stage::set()?;
-    let within = Cgroup(stage.cgroup.0.clone());
-    let account = stage.run(workload, &within);
-    std::mem::forget(within); // the stage's own cgroup removes the directory
-    Some((stage, account))
+    for _ in 0..ATTEMPTS {
+        let mut stage = Stage::set()?;
+        let account = stage.run_within(workload);
+        let unseen = account.reading.counters.switches_unseen;
+        if unseen == 0 {
+            return Some((stage, account));
+        }
+        println!("{workload}: the kernel hid {unseen} switches, once more");
+        let counted = Duration::from_nanos(account.reading.counters.on_cpu_ns);
+        assert_close("CPU in spite of that", counted, account.usage_cpu());
+    }
+    println!("skipped: this kernel keeps hiding switches from programs");
+    None
 }
 
 #[test]
@@ -448,7 +473,7 @@ fn programs_started_are_counted() {
     assert!(account.exits.iter().all(|exit| exit.cgroup == stage.cgroup.id() && exit.status == 0));
     assert_eq!(account.reading.shared.tasks, 0);
     assert_eq!(account.reading.shared.tasks_peak, 3);
-    assert_eq!((stage.probes.losses().events, stage.probes.losses().requests), (0, 0));
+    assert_eq!(stage.probes.losses(), Losses::default());
 }
 
 #[test]
@@ -569,12 +594,7 @@ fn a_task_that_was_moved_in_is_counted_from_then_on() {
 #[test]
 fn slots_are_bounded_and_come_back_empty() {
     let Some(mut stage) = Stage::set() else { return };
-    let spun = {
-        let within = Cgroup(stage.cgroup.0.clone());
-        let account = stage.run("spin", &within);
-        std::mem::forget(within);
-        account
-    };
+    let spun = stage.run_within("spin");
     assert!(spun.reading.counters.on_cpu_ns > 0);
     let id = stage.cgroup.id();
     assert!(matches!(stage.probes.track(id), Err(ProbeError::AlreadyTracked(same)) if same == id));
@@ -590,13 +610,23 @@ fn slots_are_bounded_and_come_back_empty() {
 }
 
 #[test]
+fn where_the_main_process_is_named_only_its_end_is_told() {
+    let Some(mut stage) = Stage::set() else { return };
+    stage.probes.set_main(stage.slot, std::process::id());
+    let pid = born_in(&stage.cgroup, "start programs");
+    wait(pid);
+    let mut told = Vec::new();
+    stage.probes.drain_exits(|exit| told.push(exit.pid));
+    assert!(told.is_empty(), "{told:?} are not it");
+    assert!(stage.probes.read(stage.slot).counters.exits > PROGRAMS_STARTED);
+}
+
+#[test]
 fn two_instances_count_the_same() {
     let Some(mut stage) = Stage::set() else { return };
     let mut other = Probes::load(&Options { tasks_max: 2, run_level: 1 }).unwrap();
     let slot = other.track(stage.cgroup.id()).unwrap();
-    let within = Cgroup(stage.cgroup.0.clone());
-    let account = stage.run("start programs", &within);
-    std::mem::forget(within);
+    let account = stage.run_within("start programs");
     let (ours, theirs) = (account.reading.counters, other.read(slot).counters);
     assert_eq!(
         (ours.execs, ours.exits, ours.faults_minor),

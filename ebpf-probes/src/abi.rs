@@ -25,6 +25,10 @@ pub struct Counters {
     pub switches_voluntary: u64,
     /// Switches where the task was still runnable (preempted or yielded).
     pub switches_forced: u64,
+    /// Of both, those of tasks that had not been seen to get the CPU: their faults and their wait of that
+    /// stretch are missing. One per CPU can be when the probe is attached; more come where a kernel does not
+    /// show every switch to programs.
+    pub switches_unseen: u64,
     /// Page faults without I/O, from `task_struct.min_flt`.
     pub faults_minor: u64,
     /// Page faults that waited for I/O, from `task_struct.maj_flt`.
@@ -72,7 +76,8 @@ pub struct Counters {
     pub oom_kills: u64,
     /// Bytes that ended tasks had caused to be read from storage (`task_io_accounting.read_bytes`).
     pub storage_read_bytes: u64,
-    /// Bytes that ended tasks had dirtied towards storage (`write_bytes` less `cancelled_write_bytes`).
+    /// Bytes that ended tasks had dirtied towards storage (`task_io_accounting.write_bytes`). What was
+    /// truncated before it got there counts all the same: it may have been another task's.
     pub storage_write_bytes: u64,
 }
 
@@ -88,6 +93,8 @@ pub struct Shared {
     pub process_rss_peak_pages: u64,
     /// Tasks that have begun to end but whose last stretch on a CPU is not booked yet.
     pub ending: i64,
+    /// Set by user space: the process whose end is sent to `EVENTS`; 0 has every process sent.
+    pub main_pid: u64,
 }
 
 /// Entries of the cache of cgroups in [`OnCpu`]; a power of two.
@@ -130,7 +137,8 @@ pub const fn cache_index(cgroup: u64) -> usize {
 /// Slot of a cgroup that nobody tracks.
 pub const NO_SLOT: u32 = u32::MAX;
 
-/// A process ended (its last thread did): the one event of the ring buffer `EVENTS`.
+/// A process ended (its last thread did): the one event of the ring buffer `EVENTS`. Sent for the main
+/// process of a tracked cgroup, or for all where [`Shared::main_pid`] is 0.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct ProcessExit {
@@ -168,7 +176,9 @@ pub struct Offsets {
     pub task_pid: u32,
     pub task_tgid: u32,
     pub task_state: u32,
+    pub task_prio: u32,
     pub task_sum_exec_runtime: u32,
+    pub task_prev_sum_exec_runtime: u32,
     pub task_run_delay: u32,
     pub task_min_flt: u32,
     pub task_maj_flt: u32,
@@ -178,7 +188,6 @@ pub struct Offsets {
     pub task_exit_code: u32,
     pub task_read_bytes: u32,
     pub task_write_bytes: u32,
-    pub task_cancelled_write_bytes: u32,
     pub signal_live: u32,
     pub signal_flags: u32,
     pub signal_group_exit_code: u32,
@@ -186,9 +195,9 @@ pub struct Offsets {
     pub css_set_dfl_cgrp: u32,
     pub cgroup_kn: u32,
     pub cgroup_level: u32,
-    pub cgroup_parent: u32,
+    pub cgroup_ancestors: u32,
+    pub cgroup_ancestor_ids: u32,
     pub cgroup_root: u32,
-    pub css_cgroup: u32,
     pub cgroup_root_hierarchy_id: u32,
     pub kernfs_node_id: u32,
     pub request_bio: u32,
@@ -213,8 +222,7 @@ pub struct Offsets {
 /// In [`Offsets`]: this kernel has no such field.
 pub const ABSENT: u32 = u32::MAX;
 
-/// Events that could not be reserved in the ring buffer, and I/O requests that found no room in the map of
-/// requests under way: the single entry of the map `LOSSES`, added atomically.
+/// What should have been counted and was not: the single entry of the map `LOSSES`, added atomically.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Losses {
@@ -225,11 +233,11 @@ pub struct Losses {
 }
 
 const _: () = {
-    assert!(size_of::<Counters>() == 8 * (23 + 4 * HISTOGRAM_BUCKETS));
-    assert!(size_of::<Shared>() == 32);
+    assert!(size_of::<Counters>() == 8 * (24 + 4 * HISTOGRAM_BUCKETS));
+    assert!(size_of::<Shared>() == 40);
     assert!(size_of::<OnCpu>() == 192);
     assert!(size_of::<Request>() == 24);
-    assert!(size_of::<Offsets>() == 4 * 38);
+    assert!(size_of::<Offsets>() == 4 * 39);
     assert!(size_of::<ProcessExit>() == 24);
     assert!(size_of::<Losses>() == 16);
 };

@@ -11,7 +11,7 @@
 //! Charged to the cgroup that owns the bio where the io controller is on the v2 hierarchy, buffered writes
 //! included; elsewhere to the task that submits, which for buffered writes is a kernel thread. Bytes are
 //! counted at the end, not at the start: a request grows while others are merged into it. Devices that take
-//! bios directly (loop-free ones such as brd, pmem, zram) have no requests and are not seen.
+//! bios directly (brd, pmem, zram) have no requests and are not seen.
 use aya_ebpf::{helpers::bpf_ktime_get_ns, macros::btf_tracepoint, programs::BtfTracePointContext};
 use ebpf_probes::{ABSENT, Counters, Request};
 

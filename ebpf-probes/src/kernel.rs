@@ -1,9 +1,10 @@
 //! Reads of kernel structs: a pointer that the verifier knows the type of and an offset that user space
 //! found in the kernel's BTF give a plain load. The verifier checks it against the real struct and the
 //! kernel makes it fault-safe, so a null pointer on the way reads as 0.
-use core::ptr::{null, read_volatile};
+use core::ptr::read_volatile;
 
-use ebpf_probes::Offsets;
+use aya_ebpf::helpers::bpf_probe_read_kernel;
+use ebpf_probes::{ABSENT, Offsets};
 
 /// Filled by user space before loading (`probe::offsets`).
 #[unsafe(no_mangle)]
@@ -11,7 +12,9 @@ pub(crate) static OFFSETS: Offsets = Offsets {
     task_pid: 0,
     task_tgid: 0,
     task_state: 0,
+    task_prio: 0,
     task_sum_exec_runtime: 0,
+    task_prev_sum_exec_runtime: 0,
     task_run_delay: 0,
     task_min_flt: 0,
     task_maj_flt: 0,
@@ -21,7 +24,6 @@ pub(crate) static OFFSETS: Offsets = Offsets {
     task_exit_code: 0,
     task_read_bytes: 0,
     task_write_bytes: 0,
-    task_cancelled_write_bytes: 0,
     signal_live: 0,
     signal_flags: 0,
     signal_group_exit_code: 0,
@@ -29,9 +31,9 @@ pub(crate) static OFFSETS: Offsets = Offsets {
     css_set_dfl_cgrp: 0,
     cgroup_kn: 0,
     cgroup_level: 0,
-    cgroup_parent: 0,
+    cgroup_ancestors: 0,
+    cgroup_ancestor_ids: 0,
     cgroup_root: 0,
-    css_cgroup: 0,
     cgroup_root_hierarchy_id: 0,
     kernfs_node_id: 0,
     request_bio: 0,
@@ -110,30 +112,38 @@ pub(crate) unsafe fn is_v2(cgroup: Pointer) -> bool {
     hierarchy == 0
 }
 
-/// Deepest cgroup whose ancestors are looked at; a bound for the verifier.
-const DEPTH_MAX: u32 = 24;
-
-/// The ancestor of `cgroup` at `run_level`, or null if it is not below that level. A function of its own
-/// in the object, as every program has it on its seldom taken path.
+/// The id of the ancestor of `cgroup` at `run_level`, or `None` if it is not below that level. Arrays of
+/// unknown length are not for plain loads, and walking up parent by parent would cost more to verify at
+/// each load than this costs at run time, on a path that tracked cgroups do not take.
 ///
 /// # Safety
 /// `cgroup` must be a `struct cgroup` known to the verifier, as for [`load`].
-#[inline(never)]
-pub(crate) unsafe fn ancestor_at_run_level(cgroup: Pointer) -> Pointer {
+#[inline(always)]
+pub(crate) unsafe fn ancestor_id_at_run_level(cgroup: Pointer) -> Option<u64> {
     let run_level = offset!(run_level);
-    let mut cgroup = cgroup;
-    // SAFETY: the caller's promise. The parent is a cgroup_subsys_state, whose `cgroup` is a cgroup again.
-    let mut level: u32 = unsafe { load(cgroup, offset!(cgroup_level)) };
-    if level <= run_level || level > run_level + DEPTH_MAX {
-        return null();
+    // SAFETY: the caller's promise.
+    let level: u32 = unsafe { load(cgroup, offset!(cgroup_level)) };
+    if level <= run_level {
+        return None;
     }
-    for _ in 0..DEPTH_MAX {
-        // SAFETY: as above.
-        cgroup = unsafe { load(load::<Pointer>(cgroup, offset!(cgroup_parent)), offset!(css_cgroup)) };
-        level -= 1;
-        if level == run_level {
-            return cgroup;
+    // SAFETY: the helper checks every address; the entry of a level below the cgroup's own exists.
+    unsafe {
+        if offset!(cgroup_ancestors) != ABSENT {
+            let entry = offset!(cgroup_ancestors) + run_level * size_of::<u64>() as u32;
+            let ancestor = read::<Pointer>(cgroup, entry)?;
+            read(read::<Pointer>(ancestor, offset!(cgroup_kn))?, offset!(kernfs_node_id))
+        } else {
+            read(cgroup, offset!(cgroup_ancestor_ids) + run_level * size_of::<u64>() as u32)
         }
     }
-    null()
+}
+
+/// Reads a field by helper, where [`load`] is not possible.
+///
+/// # Safety
+/// The helper checks the address; what is there must be a `T`.
+#[inline(always)]
+unsafe fn read<T>(pointer: Pointer, offset: u32) -> Option<T> {
+    // SAFETY: see above; wrapping, as the pointer means nothing to the compiler.
+    unsafe { bpf_probe_read_kernel(pointer.wrapping_add(offset as usize).cast()) }.ok()
 }

@@ -3,7 +3,7 @@
 //! | | |
 //! |---|---|
 //! | hooks | `tp_btf/sched_process_fork`, `sched_process_exec`, `sched_process_exit`, `mark_victim` |
-//! | maps | `SLOTS`, `COUNTERS`, `SHARED[slot]`; `EVENTS`: one [`ProcessExit`] per tracked process |
+//! | maps | `SLOTS`, `COUNTERS`, `SHARED[slot]`; `EVENTS`: a [`ProcessExit`] per main process |
 //! | cost | a hash lookup or two per event; these are rare beside switches |
 //! | floor | Linux 5.15; `mark_victim` 6.10 (it gave only a pid before) |
 //! | fallback | `pids.peak`, `cgroup.events`, pidfds; victims: `memory.events` |
@@ -84,11 +84,8 @@ unsafe fn book_exit(tracked: Tracked, task: Pointer) {
         if let Some(counters) = tracked.counters() {
             add(&raw mut (*counters).exits, 1);
             if offset!(task_read_bytes) != ABSENT {
-                let written: u64 = load(task, offset!(task_write_bytes));
-                let cancelled: u64 = load(task, offset!(task_cancelled_write_bytes));
                 add(&raw mut (*counters).storage_read_bytes, load(task, offset!(task_read_bytes)));
-                // Cancelled bytes can have been another task's: the sum over tasks is what counts.
-                add(&raw mut (*counters).storage_write_bytes, written.wrapping_sub(cancelled));
+                add(&raw mut (*counters).storage_write_bytes, load(task, offset!(task_write_bytes)));
             }
         }
         if let Some(shared) = maps::shared(tracked.slot) {
@@ -114,7 +111,7 @@ unsafe fn process_ended(context: &BtfTracePointContext, signal: Pointer) -> bool
     }
 }
 
-/// Sends the end of a process to user space.
+/// Books the peak RSS of a process that ended, and sends its end to user space if that waits for it.
 ///
 /// # Safety
 /// `task` must be a `task_struct` and `signal` a `signal_struct`, both known to the verifier.
@@ -124,10 +121,13 @@ unsafe fn report_exit(context: &BtfTracePointContext, tracked: Tracked, task: Po
     unsafe {
         // The kernel has brought it up to date already (`setmax_mm_hiwater_rss` in `do_exit`).
         let rss_peak_pages: u64 = load(signal, offset!(signal_maxrss));
-        if let Some(shared) = maps::shared(tracked.slot) {
-            raise_to(&raw mut (*shared).process_rss_peak_pages, rss_peak_pages);
-        }
+        let Some(shared) = maps::shared(tracked.slot) else { return };
+        raise_to(&raw mut (*shared).process_rss_peak_pages, rss_peak_pages);
         let pid: u32 = load(task, offset!(task_tgid));
+        let main_pid = (*shared).main_pid;
+        if main_pid != 0 && main_pid != u64::from(pid) {
+            return;
+        }
         let Some(mut event) = maps::EVENTS.reserve(0) else {
             return lose_event(context, pid);
         };

@@ -102,12 +102,7 @@ pub(crate) unsafe fn tracked(cgroup: Pointer) -> Option<Tracked> {
         return Some(Tracked { cgroup: id, slot });
     }
     // SAFETY: as above.
-    let ancestor = unsafe { kernel::ancestor_at_run_level(cgroup) };
-    if ancestor.is_null() {
-        return None;
-    }
-    // SAFETY: an ancestor is a cgroup too.
-    let id = unsafe { kernel::cgroup_id(ancestor) };
+    let id = unsafe { kernel::ancestor_id_at_run_level(cgroup) }?;
     slot(id).map(|slot| Tracked { cgroup: id, slot })
 }
 

@@ -37,6 +37,8 @@ pub struct Agent {
     pub socket_group: String,
     /// Cgroup under which runs get theirs: a relative path of plain names.
     pub cgroup_parent: String,
+    /// Whether BPF programs are loaded; without them the kernel's own accounts serve.
+    pub probes: bool,
     /// Most tasks measured at once.
     pub tasks_max: u32,
     /// Seconds between two records of a run that is under way.
@@ -50,6 +52,7 @@ impl Default for Agent {
             socket: DEFAULT_SOCKET.into(),
             socket_group: "standin".into(),
             cgroup_parent: "standin".into(),
+            probes: true,
             tasks_max: 1024,
             checkpoint_s: 10,
         }
@@ -100,12 +103,12 @@ pub enum ConfigError {
         source: std::io::Error,
     },
     /// The file is not what is allowed.
-    #[error("{}:{line}: {message}", path.display())]
+    #[error("{}{}: {message}", path.display(), line.map(|line| format!(":{line}")).unwrap_or_default())]
     Invalid {
         /// The file.
         path: PathBuf,
-        /// Line, from 1; 0 for a value that is out of bounds.
-        line: usize,
+        /// Line, from 1, where it can be told.
+        line: Option<usize>,
         /// What is wrong, and what is allowed.
         message: String,
     },
@@ -130,28 +133,26 @@ impl Config {
     fn parse(path: &Path, text: &str) -> Result<Self, ConfigError> {
         let invalid = |line, message| ConfigError::Invalid { path: path.into(), line, message };
         let config: Self = toml::from_str(text).map_err(|error| {
-            let start = error.span().map_or(0, |span| span.start);
-            let line = 1 + text.get(..start).unwrap_or("").matches('\n').count();
-            invalid(line, error.message().replace('\n', " "))
+            let line = error.span().map(|span| text.get(..span.start).unwrap_or("").matches('\n').count());
+            invalid(line.map(|before| before + 1), in_words(text, line, error.message()))
         })?;
-        config.check().map_err(|message| invalid(0, message))?;
+        config.check().map_err(|(key, message)| {
+            let line = text.lines().position(|line| key_of(line) == key.rsplit('.').next());
+            invalid(line.map(|before| before + 1), format!("{key} {message}"))
+        })?;
         Ok(config)
     }
 
-    /// What types can't say.
-    fn check(&self) -> Result<(), String> {
+    /// What types can't say: the key, and what is wrong with it.
+    fn check(&self) -> Result<(), (&'static str, String)> {
         if !(self.run.risk > 0.0 && self.run.risk < 1.0) {
-            return Err(format!(
-                "run.risk is {}: allowed is a number between 0 and 1, such as 0.05",
-                self.run.risk
-            ));
+            let allowed = "allowed is a number between 0 and 1, such as 0.05";
+            return Err(("run.risk", format!("is {}: {allowed}", self.run.risk)));
         }
         let plain = |name: &str| !name.is_empty() && name != "." && name != "..";
         if !self.agent.cgroup_parent.split('/').all(plain) {
-            let given = &self.agent.cgroup_parent;
-            return Err(format!(
-                "agent.cgroup_parent is {given:?}: allowed is a relative path such as \"standin\""
-            ));
+            let allowed = "allowed is a relative path such as \"standin\"";
+            return Err(("agent.cgroup_parent", format!("is {:?}: {allowed}", self.agent.cgroup_parent)));
         }
         let bounds = [
             ("agent.tasks_max", u64::from(self.agent.tasks_max), 1, 65_536),
@@ -160,10 +161,33 @@ impl Config {
             ("retention.days", u64::from(self.retention.days), 1, 36_500),
         ];
         match bounds.into_iter().find(|&(_, value, least, most)| value < least || value > most) {
-            Some((key, value, least, most)) => Err(format!("{key} is {value}: allowed is {least} to {most}")),
+            Some((key, value, least, most)) => {
+                Err((key, format!("is {value}: allowed is {least} to {most}")))
+            }
             None => Ok(()),
         }
     }
+}
+
+/// What the parser says, with the key it speaks of and without the names of Rust's types.
+fn in_words(text: &str, line: Option<usize>, message: &str) -> String {
+    let message = message.replace('\n', " ");
+    let message = ["u32", "u64"].iter().fold(message, |message, name| {
+        message.replace(&format!("expected {name}"), "expected a whole number that is not negative")
+    });
+    let message = message.replace("expected f64", "expected a number").replace("path string", "a path");
+    let message = ["Agent", "Run", "Retention"].iter().fold(message, |message, name| {
+        message.replace(&format!("struct {name}"), "a table, written [agent], [run] or [retention]")
+    });
+    match line.and_then(|line| text.lines().nth(line)).and_then(key_of) {
+        Some(key) if !message.contains(&format!("`{key}`")) => format!("{key}: {message}"),
+        _ => message,
+    }
+}
+
+/// The key of a line `key = value`.
+fn key_of(line: &str) -> Option<&str> {
+    line.split_once('=').map(|(key, _)| key.trim())
 }
 
 #[cfg(test)]
@@ -194,6 +218,9 @@ mod tests {
         assert!(error("[run]\nrisk = 2.0\n").contains("run.risk is 2"));
         assert!(error("[agent]\ncgroup_parent = \"../x\"\n").contains("cgroup_parent"));
         assert!(error("[agent]\ntasks_max = 0\n").contains("1 to 65536"));
+        assert!(error("# x\n\n[retention]\ndays = 0\n").starts_with("config.toml:4: retention.days is 0"));
+        let kind = error("[agent]\ntasks_max = \"x\"\n");
+        assert!(kind.starts_with("config.toml:2: tasks_max: ") && kind.contains("whole number"), "{kind}");
         assert!(!error("[agent\n").contains('\n'));
     }
 }

@@ -1,6 +1,5 @@
 //! Facts about this host and its processes that several modules need: capacity, boot, identity of a process.
 
-use crate::size::Capacity;
 use serde::{Deserialize, Serialize};
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -44,6 +43,15 @@ pub fn boot_id() -> String {
         .unwrap_or_default()
 }
 
+/// What this host has.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Capacity {
+    /// Online CPUs.
+    pub cpus: usize,
+    /// Memory, bytes.
+    pub memory_bytes: u64,
+}
+
 /// What this host has. CPUs that the scheduler may not give us still count.
 pub fn capacity() -> Capacity {
     use procfs::Current;
@@ -74,6 +82,18 @@ pub fn now_ms() -> i64 {
     SystemTime::now()
         .duration_since(UNIX_EPOCH)
         .map_or(0, |since| i64::try_from(since.as_millis()).unwrap_or(i64::MAX))
+}
+
+/// Hour of the week by local time: 0 is Sunday 00:00–00:59, 167 is Saturday 23:00–23:59.
+pub fn hour_of_week() -> i32 {
+    let now = now_ms() / 1000;
+    // SAFETY: all-zero is a valid tm, and both pointers are valid for the call.
+    let local = unsafe {
+        let mut local: libc::tm = std::mem::zeroed();
+        libc::localtime_r(&raw const now, &raw mut local);
+        local
+    };
+    (local.tm_wday * 24 + local.tm_hour).clamp(0, 167)
 }
 
 /// Size of a page of memory, bytes.

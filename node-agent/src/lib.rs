@@ -5,6 +5,7 @@
 //! [`launch`] starts commands, [`cli`] talks to people. Lower modules know nothing of upper ones.
 
 pub mod agent;
+pub mod causes;
 pub mod cgroup;
 pub mod cli;
 pub mod config;

@@ -81,11 +81,14 @@ pub fn format_rate(bytes_per_s: f64) -> String {
     format!("{}/s", format_bytes(bytes_per_s))
 }
 
-/// Seconds: `0 s`, `250 µs`, `1.5 ms`, `12.3 s`, `4 min 10 s`, `3 h 05 min`, `2 d 4 h`.
+/// Seconds: `0 s`, `512 ns`, `250 µs`, `1.5 ms`, `12.3 s`, `4 min 10 s`, `3 h 05 min`, `2 d 4 h`.
 pub fn format_duration(seconds: f64) -> String {
     let seconds = clean(seconds);
     if seconds == 0.0 {
         return "0 s".into();
+    }
+    if seconds < 0.000_000_999_5 {
+        return format!("{:.0} ns", seconds * 1e9);
     }
     if seconds < 0.000_999_5 {
         return format!("{:.0} µs", seconds * 1e6);
@@ -154,6 +157,7 @@ mod tests {
         }
         for (seconds, text) in [
             (0.0, "0 s"),
+            (0.000_000_512, "512 ns"),
             (0.00025, "250 µs"),
             (0.0015, "1.5 ms"),
             (0.9999, "999.9 ms"),

@@ -1,5 +1,5 @@
 //! `cargo xtask bench NAME`: what standin costs, measured on this host. The benchmarks themselves are
-//! `benches/` of the workspace; they need root, and the more idle the host, the better.
+//! `node-agent/benches/`; they need root, and the more idle the host, the better.
 use std::process::ExitCode;
 
 use anyhow::Result;

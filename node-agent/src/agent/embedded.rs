@@ -3,13 +3,14 @@
 
 use super::{Engine, EngineOptions, Plan, Task, recover};
 use crate::config::Config;
-use crate::fingerprint::key::TaskKey;
-use crate::fingerprint::{Coverage, Fingerprint, Source};
+use crate::fingerprint::Measured;
+use crate::fingerprint::from_rusage;
+use crate::fingerprint::key::{self, TaskKey};
 use crate::host::{self, ProcessId};
 use crate::launch::{Child, Command, Exit, StartError};
 use crate::predict::History;
 use crate::store::Store;
-use crate::store::record::{Ending, Engine as EngineKind, Measured, NewRun, RunId};
+use crate::store::record::{Ending, Engine as EngineKind, NewRun, RunId};
 use crate::wire::{Finished, Leftover, Start};
 use std::fs::File;
 use std::path::Path;
@@ -17,6 +18,9 @@ use std::time::{Duration, Instant};
 
 /// Most tasks that the embedded engine's probes have room for: its own, and nobody else's.
 const TASKS_MAX: u32 = 4;
+
+/// Old runs are dropped once in so many runs: looking for them reads the whole table.
+const PRUNE_EVERY: i64 = 256;
 
 /// How long the last processes of the task may take to leave its cgroup before it is left to the next sweep.
 const LEAVE_WAIT: Duration = Duration::from_millis(200);
@@ -46,9 +50,8 @@ impl<'a> Embedded<'a> {
     /// Sets up what there is: none of it may be missing so badly that the job can't run.
     pub fn prepare(config: &'a Config, start: Start, database: &Path) -> Self {
         let engine = if nix::unistd::geteuid().is_root() {
-            let cgroup_parent = config.agent.cgroup_parent.clone().into();
-            Engine::new(&EngineOptions { cgroup_parent, tasks_max: TASKS_MAX })
-                .map_err(|error| error.to_string())
+            let options = EngineOptions { tasks_max: TASKS_MAX, ..EngineOptions::new(&config.agent) };
+            Engine::new(&options).map_err(|error| error.to_string())
         } else {
             Err("not root: no probes and no limits, only the kernel's accounts of the process".into())
         };
@@ -90,10 +93,10 @@ impl<'a> Embedded<'a> {
     /// Which mode this is and what is missing, in one line.
     pub fn mode(&self) -> String {
         let mode = match &self.engine {
-            Err(why) => format!("no agent; {why}"),
+            Err(why) => why.clone(),
             Ok(engine) => match engine.probes() {
-                Ok(_) => "no agent; measuring this run with own probes".into(),
-                Err(why) => format!("no agent; no probes ({why}), using the kernel's accounts"),
+                Ok(_) => "measuring this run with own probes".into(),
+                Err(why) => format!("no probes ({why}), using the kernel's accounts"),
             },
         };
         match &self.store {
@@ -149,7 +152,7 @@ impl<'a> Embedded<'a> {
             main: None,
             cgroup: task.map(|task| (task.cgroup().path().display().to_string(), task.cgroup().id())),
             policy: plan.policy,
-            features: self.start.features.clone(),
+            features: key::of_run(self.start.features.clone()),
             prediction: plan.prediction.clone(),
             limits: plan.limits.clone(),
         };
@@ -187,7 +190,7 @@ impl<'a> Embedded<'a> {
         if let Ok(engine) = &mut self.engine {
             task.start(engine, 0);
         }
-        let child = match self.launch(command, directory.as_ref(), v1_entrances, run) {
+        let child = match self.launch(command, Some(&task), directory.as_ref(), v1_entrances, run) {
             Ok(child) => child,
             Err(error) => {
                 self.release(task, Leftover::Kill);
@@ -201,7 +204,11 @@ impl<'a> Embedded<'a> {
         }
         let notes = task.notes().to_vec();
         self.notes.extend(notes);
-        let (measured, ending) = self.release_measured(task, exit.status);
+        let duration = task.elapsed();
+        let (mut measured, ending) = self.release_measured(task, exit.status);
+        if let Some(Err(why)) = self.engine.as_ref().ok().map(Engine::probes) {
+            measured.fill_from(&from_rusage(&exit.usage, duration, why));
+        }
         Ok(self.record(plan, run, measured, ending, exit))
     }
 
@@ -209,11 +216,15 @@ impl<'a> Embedded<'a> {
     fn launch(
         &mut self,
         command: &Command,
+        task: Option<&Task>,
         cgroup: Option<&File>,
         entrances: &[File],
         run: Option<RunId>,
     ) -> Result<Child, StartError> {
         let launched = Child::fork(command, cgroup, entrances).and_then(|mut child| {
+            if let (Some(task), Ok(engine)) = (task, &mut self.engine) {
+                task.set_main(engine, child.pid());
+            }
             if let (Some(run), Some(main)) = (run, ProcessId::of(child.pid())) {
                 self.recorded(|store| store.set_main(run, &main));
             }
@@ -246,8 +257,9 @@ impl<'a> Embedded<'a> {
         }
         if recorded.elapsed() >= Duration::from_secs(self.config.agent.checkpoint_s) {
             *recorded = Instant::now();
-            if let Some(run) = run {
-                self.recorded(|store| store.checkpoint(run, &task.measured()));
+            if let (Some(run), Ok(engine)) = (run, &self.engine) {
+                let measured = task.measured(engine);
+                self.recorded(|store| store.checkpoint(run, &measured));
             }
         }
     }
@@ -296,14 +308,14 @@ impl<'a> Embedded<'a> {
             unsafe { libc::prctl(libc::PR_SET_CHILD_SUBREAPER, 1) };
         }
         let started = Instant::now();
-        let child = self.launch(command, None, &[], run)?;
+        let child = self.launch(command, None, None, &[], run)?;
         while !child.wait_for(Duration::from_secs(3600)) {}
         let exit = child.reap().unwrap_or_else(|_| unknown_exit());
         if self.start.leftover == Leftover::Wait {
             while nix::sys::wait::wait().is_ok() {}
         }
         let why = self.engine.as_ref().err().cloned().unwrap_or_else(|| "no cgroup could be made".into());
-        let measured = accounted(&exit.usage, started.elapsed(), &why);
+        let measured = from_rusage(&exit.usage, started.elapsed(), &why);
         let ending = Ending {
             exit_code: libc::WIFEXITED(exit.status).then(|| libc::WEXITSTATUS(exit.status)),
             signal: libc::WIFSIGNALED(exit.status).then(|| libc::WTERMSIG(exit.status)),
@@ -323,7 +335,7 @@ impl<'a> Embedded<'a> {
         let recorded = run.and_then(|run| {
             self.recorded(|store| store.finish_run(run, host::now_ms(), &ending, &measured)).map(|()| run)
         });
-        if recorded.is_some() {
+        if recorded.is_some_and(|run| run.0 % PRUNE_EVERY == 0) {
             let retention = &self.config.retention;
             self.recorded(|store| store.prune(retention.runs_per_task, retention.days));
         }
@@ -350,41 +362,4 @@ fn unknown_exit() -> Exit {
     // SAFETY: all-zero is a valid rusage.
     let usage = unsafe { std::mem::zeroed() };
     Exit { status: 0, usage }
-}
-
-/// A fingerprint from the kernel's account of a process and the children it waited for.
-fn accounted(usage: &libc::rusage, duration: Duration, why: &str) -> Measured {
-    let ns =
-        |time: libc::timeval| u64::try_from(time.tv_sec * 1_000_000_000 + time.tv_usec * 1000).unwrap_or(0);
-    let count = |value: libc::c_long| Some(u64::try_from(value).unwrap_or(0));
-    let (user, system) = (ns(usage.ru_utime), ns(usage.ru_stime));
-    let rss = u64::try_from(usage.ru_maxrss).unwrap_or(0) * 1024;
-    let duration_ns = u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX);
-    let fingerprint = Fingerprint {
-        duration_ns,
-        cpu_ns: Some(user + system),
-        cpu_user_ns: Some(user),
-        cpu_system_ns: Some(system),
-        switches_voluntary: count(usage.ru_nvcsw),
-        switches_forced: count(usage.ru_nivcsw),
-        memory_peak_bytes: Some(rss),
-        process_rss_peak_bytes: Some(rss),
-        faults_minor: count(usage.ru_minflt),
-        faults_major: count(usage.ru_majflt),
-        // 512-byte units, getrusage(2).
-        storage_read_bytes: count(usage.ru_inblock).map(|blocks| blocks * 512),
-        storage_write_bytes: count(usage.ru_oublock).map(|blocks| blocks * 512),
-        ..Fingerprint::default()
-    };
-    let from_rusage = |measure: &str| Source {
-        measure: measure.into(),
-        source: Some("rusage of the process and the children it waited for".into()),
-        note: Some(why.into()),
-    };
-    let missing = |measure: &str| Source { measure: measure.into(), source: None, note: Some(why.into()) };
-    let coverage = ["cpu", "faults", "memory", "storage"]
-        .map(from_rusage)
-        .into_iter()
-        .chain(["cpu_wait", "block", "network", "connections", "tasks", "oom_kills"].map(missing));
-    Measured { fingerprint, coverage: Coverage(coverage.collect()), ..Measured::default() }
 }

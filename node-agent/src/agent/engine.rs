@@ -2,11 +2,13 @@
 
 use super::task::{Plan, Task};
 use crate::cgroup::{CgroupError, Hierarchies, RunCgroup};
+use crate::config;
 use crate::fingerprint::{Coverage, Measures, Source};
-use crate::host;
+use crate::host::Capacity;
+use crate::host::{self, ProcessId};
 use crate::predict::{History, predict};
 use crate::probe::{Measure, Options, Probes, Slot, State};
-use crate::size::{Capacity, Manual, Policy, size};
+use crate::size::{Manual, Policy, size};
 use ebpf_probes::{Losses, ProcessExit};
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -16,8 +18,18 @@ use std::path::{Path, PathBuf};
 pub struct EngineOptions {
     /// Cgroup under which runs get theirs.
     pub cgroup_parent: PathBuf,
+    /// Whether BPF programs are loaded.
+    pub probes: bool,
     /// Most tasks measured at once.
     pub tasks_max: u32,
+}
+
+impl EngineOptions {
+    /// As configured.
+    pub fn new(agent: &config::Agent) -> Self {
+        let cgroup_parent = agent.cgroup_parent.clone().into();
+        Self { cgroup_parent, probes: agent.probes, tasks_max: agent.tasks_max }
+    }
 }
 
 /// See the head of this file.
@@ -30,6 +42,7 @@ pub struct Engine {
     /// Main processes whose exit is waited for, and the exit once it is known.
     exits: HashMap<u32, Option<ProcessExit>>,
     created: u64,
+    identity: ProcessId,
     /// Cgroups of runs that ended before their last process did.
     released: Vec<(RunCgroup, Option<Slot>)>,
 }
@@ -42,14 +55,20 @@ impl Engine {
     pub fn new(options: &EngineOptions) -> Result<Self, CgroupError> {
         let hierarchies = Hierarchies::detect()?;
         let run_level = u32::try_from(options.cgroup_parent.components().count() + 1).unwrap_or(u32::MAX);
-        let probes = Probes::load(&Options { tasks_max: options.tasks_max, run_level });
+        let probes = if options.probes {
+            Probes::load(&Options { tasks_max: options.tasks_max, run_level })
+                .map_err(|error| error.to_string())
+        } else {
+            Err("switched off by agent.probes in the configuration".into())
+        };
         Ok(Self {
             hierarchies,
             parent: options.cgroup_parent.clone(),
-            probes: probes.map_err(|error| error.to_string()),
+            probes,
             capacity: host::capacity(),
             exits: HashMap::new(),
             created: 0,
+            identity: ProcessId::current(),
             released: Vec::new(),
         })
     }
@@ -92,7 +111,7 @@ impl Engine {
     /// [`CgroupError`] if the cgroup can't be made. A limit or a probe that is refused becomes a note.
     pub fn admit(&mut self, plan: Plan) -> Result<Task, CgroupError> {
         self.created += 1;
-        let name = run_name(std::process::id(), self.created);
+        let name = run_name(&self.identity, self.created);
         let cgroup = RunCgroup::create(&self.hierarchies, &self.parent, &name)?;
         let mut notes = Vec::new();
         let slot = self.track(&cgroup, &mut notes);
@@ -155,9 +174,12 @@ impl Engine {
         }
     }
 
-    /// Remember how the process `pid` ends.
-    pub fn watch_exit(&mut self, pid: i32) {
+    /// Remember how the process `pid`, the main one of a slot, ends.
+    pub(super) fn watch_exit(&mut self, slot: Option<Slot>, pid: i32) {
         self.exits.insert(pid.cast_unsigned(), None);
+        if let (Ok(probes), Some(slot)) = (&mut self.probes, slot) {
+            probes.set_main(slot, pid.cast_unsigned());
+        }
     }
 
     /// How the process `pid` ended, if the probes saw it; it is forgotten then.
@@ -223,9 +245,10 @@ fn unprobed(why: &str) -> Source {
     }
 }
 
-/// Name of a run's cgroup: it tells which process made it, so that those of dead ones can be found.
-fn run_name(owner: u32, number: u64) -> String {
-    format!("run-{owner}-{number}")
+/// Name of a run's cgroup, never used before on this boot: it tells which process made it, so that those of
+/// dead ones can be found.
+fn run_name(owner: &ProcessId, number: u64) -> String {
+    format!("run-{}-{}-{number}", owner.pid, owner.start_ticks)
 }
 
 /// The process that made the cgroup of this name.
@@ -239,7 +262,8 @@ mod tests {
 
     #[test]
     fn a_cgroup_names_its_maker() {
-        assert_eq!(owner_of(&run_name(42, 7)), Some(42));
+        let owner = ProcessId { pid: 42, start_ticks: 1000, boot_id: String::new() };
+        assert_eq!(owner_of(&run_name(&owner, 7)), Some(42));
         assert_eq!(owner_of("run-x-1"), None);
         assert_eq!(owner_of("system.slice"), None);
     }

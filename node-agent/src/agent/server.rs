@@ -11,9 +11,10 @@ mod socket;
 use super::{Engine, EngineOptions, Task, recover};
 use crate::cgroup::RunCgroup;
 use crate::config::Config;
+use crate::fingerprint::Measured;
 use crate::host::{self, ProcessId};
 use crate::probe::State;
-use crate::store::record::{Ending, Measured, NewRun, OpenRun, RunId};
+use crate::store::record::{Ending, NewRun, OpenRun, RunId};
 use crate::store::{Reader, Store, StoreError, Writer};
 use crate::wire::{AgentStatus, Leftover};
 use anyhow::Context;
@@ -89,8 +90,9 @@ pub fn serve(config: Config, database: PathBuf, socket: &Path) -> anyhow::Result
 }
 
 async fn run(config: Config, database: PathBuf, socket: &Path) -> anyhow::Result<()> {
+    raise_descriptor_limit();
     let listener = socket::listen(socket, &config.agent.socket_group)?;
-    let agent = Agent::start(config, database)?;
+    let agent = Agent::start(config, database).inspect_err(|_| _ = std::fs::remove_file(socket))?;
     agent.report_probes();
     tracing::info!("listening on {}, recording in {}", socket.display(), agent.database.display());
     _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
@@ -121,6 +123,14 @@ async fn run(config: Config, database: PathBuf, socket: &Path) -> anyhow::Result
     Ok(())
 }
 
+/// Every task holds a few descriptors; the soft limit is often 1024. Tasks do not inherit this.
+fn raise_descriptor_limit() {
+    use nix::sys::resource::{Resource, getrlimit, setrlimit};
+    if let Ok((_, hard)) = getrlimit(Resource::RLIMIT_NOFILE) {
+        _ = setrlimit(Resource::RLIMIT_NOFILE, hard, hard);
+    }
+}
+
 async fn accept(
     listener: &UnixListener,
     connections: &Arc<Semaphore>,
@@ -133,8 +143,7 @@ async fn accept(
 impl Agent {
     /// Loads probes, opens the database and takes up what the last agent left.
     fn start(config: Config, database: PathBuf) -> anyhow::Result<Rc<Self>> {
-        let cgroup_parent = config.agent.cgroup_parent.clone().into();
-        let mut engine = Engine::new(&EngineOptions { cgroup_parent, tasks_max: config.agent.tasks_max })?;
+        let mut engine = Engine::new(&EngineOptions::new(&config.agent))?;
         let opened = Store::open(&database)?;
         if let Some(path) = &opened.moved_aside {
             tracing::warn!(
@@ -292,9 +301,8 @@ fn take_up(engine: &mut Engine, run: &OpenRun) -> Option<Life> {
     let cgroup =
         RunCgroup::existing(engine.hierarchies(), Path::new(path)).filter(|cgroup| cgroup.id() == *id)?;
     let process = Process::open(main.pid).ok()?;
-    let elapsed_ms = u64::try_from(host::now_ms() - run.started_at_ms).unwrap_or(0);
-    engine.watch_exit(main.pid);
-    let task = Task::adopt(engine, cgroup, run.measured.clone(), Duration::from_millis(elapsed_ms));
+    let task = Task::adopt(engine, cgroup, run);
+    task.set_main(engine, main.pid);
     Some(Life {
         run: Some(run.id),
         task_type: run.key.task_type.clone(),

@@ -2,12 +2,13 @@
 //! when it ends, and released.
 
 use super::engine::Engine;
-use crate::cgroup::RunCgroup;
-use crate::fingerprint::{Collector, Coverage, Measures, Sample};
+use crate::cgroup::{Accounts, RunCgroup, Watch};
+use crate::fingerprint::{Collector, Coverage, Measured, Measures, Sample};
+use crate::host;
 use crate::predict::Prediction;
 use crate::probe::Slot;
 use crate::size::{self, Limit, Limits, Origin, Policy};
-use crate::store::record::{Ending, Measured};
+use crate::store::record::{Ending, OpenRun};
 use crate::wire::Leftover;
 use std::time::{Duration, Instant};
 
@@ -33,6 +34,7 @@ pub struct Plan {
 #[derive(Debug)]
 pub struct Task {
     cgroup: RunCgroup,
+    watch: Watch,
     slot: Option<Slot>,
     plan: Plan,
     notes: Vec<String>,
@@ -52,12 +54,13 @@ impl Task {
         coverage: Coverage,
     ) -> Self {
         let collector = Collector::new(measures, coverage);
-        Self { cgroup, slot, plan, notes, collector, started: Instant::now(), elapsed_before: Duration::ZERO }
+        let (watch, started) = (cgroup.watch(), Instant::now());
+        Self { cgroup, watch, slot, plan, notes, collector, started, elapsed_before: Duration::ZERO }
     }
 
     /// A run that another agent began: its processes are in `cgroup` and go on. Counts between that agent's
     /// last record and now are missing.
-    pub(super) fn adopt(engine: &mut Engine, cgroup: RunCgroup, before: Measured, elapsed: Duration) -> Self {
+    pub(super) fn adopt(engine: &mut Engine, cgroup: RunCgroup, run: &OpenRun) -> Self {
         let mut notes = Vec::new();
         let slot = engine.track(&cgroup, &mut notes);
         if let Some(slot) = slot {
@@ -69,13 +72,16 @@ impl Task {
             source.note = Some("the agent was restarted: counts while it was down are missing".into());
         }
         let mut task = Self {
-            collector: Collector::resume(measures, coverage, before),
+            collector: Collector::resume(measures, coverage, run.measured.clone()),
+            watch: cgroup.watch(),
             cgroup,
             slot,
-            plan: Plan::default(),
+            plan: Plan { prediction: Prediction::default(), limits: run.limits.clone(), policy: run.policy },
             notes,
             started: Instant::now(),
-            elapsed_before: elapsed,
+            elapsed_before: Duration::from_millis(
+                u64::try_from(host::now_ms() - run.started_at_ms).unwrap_or(0),
+            ),
         };
         let sample = task.look(engine);
         task.collector.start_at(sample);
@@ -115,6 +121,12 @@ impl Task {
         self.started = Instant::now();
     }
 
+    /// Names the main process, so that the probes report its end.
+    pub fn set_main(&self, engine: &mut Engine, pid: i32) {
+        engine.watch_exit(self.slot, pid);
+    }
+
+    /// Everything there is to see.
     fn look(&self, engine: &Engine) -> Sample {
         Sample {
             elapsed_ns: u64::try_from(self.elapsed().as_nanos()).unwrap_or(u64::MAX),
@@ -123,9 +135,22 @@ impl Task {
         }
     }
 
+    /// What changes all the time. A task that used no CPU since the last sample has changed nothing.
+    fn glance(&self, engine: &Engine) -> Sample {
+        let last = self.collector.last();
+        let cpu = self.watch.cpu();
+        let is_idle = cpu.cpu_ns.is_some() && cpu.cpu_ns == last.accounts.cpu_ns;
+        let memory_bytes = if is_idle { last.accounts.memory_bytes } else { self.watch.memory_bytes() };
+        Sample {
+            elapsed_ns: u64::try_from(self.elapsed().as_nanos()).unwrap_or(u64::MAX),
+            counted: self.slot.and_then(|slot| engine.counted(slot)),
+            accounts: Accounts { memory_bytes, ..cpu },
+        }
+    }
+
     /// Measures, and raises a `memory.high` that the task comes near to.
     pub fn sample(&mut self, engine: &Engine) {
-        let sample = self.look(engine);
+        let sample = self.glance(engine);
         if let Some(used) = sample.accounts.memory_bytes {
             self.grow(used, engine);
         }
@@ -146,8 +171,10 @@ impl Task {
         }
     }
 
-    /// What has been measured so far.
-    pub fn measured(&self) -> Measured {
+    /// What has been measured up to now.
+    pub fn measured(&mut self, engine: &Engine) -> Measured {
+        let sample = self.look(engine);
+        self.collector.sample(sample);
         self.collector.measured()
     }
 

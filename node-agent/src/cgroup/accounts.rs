@@ -2,7 +2,8 @@
 //! memory. A file that this host lacks leaves `None`.
 
 use super::{RunCgroup, keyed};
-use std::fs;
+use std::fs::{self, File};
+use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
 
 /// One reading of the accounts.
@@ -28,56 +29,77 @@ pub struct Accounts {
     pub quota_periods_throttled: Option<u64>,
 }
 
-impl RunCgroup {
-    /// Reads the accounts.
-    pub fn accounts(&self) -> Accounts {
-        let v2 = self.v2();
-        let read = |path: PathBuf| fs::read_to_string(path).ok();
-        let read_v2 = |name: &str| read(v2.join(name));
-        let number = |text: Option<String>| text.and_then(|text| text.trim().parse().ok());
+/// The accounts that are looked at often, kept open: two reads tell CPU time and memory.
+#[derive(Debug)]
+pub struct Watch {
+    cpu: Option<File>,
+    memory: Option<File>,
+    /// Keys of anonymous and shared memory in `memory`.
+    memory_keys: [&'static str; 2],
+}
 
-        let cpu = read_v2("cpu.stat").unwrap_or_default();
-        let nanoseconds = |key| keyed(&cpu, key).map(|us| us * 1000);
-        let quota = self
-            .v1("cpu")
-            .and_then(|directory| read(directory.join("cpu.stat")))
-            .unwrap_or_else(|| cpu.clone());
+/// Longest account that is read; `memory.stat` has about 2 KiB.
+const ACCOUNT_BYTES_MAX: usize = 8192;
 
-        let memory_v1 = self.v1("memory");
-        let (stat, peak, oom, anonymous, shared, kills) = match &memory_v1 {
-            Some(v1) => (
-                read(v1.join("memory.stat")),
-                read(v1.join("memory.max_usage_in_bytes")),
-                read(v1.join("memory.oom_control")),
-                "total_rss",
-                "total_shmem",
-                "oom_kill",
-            ),
-            None => (
-                read_v2("memory.stat"),
-                read_v2("memory.peak"),
-                read_v2("memory.events"),
-                "anon",
-                "shmem",
-                "oom_kill",
-            ),
-        };
-        let stat = stat.unwrap_or_default();
-        let memory_bytes = keyed(&stat, anonymous).map(|bytes| bytes + keyed(&stat, shared).unwrap_or(0));
-
-        let pids = self
-            .v1("pids")
-            .map_or_else(|| read_v2("pids.events"), |directory| read(directory.join("pids.events")));
+impl Watch {
+    /// CPU time; the other accounts stay `None`.
+    pub fn cpu(&self) -> Accounts {
+        let stat = self.cpu.as_ref().and_then(reread).unwrap_or_default();
+        let nanoseconds = |key| keyed(&stat, key).map(|us| us * 1000);
         Accounts {
             cpu_ns: nanoseconds("usage_usec"),
             cpu_user_ns: nanoseconds("user_usec"),
             cpu_system_ns: nanoseconds("system_usec"),
-            memory_bytes,
-            memory_charged_peak_bytes: number(peak),
-            oom_kills: oom.and_then(|text| keyed(&text, kills)),
+            ..Accounts::default()
+        }
+    }
+
+    /// Anonymous and shared memory, bytes.
+    pub fn memory_bytes(&self) -> Option<u64> {
+        let stat = reread(self.memory.as_ref()?)?;
+        let [anonymous, shared] = self.memory_keys.map(|key| keyed(&stat, key));
+        Some(anonymous? + shared.unwrap_or(0))
+    }
+}
+
+/// The present text of an account.
+fn reread(file: &File) -> Option<String> {
+    let mut text = [0; ACCOUNT_BYTES_MAX];
+    let length = file.read_at(&mut text, 0).ok()?;
+    Some(String::from_utf8_lossy(&text[..length]).into_owned())
+}
+
+impl RunCgroup {
+    /// Opens what is to be looked at often.
+    pub fn watch(&self) -> Watch {
+        let (memory, memory_keys) = match self.v1("memory") {
+            Some(v1) => (v1, ["total_rss", "total_shmem"]),
+            None => (self.v2(), ["anon", "shmem"]),
+        };
+        let open = |path: PathBuf| File::open(path).ok();
+        Watch { cpu: open(self.v2().join("cpu.stat")), memory: open(memory.join("memory.stat")), memory_keys }
+    }
+
+    /// Reads all the accounts.
+    pub fn accounts(&self) -> Accounts {
+        let read = |path: PathBuf| fs::read_to_string(path).ok();
+        let of = |controller: &str, v1_name: &str, v2_name: &str| match self.v1(controller) {
+            Some(v1) => read(v1.join(v1_name)),
+            None => read(self.v2().join(v2_name)),
+        };
+        let peak = of("memory", "memory.max_usage_in_bytes", "memory.peak");
+        let oom = of("memory", "memory.oom_control", "memory.events");
+        let pids = of("pids", "pids.events", "pids.events");
+        let quota = of("cpu", "cpu.stat", "cpu.stat").unwrap_or_default();
+        let watch = self.watch();
+        Accounts {
+            memory_bytes: watch.memory_bytes(),
+            memory_charged_peak_bytes: peak.and_then(|text| text.trim().parse().ok()),
+            oom_kills: oom.and_then(|text| keyed(&text, "oom_kill")),
             pids_max_hits: pids.and_then(|text| keyed(&text, "max")),
             quota_periods: keyed(&quota, "nr_periods"),
             quota_periods_throttled: keyed(&quota, "nr_throttled"),
+            ..watch.cpu()
         }
     }
 

@@ -8,7 +8,7 @@ mod accounts;
 mod limits;
 mod run_cgroup;
 
-pub use accounts::Accounts;
+pub use accounts::{Accounts, Watch};
 pub use limits::Applied;
 pub use run_cgroup::RunCgroup;
 
@@ -116,10 +116,13 @@ impl Hierarchies {
     }
 
     /// Makes `parent` (a relative path of plain names) in every hierarchy and turns on the v2 controllers for
-    /// its children where that is possible.
+    /// its children where that is possible; nothing if it is there.
     fn make_parent(&self, parent: &Path) -> Result<(), CgroupError> {
-        for root in std::iter::once(&self.unified).chain(self.v1.values()) {
-            let path = root.join(parent);
+        let paths = || std::iter::once(&self.unified).chain(self.v1.values()).map(|root| root.join(parent));
+        if paths().all(|path| path.is_dir()) {
+            return Ok(());
+        }
+        for path in paths() {
             fs::create_dir_all(&path).map_err(|source| CgroupError::file("create", path, source))?;
         }
         let mut directory = self.unified.clone();

@@ -1,5 +1,6 @@
 //! `standin agent`: the daemon.
 
+use super::exit::print;
 use super::settings::Settings;
 use crate::agent::server;
 use clap::Args;
@@ -15,11 +16,8 @@ pub(super) struct AgentArgs {
 
 pub(super) fn run(settings: Settings, arguments: &AgentArgs) -> anyhow::Result<u8> {
     if arguments.check {
-        println!(
-            "configuration is valid; database {}, socket {}",
-            settings.database.display(),
-            settings.socket.display()
-        );
+        let (database, socket) = (settings.database.display(), settings.socket.display());
+        print(format_args!("configuration is valid; database {database}, socket {socket}\n"))?;
         return Ok(0);
     }
     log_to_journal_or_stderr();

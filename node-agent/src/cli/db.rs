@@ -1,7 +1,9 @@
 //! `standin db`: where the database is.
 
+use super::exit::print_bytes;
 use super::settings::Settings;
 use clap::Subcommand;
+use std::os::unix::ffi::OsStrExt;
 
 #[derive(Debug, Subcommand)]
 pub(super) enum DbVerb {
@@ -11,7 +13,8 @@ pub(super) enum DbVerb {
 
 pub(super) fn run(settings: &Settings, verb: &DbVerb) -> anyhow::Result<u8> {
     match verb {
-        DbVerb::Path => println!("{}", settings.database.display()),
+        // The bytes as they are: this is for `sqlite3 "$(standin db path)"`.
+        DbVerb::Path => print_bytes(&[settings.database.as_os_str().as_bytes(), b"\n"].concat())?,
     }
     Ok(0)
 }

@@ -1,19 +1,18 @@
 //! `standin doctor`: what works on this host, and what does not, why, and what is used instead.
 
+use super::exit::print;
+use super::reach;
 use super::report::{JSON_VERSION, print_json};
 use super::settings::Settings;
+use super::table::{Align, Table};
 use crate::cgroup::{CONTROLLERS, Hierarchies, Mode};
-use crate::probe::{Options, Probes, State};
+use crate::probe::{Options, ProbeStatus, Probes, State as ProbeState};
 use crate::store::Reader;
 use crate::wire::{self, AgentStatus, Reply, Request};
 use clap::Args;
+use nix::unistd::{AccessFlags, access};
 use serde::Serialize;
-use std::os::unix::net::UnixStream;
 use std::path::Path;
-use std::time::Duration;
-
-/// How long the agent may take to say what it is.
-const AGENT_ANSWER_MAX: Duration = Duration::from_secs(5);
 
 #[derive(Debug, Args)]
 pub(super) struct DoctorArgs {
@@ -22,13 +21,48 @@ pub(super) struct DoctorArgs {
     json: bool,
 }
 
-/// One finding.
+/// How something is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+enum State {
+    /// It works.
+    Ok,
+    /// It is not there, and need not be.
+    Absent,
+    /// It should work and does not.
+    Fails,
+}
+
+impl State {
+    fn mark(self) -> &'static str {
+        match self {
+            Self::Ok => "ok",
+            Self::Absent => "-",
+            Self::Fails => "NO",
+        }
+    }
+}
+
+/// One line.
 #[derive(Debug, Serialize)]
 struct Finding {
     about: &'static str,
     name: String,
-    works: bool,
+    state: State,
     detail: String,
+}
+
+impl Finding {
+    fn new(about: &'static str, name: &str, state: State, detail: impl Into<String>) -> Self {
+        Self { about, name: name.into(), state, detail: detail.into() }
+    }
+
+    fn of(about: &'static str, name: &str, result: Result<String, String>) -> Self {
+        match result {
+            Ok(detail) => Self::new(about, name, State::Ok, detail),
+            Err(why) => Self::new(about, name, State::Fails, why),
+        }
+    }
 }
 
 #[derive(Serialize)]
@@ -38,129 +72,192 @@ struct Findings {
 }
 
 pub(super) fn run(settings: &Settings, arguments: &DoctorArgs) -> anyhow::Result<u8> {
-    let mut findings = vec![host(), permissions(), agent(&settings.socket), database(&settings.database)];
+    let status = ask_agent(&settings.socket);
+    let mut findings = vec![host(), permissions(&status), agent(&status), database(&settings.database)];
     findings.extend(cgroups());
-    findings.extend(probes());
+    findings.extend(match &status {
+        Ok(status) => probes_of_agent(status),
+        Err(_) => probes(),
+    });
     if arguments.json {
         print_json(&Findings { version: JSON_VERSION, findings })?;
-        return Ok(0);
-    }
-    let mut about = "";
-    for finding in &findings {
-        if finding.about != about {
-            about = finding.about;
-            println!("{about}");
-        }
-        let mark = if finding.works { "ok" } else { "no" };
-        println!("  {mark}  {:<14} {}", finding.name, finding.detail);
+    } else {
+        print(in_groups(&findings))?;
     }
     Ok(0)
 }
 
-fn finding(about: &'static str, name: &str, state: Result<String, String>) -> Finding {
-    let works = state.is_ok();
-    let (Ok(detail) | Err(detail)) = state;
-    Finding { about, name: name.into(), works, detail }
+/// A verdict, then a group per subject, each with its lines aligned.
+fn in_groups(findings: &[Finding]) -> String {
+    let mut text = format!("{}\n", verdict(findings));
+    for group in findings.chunk_by(|a, b| a.about == b.about) {
+        let mut table = Table::new(&[("", Align::Left); 3]);
+        for finding in group {
+            let mark = format!("  {}", finding.state.mark());
+            table.row([mark, finding.name.clone(), finding.detail.clone()]);
+        }
+        text += &format!("\n{}\n{table}", group[0].about);
+    }
+    text
+}
+
+fn verdict(findings: &[Finding]) -> String {
+    let failing: Vec<_> = findings.iter().filter(|finding| finding.state == State::Fails).collect();
+    let probes = findings.iter().filter(|finding| finding.about == "probes");
+    let attached = probes.clone().filter(|finding| finding.state == State::Ok).count();
+    let probes = format!("{attached} of {} probes attached", probes.count());
+    match failing[..] {
+        [] => format!("All is well: {probes}."),
+        [one] => format!("One thing does not work ({}, marked NO below); {probes}.", one.name),
+        _ => format!("{} things do not work (marked NO below); {probes}.", failing.len()),
+    }
 }
 
 fn host() -> Finding {
     let kernel = nix::sys::utsname::uname().map(|name| {
         format!("Linux {}, {}", name.release().to_string_lossy(), name.machine().to_string_lossy())
     });
-    finding("host", "kernel", kernel.map_err(|error| error.to_string()))
+    Finding::of("host", "kernel", kernel.map_err(|error| error.to_string()))
 }
 
-fn permissions() -> Finding {
-    let state = if nix::unistd::geteuid().is_root() {
-        Ok("root: probes and limits without an agent".into())
-    } else {
-        Err("not root: without an agent only the kernel's accounts of a process, no probes, no limits".into())
+fn permissions(agent: &Result<AgentStatus, Silent>) -> Finding {
+    let is_root = nix::unistd::geteuid().is_root();
+    let (state, detail) = match (is_root, agent) {
+        (true, _) => (State::Ok, "root: probes and limits with an agent and without"),
+        (false, Ok(_)) => (State::Ok, "not root: the agent has the probes and sets the limits"),
+        (false, Err(_)) => (
+            State::Fails,
+            "not root, and no agent: runs are measured by the kernel's accounts of the process, without probes and limits; start `standin agent` as root",
+        ),
     };
-    finding("host", "permissions", state)
+    Finding::new("host", "permissions", state, detail)
 }
 
-fn agent(socket: &Path) -> Finding {
-    let state = ask_agent(socket).map(|status| {
-        format!(
-            "version {}, process {}, {} tasks under way, {} recorded in {}; lost by its probes: {} exits, {} block requests",
-            status.version, status.pid, status.running, status.recorded, status.database, status.lost.0, status.lost.1
-        )
-    });
-    let state = state
-        .map_err(|why| format!("none at {}: {why}; runs are measured by the launcher", socket.display()));
-    finding("host", "agent", state)
-}
-
-fn ask_agent(socket: &Path) -> Result<AgentStatus, String> {
-    let ask = || -> Result<Reply, wire::WireError> {
-        let mut stream = UnixStream::connect(socket)?;
-        stream.set_read_timeout(Some(AGENT_ANSWER_MAX))?;
-        wire::send(&mut stream, &Request::Status)?;
-        wire::receive(&mut stream)
-    };
-    match ask() {
-        Ok(Reply::Status(status)) => Ok(status),
-        Ok(_) => Err("it answered something else".into()),
-        Err(wire::WireError::Io(error)) => Err(error.to_string()),
-        Err(error) => Err(error.to_string()),
+fn agent(status: &Result<AgentStatus, Silent>) -> Finding {
+    match status {
+        Ok(status) => {
+            let (exits, requests) = status.lost;
+            let detail = format!(
+                "version {}, process {}: {} running, {} recorded in {}; events lost: {exits} exits, {requests} block requests",
+                status.version, status.pid, status.running, status.recorded, status.database
+            );
+            Finding::new("host", "agent", State::Ok, detail)
+        }
+        Err(silent) => {
+            let state = if silent.absent { State::Absent } else { State::Fails };
+            let detail = format!("{}; `standin run` measures by itself", silent.message);
+            Finding::new("host", "agent", state, detail)
+        }
     }
 }
 
-fn database(path: &Path) -> Finding {
-    let state = if path.exists() {
-        Reader::open(path)
-            .and_then(|reader| reader.tasks())
-            .map(|tasks| format!("{}, {} tasks known", path.display(), tasks.len()))
-            .map_err(|error| error.to_string())
-    } else {
-        Ok(format!("{}, not there yet: the first run makes it", path.display()))
+/// An agent that gave no answer.
+struct Silent {
+    absent: bool,
+    message: String,
+}
+
+fn ask_agent(socket: &Path) -> Result<AgentStatus, Silent> {
+    let mut stream = reach::connect(socket)
+        .map_err(|unreachable| Silent { absent: unreachable.absent, message: unreachable.message })?;
+    let answer = wire::send(&mut stream, &Request::Status).and_then(|()| wire::receive(&mut stream));
+    let problem = match answer {
+        Ok(Reply::Status(status)) => return Ok(status),
+        Ok(_) => "it answered something else".into(),
+        Err(error) => error.to_string(),
     };
-    finding("host", "database", state)
+    Err(Silent { absent: false, message: format!("agent at {}: {problem}", socket.display()) })
+}
+
+fn database(path: &Path) -> Finding {
+    let shown = path.display();
+    let is_writable = |path: &Path| access(path, AccessFlags::W_OK).is_ok();
+    let result = if path.exists() {
+        let known = Reader::open(path).and_then(|reader| reader.tasks()).map_err(|error| error.to_string());
+        known.map(|tasks| {
+            let how = if is_writable(path) { "" } else { "; read-only for you" };
+            format!("{shown}: {} known{how}", plural(tasks.len(), "task"))
+        })
+    } else {
+        match path.ancestors().skip(1).find(|ancestor| ancestor.exists()) {
+            Some(place) if !is_writable(place) => {
+                Err(format!("{shown}: not there, and {} may not be written to", place.display()))
+            }
+            _ => Ok(format!("{shown}: not there yet, the first run makes it")),
+        }
+    };
+    Finding::of("host", "database", result)
+}
+
+fn plural(count: usize, noun: &str) -> String {
+    if count == 1 { format!("1 {noun}") } else { format!("{count} {noun}s") }
 }
 
 fn cgroups() -> Vec<Finding> {
     let hierarchies = match Hierarchies::detect() {
         Ok(hierarchies) => hierarchies,
-        Err(error) => return vec![finding("cgroups", "v2", Err(error.to_string()))],
+        Err(error) => return vec![Finding::of("cgroups", "v2", Err(error.to_string()))],
     };
     let mode = match hierarchies.mode() {
         Mode::Unified => "unified",
         Mode::Hybrid => "hybrid: v2 for probes, freezing and killing, v1 for limits",
     };
     let place = format!("{mode}; v2 at {}", hierarchies.unified.display());
-    let mut findings = vec![finding("cgroups", "mode", Ok(place))];
+    let mut findings = vec![Finding::new("cgroups", "mode", State::Ok, place)];
     findings.extend(CONTROLLERS.map(|controller| {
-        let state = match hierarchies.home(controller) {
-            Some(home) => Ok(format!("{home}: {}", what_it_limits(controller))),
-            None => Err(format!("no such controller: no {}", what_it_limits(controller))),
-        };
-        finding("cgroups", controller, state)
+        let (used, use_of_it) = what_it_limits(controller);
+        match hierarchies.home(controller) {
+            Some(home) if used => {
+                Finding::new("cgroups", controller, State::Ok, format!("{home}: {use_of_it}"))
+            }
+            Some(home) => Finding::new("cgroups", controller, State::Absent, format!("{home}: {use_of_it}")),
+            None if used => Finding::new(
+                "cgroups",
+                controller,
+                State::Fails,
+                format!("no such controller: no {use_of_it}"),
+            ),
+            None => Finding::new("cgroups", controller, State::Absent, "no such controller; not needed"),
+        }
     }));
     findings
 }
 
-fn what_it_limits(controller: &str) -> &'static str {
+/// Whether this version uses a controller, and for what.
+fn what_it_limits(controller: &str) -> (bool, &'static str) {
     match controller {
-        "memory" => "memory limits and accounts",
-        "cpu" => "CPU weight and quota",
-        "pids" => "limit on tasks",
-        _ => "I/O limits (not set yet)",
+        "memory" => (true, "memory limits and accounts"),
+        "cpu" => (true, "CPU weight and quota"),
+        "pids" => (true, "limit on the number of tasks"),
+        _ => (false, "I/O limits are not set by this version"),
     }
 }
 
 fn probes() -> Vec<Finding> {
     let probes = match Probes::load(&Options { tasks_max: 1, run_level: 2 }) {
         Ok(probes) => probes,
-        Err(error) => return vec![finding("probes", "all", Err(error.to_string()))],
-    };
-    let of_probe = |probe: &crate::probe::ProbeStatus| {
-        let state = match &probe.state {
-            State::Attached { hook } => Ok(format!("{}: {hook}", probe.measures)),
-            State::Unavailable { why, instead } => {
-                Err(format!("{}: {why}; instead: {instead}", probe.measures))
-            }
-        };
-        finding("probes", probe.name, state)
+        Err(error) => {
+            let why = format!("{error}; instead: the kernel's accounts of cgroups or processes");
+            return vec![Finding::of("probes", "all", Err(why))];
+        }
     };
     probes.status().iter().map(of_probe).collect()
+}
+
+fn of_probe(probe: &ProbeStatus) -> Finding {
+    let state = match &probe.state {
+        ProbeState::Attached { hook } => Ok(format!("{} ({hook})", probe.measures)),
+        ProbeState::Unavailable { why, instead } => {
+            Err(format!("{}: {why}; instead: {instead}", probe.measures))
+        }
+    };
+    Finding::of("probes", probe.name, state)
+}
+
+fn probes_of_agent(status: &AgentStatus) -> Vec<Finding> {
+    let of_probe = |(name, state): &(String, Result<String, String>)| {
+        let state = state.clone().map(|hook| format!("the agent's, at {hook}"));
+        Finding::of("probes", name, state)
+    };
+    status.probes.iter().map(of_probe).collect()
 }

@@ -10,10 +10,14 @@
 //! | 127 | `run`: the command was not found |
 
 use super::settings::Settings;
+use super::table::printable;
 use super::{Cli, Verb, agent, db, doctor, ls, predict, run, runs, show};
-use clap::Parser;
+use crate::causes::in_one_line;
 use clap::error::ErrorKind;
+use clap::{CommandFactory, Parser};
 use std::ffi::OsString;
+use std::fmt::Display;
+use std::io::{self, Write};
 
 /// Done.
 const DONE: u8 = 0;
@@ -24,16 +28,20 @@ pub(super) const FAILED: u8 = 125;
 
 /// Runs one command line and gives its exit code.
 pub fn main(arguments: impl IntoIterator<Item = OsString>) -> u8 {
-    let cli = match Cli::try_parse_from(arguments) {
+    let arguments: Vec<_> = arguments.into_iter().collect();
+    let cli = match Cli::try_parse_from(&arguments) {
         Ok(cli) => cli,
-        Err(error) => {
+        Err(error) if matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion) => {
             _ = error.print();
-            let asked = matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion);
-            return if asked { DONE } else { FAILED };
+            return DONE;
+        }
+        Err(error) => {
+            complain(&bad_usage(&error, &arguments));
+            return FAILED;
         }
     };
     let done =
-        Settings::resolve(&cli.overrides).map_err(anyhow::Error::from).and_then(|settings| match cli.verb {
+        Settings::resolve(cli.overrides).map_err(anyhow::Error::from).and_then(|settings| match cli.verb {
             Verb::Run(arguments) => run::run(&settings, arguments),
             Verb::Agent(arguments) => agent::run(settings, &arguments),
             Verb::Ls(arguments) => ls::run(&settings, &arguments),
@@ -46,15 +54,54 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> u8 {
     match done {
         Ok(code) => code,
         Err(error) => {
-            complain(&format!("{error:#}"));
+            complain(&in_one_line(error.as_ref()));
             FAILED
         }
     }
 }
 
-/// One line on stderr, whatever the message holds.
+/// What is wrong with the command line, what is allowed, and where to read on: clap's several paragraphs in
+/// one line.
+fn bad_usage(error: &clap::Error, arguments: &[OsString]) -> String {
+    let help = match verb_of(arguments) {
+        Some(verb) => format!("see `standin {verb} --help`"),
+        None => "see `standin --help`; to run a command write `standin run -- CMD`".into(),
+    };
+    if error.kind() == ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand {
+        return format!("nothing asked; {help}");
+    }
+    let text = error.render().to_string().replace("\n  tip: ", "\n\n  tip: ");
+    let is_news = |text: &&str| !text.starts_with("Usage: ") && !text.starts_with("For more information");
+    let paragraphs = text.split("\n\n").map(str::trim).filter(is_news).filter(|text| !text.is_empty());
+    let problem = paragraphs.map(|text| text.trim_start_matches("error: ")).collect::<Vec<_>>().join("; ");
+    format!("{problem}; {help}")
+}
+
+/// The verb of a command line that does not parse.
+fn verb_of(arguments: &[OsString]) -> Option<String> {
+    let command = Cli::command();
+    let verb = arguments.iter().skip(1).find(|argument| command.find_subcommand(argument).is_some())?;
+    verb.to_str().map(str::to_owned)
+}
+
+/// One line on stderr, whatever the message holds: names and paths in it come from users, and must not move
+/// the cursor.
 pub(super) fn complain(message: &str) {
-    use std::io::Write;
-    let line = message.split_whitespace().collect::<Vec<_>>().join(" ");
-    _ = writeln!(std::io::stderr(), "standin: {line}");
+    let line = message.lines().map(str::trim).filter(|line| !line.is_empty()).collect::<Vec<_>>().join(" ");
+    _ = writeln!(std::io::stderr(), "standin: {}", printable(&line));
+}
+
+/// Output for people. A reader who has gone is no failure.
+pub(super) fn print(text: impl Display) -> io::Result<()> {
+    print_bytes(text.to_string().as_bytes())
+}
+
+/// The same for what need not be text.
+pub(super) fn print_bytes(bytes: &[u8]) -> io::Result<()> {
+    let mut out = io::stdout().lock();
+    match out.write_all(bytes).and_then(|()| out.flush()) {
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+        Err(error) => Err(io::Error::new(error.kind(), format!("failed to write to stdout: {error}"))),
+        Ok(()) => Ok(()),
+    }
 }

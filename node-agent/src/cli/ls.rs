@@ -1,5 +1,6 @@
 //! `standin ls`: the tasks that are known.
 
+use super::exit::print;
 use super::report::{JSON_VERSION, print_json};
 use super::settings::Settings;
 use super::table::{Align, Table};
@@ -29,7 +30,7 @@ pub(super) fn run(settings: &Settings, arguments: &LsArgs) -> anyhow::Result<u8>
         print_json(&Tasks { version: JSON_VERSION, tasks })?;
         return Ok(0);
     }
-    print!("{}", table(&tasks));
+    print(table(&tasks))?;
     Ok(0)
 }
 

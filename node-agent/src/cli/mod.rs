@@ -5,7 +5,9 @@ mod db;
 mod doctor;
 mod exit;
 mod ls;
+mod numbers;
 mod predict;
+mod reach;
 mod report;
 mod run;
 mod runs;
@@ -39,17 +41,18 @@ Examples:
 Exit codes: the job's own; 125 standin failed, 126 the command can't be executed, 127 it was not found;
 a job killed by a signal ends standin by the same signal.";
 
-/// Where things are. Flags win over the environment, which wins over the configuration.
+/// Where things are. Flags win over the environment, which wins over the configuration. The environment is
+/// read in `settings`: to clap an empty variable would be an error.
 #[derive(Clone, Debug, Args)]
 struct Overrides {
-    /// Database file
-    #[arg(long, global = true, env = "STANDIN_DB", value_name = "FILE")]
+    /// Database file [env: STANDIN_DB]
+    #[arg(long, global = true, value_name = "FILE", help_heading = "Where things are")]
     db: Option<PathBuf>,
-    /// The agent's unix socket
-    #[arg(long, global = true, env = "STANDIN_SOCKET", value_name = "PATH")]
+    /// The agent's unix socket [env: STANDIN_SOCKET]
+    #[arg(long, global = true, value_name = "PATH", help_heading = "Where things are")]
     socket: Option<PathBuf>,
-    /// Configuration file [default: /etc/standin/config.toml, if it exists]
-    #[arg(long, global = true, env = "STANDIN_CONFIG", value_name = "FILE")]
+    /// Configuration file [default: /etc/standin/config.toml, if it exists] [env: STANDIN_CONFIG]
+    #[arg(long, global = true, value_name = "FILE", help_heading = "Where things are")]
     config: Option<PathBuf>,
 }
 

@@ -1,6 +1,6 @@
 //! `standin predict`: what a task will need, how sure that is, and why.
 
-use super::exit::{NOT_KNOWN, complain};
+use super::exit::{NOT_KNOWN, complain, print};
 use super::report::{JSON_VERSION, print_json};
 use super::settings::Settings;
 use super::table::{Align, Table};
@@ -50,7 +50,7 @@ pub(super) fn run(settings: &Settings, arguments: &PredictArgs) -> anyhow::Resul
     if arguments.json {
         print_json(&Predicted { version: JSON_VERSION, task_type: &arguments.task, uid, prediction })?;
     } else if known {
-        print!("{}", table(&prediction));
+        print(table(&prediction))?;
     }
     if known {
         return Ok(0);
@@ -83,7 +83,7 @@ pub(super) fn table(prediction: &Prediction) -> Table {
 }
 
 /// What people call a resource, and how its numbers are written.
-fn describe(resource: Resource) -> (&'static str, fn(f64) -> String) {
+pub(super) fn describe(resource: Resource) -> (&'static str, fn(f64) -> String) {
     let cores: fn(f64) -> String = |cores| format!("{cores:.2} cores");
     let count: fn(f64) -> String = |count| format!("{count:.0}");
     match resource {

@@ -1,7 +1,8 @@
 //! A plan, a limit and a finished run, in one line for people or as JSON for programs.
 
+use super::exit::print;
 use crate::fingerprint::Fingerprint;
-use crate::predict::{Prediction, Resource};
+use crate::predict::{Level, Prediction, Resource};
 use crate::size::{Limit, Limits, Origin};
 use crate::store::record::Ending;
 use crate::units::{format_bytes, format_duration};
@@ -15,27 +16,31 @@ pub(super) const JSON_VERSION: u32 = 1;
 
 /// Prints a value for programs.
 pub(super) fn print_json(value: &impl Serialize) -> io::Result<()> {
-    let mut out = io::stdout().lock();
-    serde_json::to_writer_pretty(&mut out, value)?;
-    out.write_all(b"\n")
+    print(format_args!("{}\n", serde_json::to_string_pretty(value)?))
 }
 
-/// What is expected and what is limited; `None` if neither is.
-pub(super) fn plan(prediction: &Prediction, limits: &Limits) -> Option<String> {
-    let mut parts = Vec::new();
-    if let Some(expected) = expected(prediction) {
-        parts.push(format!("predicted {expected}"));
-    }
-    if !limits.0.is_empty() {
-        let limits: Vec<_> = limits.0.iter().map(|(limit, origin)| describe_limit(*limit, *origin)).collect();
-        parts.push(format!("limits: {}", limits.join(", ")));
-    }
-    (!parts.is_empty()).then(|| parts.join("; "))
+/// What is expected and what is limited.
+pub(super) fn plan(prediction: &Prediction, limits: &Limits) -> String {
+    let expected = match expected(prediction) {
+        Some(expected) => format!("predicted {expected}"),
+        None => "no successful run of this task is known".into(),
+    };
+    format!("{expected}; {}", describe_limits(limits))
 }
 
+/// All limits of a run.
+pub(super) fn describe_limits(limits: &Limits) -> String {
+    if limits.0.is_empty() {
+        return "no limits".into();
+    }
+    let limits: Vec<_> = limits.0.iter().map(|(limit, origin)| describe_limit(*limit, *origin)).collect();
+    format!("limits: {}", limits.join(", "))
+}
+
+/// `None` without a run of the very task: what others needed says little.
 fn expected(prediction: &Prediction) -> Option<String> {
     let of = |resource, format: fn(f64) -> String| {
-        let estimate = prediction.estimate(resource)?;
+        let estimate = prediction.estimate(resource).filter(|estimate| estimate.level != Level::Host)?;
         Some(format!("{} (at most {})", format(estimate.expected), format(estimate.upper)))
     };
     let parts: Vec<_> = [
@@ -46,13 +51,14 @@ fn expected(prediction: &Prediction) -> Option<String> {
     .into_iter()
     .flatten()
     .collect();
-    let samples = prediction.estimates.iter().map(|estimate| estimate.samples).max()?;
+    let of_task = prediction.estimates.iter().filter(|estimate| estimate.level != Level::Host);
+    let samples = of_task.map(|estimate| estimate.samples).max()?;
     let runs = if samples == 1 { "run" } else { "runs" };
     Some(format!("{} from {samples} {runs}", parts.join(", ")))
 }
 
 /// `memory.high 530 MiB`, with a word if the user asked for it.
-pub(super) fn describe_limit(limit: Limit, origin: Origin) -> String {
+fn describe_limit(limit: Limit, origin: Origin) -> String {
     let text = match limit {
         Limit::MemoryMax(bytes) => format!("memory.max {}", format_bytes(bytes as f64)),
         Limit::MemoryHigh(bytes) => format!("memory.high {}", format_bytes(bytes as f64)),

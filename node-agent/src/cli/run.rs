@@ -5,8 +5,8 @@
 //! ends as the command ends.
 
 use super::exit::{FAILED, complain};
-use super::report;
 use super::settings::Settings;
+use super::{reach, report};
 use crate::agent::embedded::{Embedded, Outcome};
 use crate::fingerprint::key::{self, Feature, FeatureValue};
 use crate::launch::{Child, Command, StartError, Unrunnable, pass_on};
@@ -14,15 +14,13 @@ use crate::size::{Manual, Policy};
 use crate::units;
 use crate::wire::{self, COMMAND_BYTES_MAX, Finished, Leftover, Reply, Request, Start, Started, WireError};
 use anyhow::{Context, bail};
+use clap::builder::NonEmptyStringValueParser;
 use clap::{Args, ValueEnum};
 use std::ffi::OsString;
 use std::fs::File;
 use std::os::unix::net::UnixStream;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
-
-/// How long the agent may take to answer before the launcher does without it.
-const AGENT_ANSWER_MAX: Duration = Duration::from_secs(5);
 
 #[derive(Debug, Args)]
 #[command(after_help = "\
@@ -32,7 +30,7 @@ Examples:
   standin run --policy strict --json result.json -- make -j4")]
 pub(super) struct RunArgs {
     /// Name of the task [default: from the command: the program, script or subcommand]
-    #[arg(long, value_name = "NAME")]
+    #[arg(long, value_name = "NAME", value_parser = NonEmptyStringValueParser::new())]
     name: Option<String>,
     /// A file that the task will read (repeatable); files named in the command count anyway
     #[arg(long, value_name = "FILE")]
@@ -68,7 +66,7 @@ pub(super) struct RunArgs {
     #[arg(long)]
     no_agent: bool,
     /// The command and its arguments
-    #[arg(required = true, trailing_var_arg = true, allow_hyphen_values = true, value_name = "CMD")]
+    #[arg(required = true, trailing_var_arg = true, value_name = "CMD")]
     command: Vec<OsString>,
 }
 
@@ -125,7 +123,12 @@ pub(super) fn run(settings: &Settings, mut arguments: RunArgs) -> anyhow::Result
         None => None,
     };
     let start = request(&command, &arguments);
+    if start.features.len() > key::FEATURES_MAX {
+        let allowed = key::FEATURES_MAX - (start.features.len() - arguments.feature.len());
+        bail!("--feature was given {} times: allowed is {allowed} times", arguments.feature.len());
+    }
     let mut launcher = Launcher { settings, arguments, command, result };
+    launcher.say_missing_inputs();
     match launcher.agent() {
         Ok(Some(agent)) => match launcher.with_agent(agent, start.clone()) {
             Ok(code) => Ok(code),
@@ -190,22 +193,28 @@ impl Launcher<'_> {
         }
     }
 
-    /// A connection to the agent. `Ok(None)` if none is meant or there is none at the usual place; `Err` says
-    /// what is wrong with one that should be there.
+    fn say_missing_inputs(&self) {
+        for input in self.arguments.input.iter().map(Path::new) {
+            match input.metadata() {
+                Ok(metadata) if metadata.is_file() => {}
+                Ok(_) => self.say(&format!("--input {}: not counted: it is no file", input.display())),
+                Err(error) => self.say(&format!("--input {}: not counted: {error}", input.display())),
+            }
+        }
+    }
+
+    /// A connection to the agent. `Ok(None)` if none is meant; `Err` says why there is none.
     fn agent(&self) -> Result<Option<UnixStream>, String> {
         if self.arguments.no_agent || (self.settings.prefers_embedded && !self.arguments.require_agent) {
             return Ok(None);
         }
-        let path = &self.settings.socket;
-        let usual = path.as_os_str() == crate::config::DEFAULT_SOCKET;
-        match UnixStream::connect(path) {
-            Ok(stream) => {
-                _ = stream.set_read_timeout(Some(AGENT_ANSWER_MAX));
-                _ = stream.set_write_timeout(Some(AGENT_ANSWER_MAX));
-                Ok(Some(stream))
+        let usual = self.settings.socket.as_os_str() == crate::config::DEFAULT_SOCKET;
+        match reach::connect(&self.settings.socket) {
+            Ok(stream) => Ok(Some(stream)),
+            Err(unreachable) if usual && unreachable.absent && !self.arguments.require_agent => {
+                Err("no agent".into())
             }
-            Err(error) if usual && error.kind() == std::io::ErrorKind::NotFound => Ok(None),
-            Err(error) => Err(format!("no agent at {}: {error}", path.display())),
+            Err(unreachable) => Err(unreachable.message),
         }
     }
 
@@ -276,19 +285,18 @@ impl Launcher<'_> {
     /// Measures the run here. `problem` says why an agent that was expected does not.
     fn without_agent(&mut self, start: Start, problem: Option<String>) -> anyhow::Result<u8> {
         if self.arguments.require_agent {
-            match problem {
-                Some(problem) => bail!("--require-agent: {problem}"),
-                None => bail!("--require-agent: no agent at {}", self.settings.socket.display()),
-            }
-        }
-        if let Some(problem) = problem {
-            self.say(&problem);
+            bail!("--require-agent: {}", problem.unwrap_or_default());
         }
         let embedded = Embedded::prepare(&self.settings.config, start, &self.settings.database);
-        self.say(&embedded.mode());
+        match problem {
+            Some(problem) => self.say(&format!("{problem}; {}", embedded.mode())),
+            None => self.say(&embedded.mode()),
+        }
         let plan = embedded.plan();
-        if let Some(line) = report::plan(&plan.prediction, &plan.limits) {
-            self.say(&line);
+        self.say(&report::plan(&plan.prediction, &plan.limits));
+        let wants_limits = self.arguments.limit_memory.is_some() || self.arguments.limit_cpu.is_some();
+        if wants_limits && plan.limits.0.is_empty() {
+            self.say("the limits asked for are not set: that takes root, or an agent");
         }
         match embedded.run(&self.command, plan) {
             Ok(Outcome { status, finished, usage }) => {
@@ -312,9 +320,7 @@ impl Launcher<'_> {
 
     fn say_plan(&self, started: &Started) {
         started.notes.iter().for_each(|note| self.say(note));
-        if let Some(line) = report::plan(&started.prediction, &started.limits) {
-            self.say(&line);
-        }
+        self.say(&report::plan(&started.prediction, &started.limits));
     }
 
     /// The result for people and for `--json`.

@@ -1,5 +1,6 @@
 //! `standin runs`: runs, newest first.
 
+use super::exit::{NOT_KNOWN, complain, print};
 use super::report::{self, JSON_VERSION, print_json};
 use super::settings::Settings;
 use super::table::{Align, Table};
@@ -16,11 +17,19 @@ pub(super) struct RunsArgs {
     /// Only runs of this task
     task: Option<String>,
     /// How many at most
-    #[arg(long, short = 'n', default_value_t = 20)]
+    #[arg(long, short = 'n', default_value_t = 20, value_name = "N", value_parser = parse_limit)]
+    #[arg(allow_negative_numbers = true)]
     limit: usize,
     /// Print JSON
     #[arg(long)]
     json: bool,
+}
+
+fn parse_limit(text: &str) -> Result<usize, String> {
+    text.parse()
+        .ok()
+        .filter(|&limit| limit > 0)
+        .ok_or_else(|| "allowed is a number of runs, 1 or more".into())
 }
 
 #[derive(Serialize)]
@@ -31,11 +40,15 @@ struct Runs {
 
 pub(super) fn run(settings: &Settings, arguments: &RunsArgs) -> anyhow::Result<u8> {
     let runs = Reader::open(&settings.database)?.runs(arguments.task.as_deref(), arguments.limit)?;
+    if let (Some(task), true) = (&arguments.task, runs.is_empty()) {
+        complain(&format!("no run of {task:?} is known; `standin ls` lists what is"));
+        return Ok(NOT_KNOWN);
+    }
     if arguments.json {
         print_json(&Runs { version: JSON_VERSION, runs })?;
         return Ok(0);
     }
-    print!("{}", table(&runs));
+    print(table(&runs))?;
     Ok(0)
 }
 
@@ -68,7 +81,8 @@ pub(super) fn table(runs: &[RunRow]) -> Table {
     table
 }
 
-fn ending(run: &RunRow) -> String {
+/// How a run ended, or that it has not.
+pub(super) fn ending(run: &RunRow) -> String {
     match run.state.as_str() {
         "running" | "lost" => run.state.clone(),
         _ => report::ending(&Ending {

@@ -2,6 +2,7 @@
 
 use super::Overrides;
 use crate::config::{Config, ConfigError, DEFAULT_DATABASE, DEFAULT_SOCKET};
+use nix::unistd::{User, geteuid, getuid};
 use std::path::PathBuf;
 
 /// Where things are.
@@ -15,24 +16,31 @@ pub(super) struct Settings {
 }
 
 impl Settings {
-    pub(super) fn resolve(overrides: &Overrides) -> Result<Self, ConfigError> {
-        let config = Config::load(overrides.config.as_deref())?;
-        let database =
-            overrides.db.clone().or_else(|| config.agent.database.clone()).unwrap_or_else(default_database);
-        let socket = overrides.socket.clone().unwrap_or_else(|| config.agent.socket.clone());
-        let prefers_embedded =
-            overrides.db.is_some() && overrides.socket.is_none() && socket.as_os_str() == DEFAULT_SOCKET;
+    pub(super) fn resolve(overrides: Overrides) -> Result<Self, ConfigError> {
+        let given = |flag: Option<PathBuf>, variable| flag.or_else(|| path_in(variable));
+        let config = Config::load(given(overrides.config, "STANDIN_CONFIG").as_deref())?;
+        let (db, socket) = (given(overrides.db, "STANDIN_DB"), given(overrides.socket, "STANDIN_SOCKET"));
+        let named_database_only = db.is_some() && socket.is_none();
+        let database = db.or_else(|| config.agent.database.clone()).unwrap_or_else(default_database);
+        let socket = socket.unwrap_or_else(|| config.agent.socket.clone());
+        let prefers_embedded = named_database_only && socket.as_os_str() == DEFAULT_SOCKET;
         Ok(Self { config, database, socket, prefers_embedded })
     }
 }
 
+/// A path in the environment; an empty variable is none.
+fn path_in(variable: &str) -> Option<PathBuf> {
+    std::env::var_os(variable).filter(|value| !value.is_empty()).map(PathBuf::from)
+}
+
 /// Root's is the host's; others have their own (XDG base directories).
 fn default_database() -> PathBuf {
-    if nix::unistd::geteuid().is_root() {
-        return DEFAULT_DATABASE.into();
+    let home = || User::from_uid(getuid()).ok().flatten().map(|user| user.dir);
+    let absolute = |name| path_in(name).filter(|path| path.is_absolute());
+    let data =
+        || absolute("XDG_DATA_HOME").or_else(|| Some(absolute("HOME").or_else(home)?.join(".local/share")));
+    match data().filter(|_| !geteuid().is_root()) {
+        Some(data) => data.join("standin/standin.db"),
+        None => DEFAULT_DATABASE.into(),
     }
-    let absolute = |name| std::env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
-    let data = absolute("XDG_DATA_HOME").or_else(|| Some(absolute("HOME")?.join(".local/share")));
-    data.unwrap_or_else(|| std::env::temp_dir().join(format!("standin-{}", nix::unistd::getuid())))
-        .join("standin/standin.db")
 }

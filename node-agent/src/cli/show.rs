@@ -1,17 +1,23 @@
 //! `standin show`: the fingerprint of a task, of its last finished run or of one that is named.
 
-use super::exit::{NOT_KNOWN, complain};
-use super::report::{JSON_VERSION, describe_limit, print_json};
+use super::exit::{NOT_KNOWN, complain, print};
+use super::numbers::{draw, histograms, numbers};
+use super::report::{JSON_VERSION, describe_limits, print_json};
 use super::settings::Settings;
-use super::table::{Align, Table};
-use super::{ls, predict, runs};
-use crate::fingerprint::{Fingerprint, Histogram};
+use super::table::{Align, Table, printable};
+use super::{ls, predict, runs, when};
+use crate::fingerprint::key::{Feature, FeatureValue};
+use crate::predict::{Level, Resource};
+use crate::size::Policy;
 use crate::store::Reader;
-use crate::store::read::{RunDetail, TaskDetail};
+use crate::store::read::{RunDetail, RunRow, TaskDetail};
 use crate::store::record::RunId;
-use crate::units::{format_bytes, format_duration};
+use crate::units::format_bytes;
 use clap::Args;
 use serde::Serialize;
+
+/// Most recent runs listed above the one that is shown.
+const RECENT_SHOWN: usize = 5;
 
 #[derive(Debug, Args)]
 pub(super) struct ShowArgs {
@@ -19,11 +25,15 @@ pub(super) struct ShowArgs {
     #[arg(required_unless_present = "run")]
     task: Option<String>,
     /// This run instead of the task's last finished one
-    #[arg(long, value_name = "N", conflicts_with = "task")]
+    #[arg(long, value_name = "N", conflicts_with = "task", value_parser = parse_run)]
     run: Option<i64>,
     /// Print JSON
     #[arg(long)]
     json: bool,
+}
+
+fn parse_run(text: &str) -> Result<i64, String> {
+    text.parse().map_err(|_| "allowed is the number of a run, as `standin runs` has it".into())
 }
 
 #[derive(Serialize)]
@@ -58,7 +68,7 @@ pub(super) fn run(settings: &Settings, arguments: &ShowArgs) -> anyhow::Result<u
     if arguments.json {
         print_json(&Shown { version: JSON_VERSION, task, run: detail })?;
     } else {
-        print(task.as_ref(), detail.as_ref());
+        print(describe(task.as_ref(), detail.as_ref()))?;
     }
     Ok(0)
 }
@@ -68,135 +78,116 @@ fn not_known(message: &str) -> u8 {
     NOT_KNOWN
 }
 
-fn print(task: Option<&TaskDetail>, run: Option<&RunDetail>) {
+/// What matters first: what it is, what it needed against what was expected, then the numbers behind that.
+fn describe(task: Option<&TaskDetail>, run: Option<&RunDetail>) -> String {
+    let mut parts = Vec::new();
     if let Some(task) = task {
-        println!("{}", ls::table(&task.users));
-        println!("{}", runs::table(&task.recent_runs[..task.recent_runs.len().min(5)]));
+        parts.push(format!("{}\n{}", ls::table(&task.users), recent(&task.recent_runs)));
     }
-    let Some(run) = run else { return };
-    println!("Run {}: {}", run.run.run_id.0, run.run.command.join(" "));
-    println!("{}", numbers(&run.fingerprint));
-    for (title, histogram) in histograms(&run.fingerprint) {
-        println!("{title}\n{}", draw(histogram));
+    if let Some(run) = run {
+        parts.push(format!("{}\n{}", heading(run), needs(run)));
+        parts.push(format!("Measured\n{}", numbers(&run.fingerprint)));
+        parts.extend(
+            histograms(&run.fingerprint).map(|(title, histogram)| format!("{title}\n{}", draw(histogram))),
+        );
+        parts.push(format!("Where the numbers come from\n{}", sources(run)));
     }
-    if !run.prediction.estimates.is_empty() {
-        println!("Predicted before it started\n{}", predict::table(&run.prediction));
-    }
-    if !run.limits.0.is_empty() {
-        let limits: Vec<_> =
-            run.limits.0.iter().map(|(limit, origin)| describe_limit(*limit, *origin)).collect();
-        println!("Limits: {}\n", limits.join(", "));
-    }
-    println!("Sources\n{}", sources(run));
+    parts.join("\n")
 }
 
-/// What was measured, a line each; what was not is left out and told under the sources.
-fn numbers(fingerprint: &Fingerprint) -> Table {
-    let mut table = Table::new(&[("", Align::Left), ("", Align::Right)]);
-    let seconds = |ns: u64| format_duration(ns as f64 / 1e9);
-    let bytes = |bytes: u64| format_bytes(bytes as f64);
-    let count = |count: u64| count.to_string();
-    type Format<'a> = &'a dyn Fn(u64) -> String;
-    let rows: [(&str, Option<u64>, Format); 26] = [
-        ("duration", Some(fingerprint.duration_ns), &seconds),
-        ("cpu time", fingerprint.cpu_ns, &seconds),
-        ("  in user mode", fingerprint.cpu_user_ns, &seconds),
-        ("  in the kernel", fingerprint.cpu_system_ns, &seconds),
-        ("waiting for a cpu", fingerprint.cpu_wait_ns, &seconds),
-        ("switches, voluntary", fingerprint.switches_voluntary, &count),
-        ("switches, forced", fingerprint.switches_forced, &count),
-        ("memory, peak", fingerprint.memory_peak_bytes, &bytes),
-        ("memory with page cache, peak", fingerprint.memory_charged_peak_bytes, &bytes),
-        ("page faults, minor", fingerprint.faults_minor, &count),
-        ("page faults, major", fingerprint.faults_major, &count),
-        ("block reads", fingerprint.block_read_bytes, &bytes),
-        ("  requests", fingerprint.block_read_ops, &count),
-        ("block writes", fingerprint.block_write_bytes, &bytes),
-        ("  requests", fingerprint.block_write_ops, &count),
-        ("written to files", fingerprint.storage_write_bytes, &bytes),
-        ("tcp sent", fingerprint.tcp_sent_bytes, &bytes),
-        ("tcp received", fingerprint.tcp_received_bytes, &bytes),
-        ("udp sent", fingerprint.udp_sent_bytes, &bytes),
-        ("udp received", fingerprint.udp_received_bytes, &bytes),
-        ("connections opened", fingerprint.tcp_connects, &count),
-        ("connections accepted", fingerprint.tcp_accepts, &count),
-        ("tcp retransmits", fingerprint.tcp_retransmits, &count),
-        ("tasks created", fingerprint.forks, &count),
-        ("tasks at once, peak", fingerprint.tasks_peak, &count),
-        ("out-of-memory kills", fingerprint.oom_kills, &count),
-    ];
-    for (name, value, format) in rows {
-        if let Some(value) = value {
-            table.row([name.to_owned(), format(value)]);
-        }
-    }
-    if let Some(cores) = fingerprint.cpu_cores_peak {
-        table.row(["cores, peak".into(), format!("{cores:.2}")]);
-    }
-    table
+fn recent(recent_runs: &[RunRow]) -> Table {
+    runs::table(&recent_runs[..recent_runs.len().min(RECENT_SHOWN)])
 }
 
-fn histograms(fingerprint: &Fingerprint) -> impl Iterator<Item = (&'static str, &Histogram)> {
+fn heading(run: &RunDetail) -> String {
+    let row = &run.run;
+    let features: Vec<_> = run.features.iter().map(feature).collect();
     [
-        ("CPU bursts", &fingerprint.cpu_burst_ns),
-        ("Waits in the run queue", &fingerprint.cpu_wait_ns_histogram),
-        ("Block read latency", &fingerprint.block_read_ns),
-        ("Block write latency", &fingerprint.block_write_ns),
+        format!(
+            "Run {}: {} by {}, {}: {}",
+            row.run_id.0,
+            row.task_type,
+            row.user,
+            when::ago(row.started_at_ms),
+            runs::ending(row)
+        ),
+        format!("  command   {}", row.command.join(" ")),
+        format!("  in        {}", run.directory),
+        format!("  known     {}", features.join(", ")),
+        format!("  decided   policy {}; {}", policy_name(row.policy), describe_limits(&run.limits)),
     ]
-    .into_iter()
-    .filter_map(|(title, histogram)| Some((title, histogram.as_ref()?)))
-    .filter(|(_, histogram)| histogram.iter().any(|&count| count > 0))
+    .map(|line| printable(&line) + "\n")
+    .concat()
 }
 
-/// Widest bar, characters.
-const BAR_WIDTH: u64 = 40;
-
-/// A line per bucket from the first to the last that is not empty.
-fn draw(histogram: &Histogram) -> Table {
-    let mut table = Table::new(&[("FROM", Align::Right), ("COUNT", Align::Right), ("", Align::Left)]);
-    let most = histogram.iter().copied().max().unwrap_or(0).max(1);
-    let first = histogram.iter().position(|&count| count > 0).unwrap_or(0);
-    let last = histogram.iter().rposition(|&count| count > 0).unwrap_or(0);
-    for (bucket, &count) in histogram.iter().enumerate().take(last + 1).skip(first) {
-        let from = if bucket == 0 { 0.0 } else { (1_u64 << bucket) as f64 / 1e9 };
-        table.row([format_duration(from), count.to_string(), bar(count, most)]);
+fn policy_name(policy: Policy) -> &'static str {
+    match policy {
+        Policy::Elastic => "elastic",
+        Policy::Strict => "strict",
+        Policy::Observe => "observe",
     }
-    table
 }
 
-/// A bar in eighths of a character; anything above nothing shows.
-fn bar(count: u64, most: u64) -> String {
-    const EIGHTHS: [char; 8] = ['▏', '▎', '▍', '▌', '▋', '▊', '▉', '█'];
-    let eighths = (u128::from(count) * u128::from(BAR_WIDTH) * 8).div_ceil(u128::from(most)) as usize;
-    let mut bar = "█".repeat(eighths / 8);
-    if !eighths.is_multiple_of(8) {
-        bar.push(EIGHTHS[eighths % 8 - 1]);
+fn feature(feature: &Feature) -> String {
+    let name = &feature.name;
+    match &feature.value {
+        FeatureValue::Number(bytes) if name.starts_with("input_bytes") => {
+            format!("{name} {}", format_bytes(*bytes))
+        }
+        FeatureValue::Number(number) => format!("{name} {number}"),
+        FeatureValue::Category(text) => format!("{name} {text}"),
     }
-    bar
 }
 
-fn sources(run: &RunDetail) -> Table {
-    let mut table = Table::new(&[("MEASURE", Align::Left), ("SOURCE", Align::Left), ("NOTE", Align::Left)]);
-    for source in &run.coverage.0 {
+/// What the run needed of each resource, beside what was expected before it started.
+fn needs(run: &RunDetail) -> Table {
+    use Align::{Left, Right};
+    let columns =
+        [("RESOURCE", Left), ("NEEDED", Right), ("EXPECTED", Right), ("AT MOST", Right), ("", Left)];
+    let mut table = Table::new(&columns);
+    for resource in Resource::ALL {
+        let (name, format) = predict::describe(resource);
+        let estimate = run.prediction.estimate(resource).filter(|estimate| estimate.level != Level::Host);
+        let needed = needed(run, resource);
+        if needed.is_none() && estimate.is_none() {
+            continue;
+        }
+        let or_dash = |number: Option<f64>| number.map_or_else(|| "-".into(), format);
+        let over = needed.zip(estimate).is_some_and(|(needed, estimate)| needed > estimate.upper);
         table.row([
-            source.measure.clone(),
-            source.source.clone().unwrap_or_else(|| "none".into()),
-            source.note.clone().unwrap_or_default(),
+            name.into(),
+            or_dash(needed),
+            or_dash(estimate.map(|estimate| estimate.expected)),
+            or_dash(estimate.map(|estimate| estimate.upper)),
+            if over { "more than expected".into() } else { String::new() },
         ]);
     }
     table
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn bars_are_to_scale_and_never_vanish() {
-        assert_eq!(bar(8, 8).chars().count() as u64, BAR_WIDTH);
-        assert_eq!(bar(4, 8).chars().count() as u64, BAR_WIDTH / 2);
-        assert_eq!(bar(1, u64::MAX), "▏");
-        assert_eq!(bar(0, 5), "");
-        assert_eq!(bar(u64::MAX, u64::MAX).chars().count() as u64, BAR_WIDTH);
+fn needed(run: &RunDetail, resource: Resource) -> Option<f64> {
+    let row = &run.run;
+    match resource {
+        Resource::MemoryPeakBytes => row.memory_peak_bytes,
+        Resource::CpuCoresMean => row.cpu_cores_mean,
+        Resource::CpuCoresPeak => run.fingerprint.cpu_cores_peak,
+        Resource::IoReadBytesPerS => row.io_read_bytes_per_s,
+        Resource::IoWriteBytesPerS => row.io_write_bytes_per_s,
+        Resource::NetworkReceivedBytesPerS => row.network_received_bytes_per_s,
+        Resource::NetworkSentBytesPerS => row.network_sent_bytes_per_s,
+        Resource::TasksPeak => run.fingerprint.tasks_peak.map(|tasks| tasks as f64),
+        Resource::DurationS => row.duration_s,
     }
+}
+
+fn sources(run: &RunDetail) -> Table {
+    let mut table = Table::new(&[("  MEASURE", Align::Left), ("SOURCE", Align::Left), ("NOTE", Align::Left)]);
+    for source in &run.coverage.0 {
+        table.row([
+            format!("  {}", source.measure),
+            source.source.clone().unwrap_or_else(|| "none".into()),
+            source.note.clone().unwrap_or_default(),
+        ]);
+    }
+    table
 }

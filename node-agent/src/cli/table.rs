@@ -23,15 +23,22 @@ impl Table {
 
     /// Adds a row. Control characters in it are shown as `?`: names come from users.
     pub(super) fn row(&mut self, cells: impl IntoIterator<Item = String>) {
-        let printable = |cell: String| cell.chars().map(|c| if c.is_control() { '?' } else { c }).collect();
-        self.rows.push(cells.into_iter().map(printable).collect());
+        self.rows.push(cells.into_iter().map(|cell| printable(&cell)).collect());
     }
+}
+
+/// A text of one line that can do nothing to a terminal: control characters, and those that turn the direction
+/// of writing, become `?`.
+pub(super) fn printable(text: &str) -> String {
+    let turns = |c| matches!(c, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
+    text.chars().map(|c| if c.is_control() || turns(c) { '?' } else { c }).collect()
 }
 
 impl Display for Table {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let head: Vec<String> = self.columns.iter().map(|(name, _)| (*name).to_owned()).collect();
-        let lines = || std::iter::once(&head).chain(&self.rows);
+        let headed = head.iter().any(|name| !name.is_empty());
+        let lines = || headed.then_some(&head).into_iter().chain(&self.rows);
         let widths: Vec<usize> = (0..self.columns.len())
             .map(|column| {
                 lines()

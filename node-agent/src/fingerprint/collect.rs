@@ -5,17 +5,20 @@
 //! peak are means over windows of at least [`CORES_WINDOW_NS`].
 
 use super::series::{Point, Series};
-use super::{Coverage, Fingerprint, Histogram};
+use super::{Coverage, Fingerprint, Histogram, Source};
 use crate::cgroup::Accounts;
+use crate::fingerprint::Measured;
 use crate::host;
 use crate::probe::Measure;
-use crate::store::record::Measured;
 use ebpf_probes::{Counters, Shared};
 use std::time::Duration;
 
 /// Shortest window that counts for [`Fingerprint::cpu_cores_peak`]: shorter ones say more about the
 /// scheduler's slices than about the task.
 pub const CORES_WINDOW_NS: u64 = 100_000_000;
+
+/// What is said where the kernel did not show the probe every switch.
+const UNSEEN: &str = "the kernel did not show every switch: waits and faults are lower bounds";
 
 /// Shortest and longest pause between two samples.
 const INTERVAL_MIN: Duration = Duration::from_millis(10);
@@ -86,6 +89,11 @@ impl Collector {
         self.last = sample;
     }
 
+    /// The last sample.
+    pub fn last(&self) -> &Sample {
+        &self.last
+    }
+
     /// How long to wait until the next sample.
     pub fn interval(elapsed: Duration) -> Duration {
         (elapsed / INTERVAL_SHARE).clamp(INTERVAL_MIN, INTERVAL_MAX)
@@ -134,11 +142,13 @@ impl Collector {
 
     /// What has been measured so far.
     pub fn measured(&self) -> Measured {
-        Measured {
-            fingerprint: self.fingerprint(),
-            series: self.series.clone(),
-            coverage: self.coverage.clone(),
+        let mut coverage = self.coverage.clone();
+        if self.last.counted.is_some_and(|(counters, _)| counters.switches_unseen > 0) {
+            let from_switches =
+                |source: &&mut Source| source.source.as_ref().is_some_and(|s| s.contains("sched_switch"));
+            coverage.0.iter_mut().filter(from_switches).for_each(|source| source.note = Some(UNSEEN.into()));
         }
+        Measured { fingerprint: self.fingerprint(), series: self.series.clone(), coverage }
     }
 
     /// The result, after the last `sample`.

@@ -3,12 +3,16 @@
 //! A task type is the program's name; for interpreters and programs with subcommands the script or the
 //! subcommand, so that `python3 train.py` is `train.py` and `cargo build` is `cargo build`.
 
+use crate::host;
 use serde::{Deserialize, Serialize};
 use std::ffi::{OsStr, OsString};
 use std::path::Path;
 
 /// Longest task type, bytes. Longer names are cut.
 pub const TASK_TYPE_BYTES_MAX: usize = 128;
+
+/// Most features of one run that a launcher may give, those of its inputs included.
+pub const FEATURES_MAX: usize = 64;
 
 /// Most arguments looked at for input files.
 const INPUT_ARGUMENTS_MAX: usize = 4096;
@@ -55,7 +59,7 @@ pub struct TaskKey {
 /// A property of one run, known before it starts, that its needs may depend on.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Feature {
-    /// `input_files`, `input_bytes`, `input_bytes_max`, `hour_of_week`, or the user's own `K`.
+    /// `input_files`, `input_bytes`, `input_bytes_max`, `hour_of_week`, `host`, or the user's own `K`.
     pub name: String,
     /// Its value.
     pub value: FeatureValue,
@@ -63,6 +67,7 @@ pub struct Feature {
 
 /// Numbers can be regressed on, words only compared.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum FeatureValue {
     /// A finite number.
     Number(f64),
@@ -215,6 +220,21 @@ pub fn input_features(argv: &[OsString], inputs: &[OsString], directory: &Path) 
         number("input_bytes", sizes.iter().sum()),
         number("input_bytes_max", sizes.iter().copied().max().unwrap_or(0)),
     ]
+}
+
+/// The features of a run that starts now: those given, bounded in number and length, and what the host adds.
+pub fn of_run(given: Vec<Feature>) -> Vec<Feature> {
+    let bounded = given.into_iter().take(FEATURES_MAX).map(|feature| Feature {
+        name: clean(&feature.name),
+        value: match feature.value {
+            FeatureValue::Category(word) => FeatureValue::Category(clean(&word)),
+            number => number,
+        },
+    });
+    let moment =
+        Feature { name: "hour_of_week".into(), value: FeatureValue::Number(f64::from(host::hour_of_week())) };
+    let host = Feature { name: "host".into(), value: FeatureValue::Category(clean(&host::name())) };
+    bounded.chain([moment, host]).collect()
 }
 
 #[cfg(test)]

@@ -6,11 +6,14 @@
 
 mod collect;
 pub mod key;
+mod rusage;
 pub mod series;
 
 pub use collect::{CORES_WINDOW_NS, Collector, Measures, Sample};
 pub use ebpf_probes::{HISTOGRAM_BUCKETS, Histogram};
+pub use rusage::from_rusage;
 use serde::{Deserialize, Serialize};
+use series::Series;
 
 /// The numbers of one run. Totals run from the start of the main process to the end of the run.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -106,4 +109,15 @@ pub struct Source {
     pub source: Option<String>,
     /// Why a better source is missing, if so.
     pub note: Option<String>,
+}
+
+/// Measurements of a run, so far or at its end.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Measured {
+    /// The totals.
+    pub fingerprint: Fingerprint,
+    /// The course.
+    pub series: Series,
+    /// The sources.
+    pub coverage: Coverage,
 }

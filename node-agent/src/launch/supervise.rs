@@ -2,7 +2,9 @@
 //! its end passed on too.
 //!
 //! The child keeps the launcher's process group, terminal, descriptors and signal dispositions. Signals that
-//! the terminal sends reach both; those that somebody sends to the launcher alone are forwarded.
+//! the terminal sends reach both; those that somebody sends to the launcher alone are forwarded. Where the
+//! child stops (Ctrl-Z, reading from the background), the launcher stops after it, so that the shell sees a
+//! stopped job once the job has put the terminal in order, and not before.
 
 use super::command::Command;
 use nix::errno::Errno;
@@ -16,7 +18,7 @@ use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
 use std::time::Duration;
 
 /// Signals that are passed on to the child when they were sent to the launcher by a process.
-const FORWARDED: [Signal; 7] = [
+const FORWARDED: [Signal; 8] = [
     Signal::SIGHUP,
     Signal::SIGINT,
     Signal::SIGQUIT,
@@ -24,7 +26,14 @@ const FORWARDED: [Signal; 7] = [
     Signal::SIGUSR1,
     Signal::SIGUSR2,
     Signal::SIGALRM,
+    Signal::SIGTSTP,
 ];
+
+/// Pause between two looks whether a stopped child goes on.
+const STOPPED_LOOK: Duration = Duration::from_millis(20);
+
+/// How long a child may take to go on by itself after the launcher was continued, before it is told to.
+const CONTINUE_WAIT_MS: u32 = 20;
 
 /// `include/uapi/linux/sched.h`; libc's own constant has the wrong width.
 const CLONE_INTO_CGROUP: u64 = 0x2_0000_0000;
@@ -61,7 +70,7 @@ impl Child {
         let prepared = command.prepare();
         let original = Dispositions::take_over()?;
         let flags = SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK;
-        let signals = SignalFd::with_flags(&FORWARDED.into_iter().collect(), flags)?;
+        let signals = SignalFd::with_flags(&handled(), flags)?;
         let (hold_read, hold) = nix::unistd::pipe2(OFlag::O_CLOEXEC)?;
         let (report, report_write) = nix::unistd::pipe2(OFlag::O_CLOEXEC)?;
         let launcher = nix::unistd::getpid();
@@ -126,11 +135,51 @@ impl Child {
     /// as well: it shares the process group.
     fn forward(&self) {
         while let Ok(Some(info)) = self.signals.read_signal() {
-            if info.ssi_code <= 0
+            if info.ssi_signo == Signal::SIGCHLD as u32 {
+                self.stop_along();
+            } else if info.ssi_code <= 0
                 && let Ok(signal) = Signal::try_from(info.ssi_signo.cast_signed())
             {
                 _ = nix::sys::signal::kill(Pid::from_raw(self.pid), signal);
             }
+        }
+    }
+
+    /// Stops as the child has stopped, if somebody can see it: there is a terminal. Comes back when this process
+    /// is continued, and sees to it that the child is too; or when the child goes on by other means.
+    fn stop_along(&self) {
+        let Some(signal) = self.stopped_by() else { return };
+        if File::open("/dev/tty").is_err() {
+            return;
+        }
+        let waker = wake_when_it_goes_on(self.pid);
+        let stop = SigSet::from_iter([signal]);
+        _ = sigprocmask(SigmaskHow::SIG_BLOCK, Some(&stop), None);
+        // Raised while blocked: the terminal's own SIGTSTP may be pending too, and the two must be one stop.
+        _ = nix::sys::signal::raise(signal);
+        _ = sigprocmask(SigmaskHow::SIG_UNBLOCK, Some(&stop), None);
+        _ = sigprocmask(SigmaskHow::SIG_BLOCK, Some(&handled()), None);
+        if let Some(waker) = waker {
+            _ = nix::sys::signal::kill(waker, Signal::SIGKILL);
+            _ = wait(waker.as_raw());
+        }
+        // A shell continues the whole group; only who names the launcher alone leaves the child stopped.
+        for _ in 0..CONTINUE_WAIT_MS {
+            if !is_stopped(self.pid) {
+                return;
+            }
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        _ = nix::sys::signal::kill(Pid::from_raw(self.pid), Signal::SIGCONT);
+    }
+
+    /// The signal that has just stopped the child, told once per stop.
+    fn stopped_by(&self) -> Option<Signal> {
+        use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid};
+        let flags = WaitPidFlag::WSTOPPED | WaitPidFlag::WNOHANG;
+        match waitid(Id::Pid(Pid::from_raw(self.pid)), flags) {
+            Ok(WaitStatus::Stopped(_, signal)) => Some(signal),
+            _ => None,
         }
     }
 
@@ -227,6 +276,41 @@ fn wait(pid: i32) -> io::Result<Exit> {
     }
 }
 
+/// What the launcher reads from its signal descriptor.
+fn handled() -> SigSet {
+    FORWARDED.into_iter().chain([Signal::SIGCHLD]).collect()
+}
+
+/// Whether a process is stopped, by a signal or a tracer.
+fn is_stopped(pid: i32) -> bool {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    let state = stat.rsplit_once(") ").and_then(|(_, rest)| rest.chars().next());
+    matches!(state, Some('T' | 't'))
+}
+
+/// A process that continues this one, which is about to stop, once the process `pid` goes on: nobody else
+/// would, if the job is continued from within.
+fn wake_when_it_goes_on(pid: i32) -> Option<Pid> {
+    let launcher = nix::unistd::getpid();
+    // SAFETY: the launcher has one thread, so the copy may do what the original may. It ends by `_exit`.
+    match unsafe { nix::unistd::fork() }.ok()? {
+        nix::unistd::ForkResult::Parent { child } => Some(child),
+        nix::unistd::ForkResult::Child => {
+            _ = sigprocmask(SigmaskHow::SIG_BLOCK, Some(&SigSet::all()), None);
+            // SAFETY: plain system call.
+            unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) };
+            while is_stopped(pid) && nix::unistd::getppid() == launcher {
+                std::thread::sleep(STOPPED_LOOK);
+            }
+            if nix::unistd::getppid() == launcher {
+                _ = nix::sys::signal::kill(launcher, Signal::SIGCONT);
+            }
+            // SAFETY: ends this process without running anything of its parent's.
+            unsafe { libc::_exit(0) }
+        }
+    }
+}
+
 /// What the child must get back of the signal state that the launcher changes for itself.
 #[derive(Debug)]
 struct Dispositions {
@@ -240,7 +324,7 @@ impl Dispositions {
     /// started the launcher with SIGCHLD ignored) and that a reader who leaves does not kill the launcher.
     fn take_over() -> Result<Self, Errno> {
         let mut mask = SigSet::empty();
-        sigprocmask(SigmaskHow::SIG_BLOCK, Some(&FORWARDED.into_iter().collect()), Some(&mut mask))?;
+        sigprocmask(SigmaskHow::SIG_BLOCK, Some(&handled()), Some(&mut mask))?;
         // SAFETY: only the dispositions of two signals of this process are set, to no handler.
         let (child, pipe) = unsafe {
             (libc::signal(libc::SIGCHLD, libc::SIG_DFL), libc::signal(libc::SIGPIPE, libc::SIG_IGN))

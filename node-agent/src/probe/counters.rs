@@ -149,6 +149,10 @@ impl Tables {
         word(std::mem::offset_of!(Shared, tasks_peak)).fetch_max(tasks, Ordering::Relaxed);
     }
 
+    pub(super) fn set_main(&self, slot: usize, pid: u32) {
+        self.shared.word(slot, std::mem::offset_of!(Shared, main_pid)).store(pid.into(), Ordering::Relaxed);
+    }
+
     /// Makes every CPU look cgroups up anew; to be called after each change of `SLOTS`.
     pub(super) fn forget_slots(&self) {
         for cpu in 0..self.cpus.entries {

@@ -3,7 +3,7 @@
 use std::{fs, io, thread};
 
 use aya::{
-    Btf, Ebpf, EbpfLoader,
+    Btf, Ebpf, EbpfLoader, Endianness,
     maps::{Array, HashMap, Map, RingBuf},
     programs::{BtfTracePoint, ProgramError},
 };
@@ -57,16 +57,19 @@ const BLOCK_STARTS: [Program; 2] = [
 ];
 
 pub(super) fn load(options: &Options) -> Result<Probes, ProbeError> {
-    // Aya parses all of the kernel's BTF, twice: for its loader and for attaching. Side by side with our own
-    // reading that is a third of the time.
-    let (loader, btf, own) = thread::scope(|scope| {
+    // The loader parses all of the kernel's BTF when it is made, though it has nothing to relocate, and
+    // attaching wants BTF again. That takes longer than all else here, so it is done aside, and once.
+    let (loader, own) = thread::scope(|scope| {
         let loader = scope.spawn(EbpfLoader::new);
-        let btf = scope.spawn(Btf::from_sys_fs);
-        (loader.join(), btf.join(), offsets::of_this_kernel())
+        let own = offsets::of_this_kernel().map(|(offsets, kernel)| {
+            let tracepoints = Btf::parse(&kernel.tracepoints_only(), Endianness::default());
+            (offsets, kernel, tracepoints)
+        });
+        (loader.join(), own)
     });
-    let (mut offsets, kernel) = own?;
-    let crashed = |_| ProbeError::Object { why: "reading the kernel's BTF crashed".into() };
-    let (mut loader, btf) = (loader.map_err(crashed)?, btf.map_err(crashed)?);
+    let (mut offsets, kernel, btf) = own?;
+    let mut loader =
+        loader.map_err(|_| ProbeError::Object { why: "reading the kernel's BTF crashed".into() })?;
     let btf = btf.map_err(|error| ProbeError::Object { why: error.to_string() })?;
 
     let cpus = possible_cpus().map_err(|source| ProbeError::Map { name: "CPUS", source })?;

@@ -175,6 +175,11 @@ impl Probes {
         self.tables.set_tasks(slot.0 as usize, tasks);
     }
 
+    /// Names the process whose end is to be reported; before, the ends of all are.
+    pub fn set_main(&mut self, slot: Slot, pid: u32) {
+        self.tables.set_main(slot.0 as usize, pid);
+    }
+
     /// What was counted up to now. A task's numbers come in when it leaves the CPU; see
     /// [`Probes::is_on_cpu`] for its end.
     pub fn read(&self, slot: Slot) -> Reading {

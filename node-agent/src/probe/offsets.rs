@@ -51,6 +51,8 @@ fields! {
     task_tgid: Exit, "task_struct", "tgid";
     task_state: Sched, "task_struct", "__state" | "state";
     task_sum_exec_runtime: Sched, "task_struct", "se.sum_exec_runtime";
+    task_prev_sum_exec_runtime: Nobody, "task_struct", "se.prev_sum_exec_runtime";
+    task_prio: Sched, "task_struct", "prio";
     task_run_delay: Nobody, "task_struct", "sched_info.run_delay";
     task_min_flt: Sched, "task_struct", "min_flt";
     task_maj_flt: Sched, "task_struct", "maj_flt";
@@ -60,7 +62,6 @@ fields! {
     task_exit_code: Exit, "task_struct", "exit_code";
     task_read_bytes: Nobody, "task_struct", "ioac.read_bytes";
     task_write_bytes: Nobody, "task_struct", "ioac.write_bytes";
-    task_cancelled_write_bytes: Nobody, "task_struct", "ioac.cancelled_write_bytes";
     signal_live: Exit, "signal_struct", "live.counter";
     signal_flags: Exit, "signal_struct", "flags";
     signal_group_exit_code: Exit, "signal_struct", "group_exit_code";
@@ -68,9 +69,9 @@ fields! {
     css_set_dfl_cgrp: Every, "css_set", "dfl_cgrp";
     cgroup_kn: Every, "cgroup", "kn";
     cgroup_level: Every, "cgroup", "level";
-    cgroup_parent: Every, "cgroup", "self.parent";
+    cgroup_ancestors: Nobody, "cgroup", "ancestors"; // Linux 6.1
+    cgroup_ancestor_ids: Nobody, "cgroup", "ancestor_ids"; // before
     cgroup_root: Block, "cgroup", "root";
-    css_cgroup: Every, "cgroup_subsys_state", "cgroup";
     cgroup_root_hierarchy_id: Block, "cgroup_root", "hierarchy_id";
     kernfs_node_id: Every, "kernfs_node", "id";
     request_bio: Block, "request", "bio";
@@ -92,7 +93,7 @@ pub(super) fn of_this_kernel() -> Result<(Offsets, KernelBtf), BtfError> {
     if [offsets.blkg_blkcg, offsets.blkcg_cgroup].contains(&ABSENT) {
         offsets.bio_blkg = ABSENT;
     }
-    if [offsets.task_write_bytes, offsets.task_cancelled_write_bytes].contains(&ABSENT) {
+    if offsets.task_write_bytes == ABSENT {
         offsets.task_read_bytes = ABSENT;
     }
     offsets.exit_tells_group_dead = u32::from(btf.tracepoint_arguments("sched_process_exit") == Some(2));
@@ -101,7 +102,11 @@ pub(super) fn of_this_kernel() -> Result<(Offsets, KernelBtf), BtfError> {
 
 /// Why a program cannot work on this kernel, if a field that it needs is missing.
 pub(super) fn lacks(offsets: &Offsets, need: Need) -> Option<String> {
-    first_missing(offsets, need).map(|field| format!("this kernel's BTF has no field {field}"))
+    let missing = first_missing(offsets, need).or_else(|| {
+        let has_ancestors = [offsets.cgroup_ancestors, offsets.cgroup_ancestor_ids] != [ABSENT; 2];
+        (!has_ancestors).then_some("cgroup_ancestors")
+    });
+    missing.map(|field| format!("this kernel's BTF has no field {field}"))
 }
 
 /// The table as the bytes of the read-only global.

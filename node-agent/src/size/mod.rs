@@ -1,6 +1,7 @@
 //! From a prediction to limits. Pure: in come a [`Prediction`], the policy, what the user demands and what
 //! the host has; out go the [`Limits`] to write before the task starts.
 
+use crate::host::Capacity;
 use crate::predict::{Estimate, Level, Prediction, Resource};
 use serde::{Deserialize, Serialize};
 
@@ -24,15 +25,6 @@ pub struct Manual {
     pub memory_bytes: Option<u64>,
     /// CPU limit, cores.
     pub cpu_cores: Option<f64>,
-}
-
-/// What this host has.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Capacity {
-    /// Online CPUs.
-    pub cpus: usize,
-    /// Memory, bytes.
-    pub memory_bytes: u64,
 }
 
 /// Who asked for a limit.
@@ -68,6 +60,10 @@ pub struct Limits(pub Vec<(Limit, Origin)>);
 /// Memory headroom that a running elastic task keeps under its `memory.high`; see [`grow`].
 pub const GROW_AT_SHARE: f64 = 0.9;
 
+/// Weight of a cgroup for which nobody sets one, and the largest there is (cgroup-v2.rst).
+const CPU_WEIGHT_NORMAL: u64 = 100;
+const CPU_WEIGHT_MAX: u64 = 10_000;
+
 /// What a growing `memory.high` is raised to, as a multiple of what is used.
 pub const GROW_FACTOR: f64 = 1.5;
 
@@ -77,8 +73,9 @@ pub const CPU_MAX_LEAST_CORES: f64 = 0.1;
 /// The limits for a task about to start.
 ///
 /// - Limits given by hand always hold, are hard, and take the place of predicted ones of their kind.
-/// - [`Policy::Elastic`]: a reclaim target at the upper bound of memory and a CPU weight of 100 per core
-///   that the task is expected to use.
+/// - [`Policy::Elastic`]: a reclaim target at the upper bound of memory, and for tasks that are expected to
+///   use more than one core a CPU weight of 100 per core. Nobody gets less weight than normal: a task that
+///   needs more than it did must not starve.
 /// - [`Policy::Strict`]: hard limits on memory, CPU and tasks at the upper bounds, each left out where the
 ///   host has no more than that anyway.
 /// - Estimates of [`Level::Host`] limit nothing.
@@ -108,7 +105,8 @@ fn elastic(prediction: &Prediction, manual: Manual, capacity: Capacity) -> Vec<L
         .filter(|high| *high > 0 && *high < ceiling)
         .map(Limit::MemoryHigh);
     let weight = estimate(prediction, Resource::CpuCoresMean)
-        .map(|cpu| whole((cpu.expected * 100.0).round()).clamp(1, 10_000))
+        .map(|cpu| whole((cpu.expected * 100.0).round()).min(CPU_WEIGHT_MAX))
+        .filter(|weight| *weight > CPU_WEIGHT_NORMAL)
         .map(Limit::CpuWeight);
     high.into_iter().chain(weight).collect()
 }

@@ -123,7 +123,7 @@ proptest! {
                     prop_assert!((CPU_MAX_LEAST_CORES..cpus as f64).contains(&cores));
                 }
                 (Limit::CpuMax(cores), Origin::Manual) => prop_assert!(cores.is_finite() && cores > 0.0),
-                (Limit::CpuWeight(weight), _) => prop_assert!((1..=10_000).contains(&weight)),
+                (Limit::CpuWeight(weight), _) => prop_assert!((101..=10_000).contains(&weight)),
                 (Limit::PidsMax(tasks), _) => prop_assert!((16..=TASKS_MAX).contains(&tasks)),
                 (Limit::MemoryMax(_), Origin::Manual) => {}
             }

@@ -37,6 +37,12 @@ pub enum StoreError {
         /// Where it was looked for.
         path: PathBuf,
     },
+    /// A directory or a device.
+    #[error("{} is no file: name the file that the database is or will be", path.display())]
+    NotAFile {
+        /// What was named.
+        path: PathBuf,
+    },
     /// The file or its directory cannot be written.
     #[error("cannot write {}: the file, its directory or its file system is read-only for this user", path.display())]
     ReadOnly {
@@ -44,7 +50,7 @@ pub enum StoreError {
         path: PathBuf,
     },
     /// This user may not read or write it.
-    #[error("no permission for {}: ask for read permission on the file and its directory", path.display())]
+    #[error("no permission for {}: ask for access to the file and its directory, or name another", path.display())]
     Permission {
         /// The database.
         path: PathBuf,
@@ -70,7 +76,7 @@ pub enum StoreError {
         source: rusqlite::Error,
     },
     /// The directory or file could not be made, or a damaged one not moved.
-    #[error("cannot {action} {}", path.display())]
+    #[error("cannot {action} {}: {source}", path.display())]
     File {
         /// What was tried: `create`, `lock`, `move aside`.
         action: &'static str,
@@ -97,7 +103,7 @@ pub enum StoreError {
     #[error("the writer has ended: this was not recorded")]
     WriterGone,
     /// Anything else that SQLite reports.
-    #[error("database {}", path.display())]
+    #[error("database {}: {source}", path.display())]
     Database {
         /// The database.
         path: PathBuf,
@@ -105,7 +111,7 @@ pub enum StoreError {
         source: rusqlite::Error,
     },
     /// A migration failed.
-    #[error("cannot bring {} to the current schema", path.display())]
+    #[error("cannot bring {} to the current schema: {source}", path.display())]
     Migration {
         /// The database.
         path: PathBuf,

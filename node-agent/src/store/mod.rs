@@ -30,13 +30,14 @@ mod tests;
 mod write;
 pub mod writer;
 
+use crate::fingerprint::Measured;
 use crate::fingerprint::key::TaskKey;
 use crate::host::ProcessId;
 use crate::predict::History;
 pub use error::StoreError;
 pub use open::{APPLICATION_ID, SCHEMA_VERSION};
 pub use read::Reader;
-use record::{Ending, Measured, NewRun, OpenRun, RunId};
+use record::{Ending, NewRun, OpenRun, RunId};
 use rusqlite::{Connection, TransactionBehavior};
 use std::path::{Path, PathBuf};
 pub use writer::Writer;

@@ -41,6 +41,7 @@ pub(super) fn read_write(path: &Path) -> Result<(Connection, Option<PathBuf>), S
 /// A connection that cannot write. With write permission or a running agent the log is read too; without
 /// either the file is read as it is, which is complete, since whoever closed it last emptied the log.
 pub(super) fn read_only(path: &Path) -> Result<Connection, StoreError> {
+    must_be_file(path)?;
     match path.try_exists() {
         Ok(true) => {}
         Ok(false) => {
@@ -96,6 +97,7 @@ fn has_log(path: &Path) -> bool {
 
 /// Makes the directory (0750) and an empty file (0640) where there are none.
 fn create(path: &Path) -> Result<(), StoreError> {
+    must_be_file(path)?;
     let directory = directory(path);
     DirBuilder::new()
         .recursive(true)
@@ -109,6 +111,14 @@ fn create(path: &Path) -> Result<(), StoreError> {
             .map_err(|source| file_error("create", path, source)),
         Err(error) if error.kind() == ErrorKind::AlreadyExists => Ok(()),
         Err(source) => Err(file_error("create", path, source)),
+    }
+}
+
+/// SQLite would say of a directory or a device only that it can't be opened, and wait at a pipe.
+fn must_be_file(path: &Path) -> Result<(), StoreError> {
+    match path.metadata() {
+        Ok(metadata) if !metadata.is_file() => Err(StoreError::NotAFile { path: path.to_owned() }),
+        _ => Ok(()),
     }
 }
 

@@ -1,8 +1,7 @@
 //! What is written about a run, at its start and at its end.
 
+use crate::fingerprint::Measured;
 use crate::fingerprint::key::{Feature, TaskKey};
-use crate::fingerprint::series::Series;
-use crate::fingerprint::{Coverage, Fingerprint};
 use crate::host::ProcessId;
 use crate::predict::Prediction;
 use crate::size::{Limits, Policy};
@@ -70,17 +69,6 @@ pub struct Ending {
     pub out_of_tasks: bool,
     /// The CPU quota held it back in a good share of periods.
     pub throttled: bool,
-}
-
-/// Measurements of a run, so far or at its end.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-pub struct Measured {
-    /// The totals.
-    pub fingerprint: Fingerprint,
-    /// The course.
-    pub series: Series,
-    /// The sources.
-    pub coverage: Coverage,
 }
 
 /// A run that is not closed.

@@ -1,7 +1,8 @@
 //! The writes, each within a transaction of the caller. Those on a running run return whether there was one.
 
 use super::columns::{self, integer, json};
-use super::record::{Ending, Engine, Measured, NewRun, RunId};
+use super::record::{Ending, Engine, NewRun, RunId};
+use crate::fingerprint::Measured;
 use crate::fingerprint::key::{Feature, FeatureValue};
 use crate::fingerprint::series::{Point, Series};
 use crate::host::ProcessId;

@@ -5,8 +5,9 @@
 //! batch fails, its commands are written one by one, so that each keeps its own error and one that cannot be
 //! written (a full disk, a run that ended already) does not take others with it. Failures are counted.
 
-use super::record::{Ending, Measured, NewRun, RunId};
+use super::record::{Ending, NewRun, RunId};
 use super::{Store, StoreError};
+use crate::fingerprint::Measured;
 use crate::host::ProcessId;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};

@@ -10,10 +10,11 @@ mod frame;
 
 pub use frame::{FRAME_BYTES_MAX, HEADER_BYTES, WireError, body_length, decode, encode, receive, send};
 
+use crate::fingerprint::Measured;
 use crate::fingerprint::key::Feature;
 use crate::predict::Prediction;
 use crate::size::{Limits, Manual, Policy};
-use crate::store::record::{Ending, Measured};
+use crate::store::record::Ending;
 use serde::{Deserialize, Serialize};
 
 /// Version of everything in this module. Both sides must have the same: they come in one binary, and a

@@ -17,9 +17,6 @@ use tokio::sync::oneshot;
 /// How long a launcher may take to say what it wants.
 const FIRST_REQUEST: Duration = Duration::from_secs(10);
 
-/// Most features of a run that are kept.
-const FEATURES_MAX: usize = 64;
-
 /// The process at the other end.
 #[derive(Clone, Copy, Debug)]
 struct Peer {
@@ -96,7 +93,7 @@ async fn admit(agent: &Rc<Agent>, peer: Peer, start: Start) -> Result<(Life, Sta
             return Err(error.to_string());
         }
         task.start(&mut engine, 1);
-        engine.watch_exit(pid);
+        task.set_main(&mut engine, pid);
         task
     };
     let run = NewRun {
@@ -110,7 +107,7 @@ async fn admit(agent: &Rc<Agent>, peer: Peer, start: Start) -> Result<(Life, Sta
         main: Some(process.id.clone()),
         cgroup: Some((task.cgroup().path().display().to_string(), task.cgroup().id())),
         policy: task.plan().policy,
-        features: start.features.into_iter().take(FEATURES_MAX).collect(),
+        features: key::of_run(start.features),
         prediction: task.plan().prediction.clone(),
         limits: task.plan().limits.clone(),
     };

@@ -2,8 +2,9 @@
 
 use super::{Agent, Process};
 use crate::agent::Task;
+use crate::fingerprint::Measured;
 use crate::host;
-use crate::store::record::{Ending, Measured, RunId};
+use crate::store::record::{Ending, RunId};
 use crate::wire::{Finished, Leftover};
 use std::rc::Rc;
 use std::time::{Duration, Instant};
@@ -37,8 +38,7 @@ pub(super) async fn lead(
     let stopped = follow(&agent, &mut life).await;
     agent.active.set(agent.active.get() - 1);
     if stopped {
-        life.task.sample(&agent.engine.borrow());
-        checkpoint(&agent, &life);
+        checkpoint(&agent, &mut life);
         return;
     }
     let exec_errno = executed.await.unwrap_or(None);
@@ -87,9 +87,9 @@ async fn sample_until(agent: &Agent, life: &mut Life, over: impl AsyncFn(&Life))
     }
 }
 
-fn checkpoint(agent: &Agent, life: &Life) {
+fn checkpoint(agent: &Agent, life: &mut Life) {
     if let Some(run) = life.run {
-        agent.writer.checkpoint(run, life.task.measured());
+        agent.writer.checkpoint(run, life.task.measured(&agent.engine.borrow()));
     }
 }
 

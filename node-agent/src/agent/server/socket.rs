@@ -3,7 +3,7 @@
 use anyhow::{Context, bail};
 use nix::unistd::{Gid, Group, chown};
 use std::fs::{self, Permissions};
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use tokio::net::UnixListener;
@@ -19,8 +19,11 @@ pub(super) fn listen(path: &Path, group: &str) -> anyhow::Result<UnixListener> {
     if let Some(directory) = path.parent() {
         fs::create_dir_all(directory).with_context(|| format!("failed to create {}", directory.display()))?;
     }
-    // Left by an agent that was killed: nobody answered above.
-    if path.exists() {
+    // Left by an agent that was killed: nobody answered above. Anything else is not ours to remove.
+    if let Ok(metadata) = path.symlink_metadata() {
+        if !metadata.file_type().is_socket() {
+            bail!("{} is there and is no socket; choose another --socket", path.display());
+        }
         fs::remove_file(path).with_context(|| format!("failed to remove the stale {}", path.display()))?;
     }
     let listener =
