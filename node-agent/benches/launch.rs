@@ -4,7 +4,7 @@
 //! that whatever else the host does meets all of them alike. `added` is taken within a round. The agent is one
 //! of our own, in a sandbox that the tests use too. Run by `cargo xtask bench launch`, as root.
 mod quartiles;
-#[path = "../tests/support/mod.rs"]
+#[path = "../../tests/support/mod.rs"]
 mod support;
 
 use anyhow::{Context, Result, ensure};
