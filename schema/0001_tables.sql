@@ -141,10 +141,8 @@ CREATE TABLE observation (
     network_sent_bytes_per_s     REAL,
     tasks_peak                   INTEGER,
     duration_s                   REAL,
-    -- All that is said above in words, as one number that is quickly read.
-    flags                        INTEGER NOT NULL GENERATED ALWAYS AS (
-        memory_censored + 2 * cpu_censored + 4 * tasks_censored + 8 * (worth = 'lower_bound') + 16 * (worth = 'stopped')
-    ) STORED
+    -- The words and flags above as one number. Not a generated column: an index with one does not cover a query.
+    flags                        INTEGER NOT NULL
 ) STRICT;
 
 CREATE INDEX observation_by_task ON observation (

@@ -28,6 +28,12 @@ tracepoint:sched:sched_switch {
 interval:s:1 { printf("counting\n"); }
 "#;
 
+/// bpftrace finds tracepoints in tracefs only. Where that is not mounted it is, for this process alone.
+const WITH_TRACEFS: &str = r#"
+test -d /sys/kernel/tracing/events || test -d /sys/kernel/debug/tracing/events ||
+    mount -t debugfs debugfs /sys/kernel/debug
+exec bpftrace -B none -e "$1""#;
+
 /// The rest of what it attaches after the interval.
 const ATTACH_WAIT: Duration = Duration::from_millis(300);
 
@@ -36,12 +42,14 @@ pub(crate) struct Bpftrace(Child);
 
 impl Bpftrace {
     pub(crate) fn start() -> Result<Self> {
-        let mut command = Command::new("bpftrace");
-        command.args(["-B", "none", "-e", SCRIPT]).stdin(Stdio::null()).stdout(Stdio::piped());
-        let mut bpftrace = Self(command.stderr(Stdio::null()).spawn().context("failed to start bpftrace")?);
+        // Both programs before it execute the next one in place, so what is killed in the end is bpftrace.
+        let mut command = Command::new("unshare");
+        command.args(["--mount", "sh", "-c", WITH_TRACEFS, "sh", SCRIPT]);
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null());
+        let mut bpftrace = Self(command.spawn().context("failed to start unshare")?);
         let output = bpftrace.0.stdout.take().context("its output is piped")?;
         let mut lines = BufReader::new(output).lines().map_while(Result::ok);
-        ensure!(lines.any(|line| line == "counting"), "bpftrace ended without counting");
+        ensure!(lines.any(|line| line == "counting"), "bpftrace is not installed, or ended without counting");
         // It prints a line a second, which must find a reader.
         std::thread::spawn(move || lines.count());
         sleep(ATTACH_WAIT);

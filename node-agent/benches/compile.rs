@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-const FUNCTIONS: usize = 500;
+const FUNCTIONS: usize = 200;
 
 /// What one compile took.
 #[derive(Clone, Copy)]

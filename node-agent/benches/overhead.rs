@@ -18,7 +18,7 @@ use std::time::Duration;
 use tracked_cgroup::TrackedCgroup;
 
 const SWITCH_PAIRS: usize = 15;
-const COMPILE_PAIRS: usize = 12;
+const COMPILE_PAIRS: usize = 10;
 
 /// What is attached in the second half of a pair.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

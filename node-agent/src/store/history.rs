@@ -33,7 +33,7 @@ fn select(of: &str) -> String {
     )
 }
 
-static OF_TASK: LazyLock<String> = LazyLock::new(|| select("WHERE task_id = ? AND run_id > ?"));
+pub(super) static OF_TASK: LazyLock<String> = LazyLock::new(|| select("WHERE task_id = ? AND run_id > ?"));
 static USERS: LazyLock<String> = LazyLock::new(|| {
     format!(
         "SELECT id, uid FROM task WHERE task_type = ? ORDER BY uid = ? DESC, last_run_id DESC LIMIT {TASK_USERS_MAX}"
@@ -97,6 +97,14 @@ const CPU: i64 = 2;
 const TASKS: i64 = 4;
 const LOWER_BOUND: i64 = 8;
 const STOPPED: i64 = 16;
+
+/// `observation.flags` from the columns of `run_actual`.
+pub(super) fn flags_sql() -> String {
+    format!(
+        "{MEMORY} * memory_censored + {CPU} * cpu_censored + {TASKS} * tasks_censored
+         + {LOWER_BOUND} * (worth = 'lower_bound') + {STOPPED} * (worth = 'stopped')"
+    )
+}
 
 fn run(row: &Row<'_>) -> Result<Run> {
     let flags: i64 = row.get(1)?;

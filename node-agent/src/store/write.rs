@@ -214,10 +214,10 @@ pub(super) fn finish(
 /// What predictions will see of a run that ended, if it is worth something.
 fn observation(db: &Connection, id: RunId) -> Result<()> {
     static SQL: LazyLock<String> = LazyLock::new(|| {
-        let columns = history::COLUMNS;
+        let (columns, flags) = (history::COLUMNS, history::flags_sql());
         format!(
-            "INSERT INTO observation (run_id, task_id, {columns})
-             SELECT run_id, task_id, {columns} FROM run_actual WHERE run_id = ? AND worth <> 'none'"
+            "INSERT INTO observation (run_id, task_id, {columns}, flags)
+             SELECT run_id, task_id, {columns}, {flags} FROM run_actual WHERE run_id = ? AND worth <> 'none'"
         )
     });
     db.prepare_cached(&SQL)?.execute([id.0]).map(|_| ())

@@ -7,7 +7,7 @@ const README: &str = include_str!("../../../../schema/README.md");
 
 /// Tables and views with their columns, as the database has them.
 fn schema(store: &Store) -> BTreeMap<String, BTreeSet<String>> {
-    let sql = "SELECT s.name, c.name FROM sqlite_schema s JOIN pragma_table_xinfo(s.name) c
+    let sql = "SELECT s.name, c.name FROM sqlite_schema s JOIN pragma_table_info(s.name) c
                WHERE s.type IN ('table', 'view') AND s.name NOT LIKE 'sqlite_%'";
     let mut statement = store.connection.prepare(sql).unwrap();
     let mut schema: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();

@@ -270,3 +270,11 @@ fn full_levels_hold_the_newest_of_all_users() {
         assert_eq!(mib(&history.host), all);
     }
 }
+
+#[test]
+fn the_history_of_a_task_is_read_from_its_index_alone() {
+    let (_directory, store) = temporary();
+    let sql = format!("EXPLAIN QUERY PLAN {}", crate::store::history::OF_TASK.as_str());
+    let plan: String = store.connection.query_row(&sql, [1, 1], |row| row.get("detail")).unwrap();
+    assert!(plan.contains("USING COVERING INDEX observation_by_task"), "{plan}");
+}
