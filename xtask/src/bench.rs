@@ -13,6 +13,8 @@ pub(crate) enum Bench {
     Launch,
     /// What the probes add to a context switch and to a compile
     Overhead,
+    /// How good predictions are on traces (in the folder STANDIN_TRACES), and what they cost
+    Predict,
 }
 
 impl Bench {
@@ -20,6 +22,7 @@ impl Bench {
         match self {
             Self::Launch => "launch",
             Self::Overhead => "overhead",
+            Self::Predict => "predict",
         }
     }
 }

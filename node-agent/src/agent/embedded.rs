@@ -5,7 +5,7 @@ use super::{Engine, EngineOptions, Plan, Task, recover};
 use crate::config::Config;
 use crate::fingerprint::Measured;
 use crate::fingerprint::from_rusage;
-use crate::fingerprint::key::{self, TaskKey};
+use crate::fingerprint::key::{self, Feature, TaskKey};
 use crate::host::{self, ProcessId};
 use crate::launch::{Child, Command, Exit, StartError};
 use crate::predict::History;
@@ -32,6 +32,7 @@ pub struct Embedded<'a> {
     engine: Result<Engine, String>,
     store: Result<Store, String>,
     history: History,
+    features: Vec<Feature>,
     notes: Vec<String>,
 }
 
@@ -68,7 +69,8 @@ impl<'a> Embedded<'a> {
             }
             Err(error) => Err(error.to_string()),
         };
-        let mut embedded = Self { config, start, engine, store, history: History::default(), notes };
+        let features = key::of_run(start.features.clone());
+        let mut embedded = Self { config, start, features, engine, store, history: History::default(), notes };
         embedded.look_back();
         embedded
     }
@@ -109,9 +111,9 @@ impl<'a> Embedded<'a> {
     pub fn plan(&self) -> Plan {
         let policy = self.start.policy.unwrap_or(self.config.run.policy);
         match &self.engine {
-            Ok(engine) => engine.plan(&self.history, self.config.run.risk, policy, self.start.manual),
+            Ok(engine) => engine.plan(&self.history, &self.features, self.config.run.risk, policy, self.start.manual),
             Err(_) => Plan {
-                prediction: crate::predict::predict(&self.history, self.config.run.risk),
+                prediction: crate::predict::predict(&self.history, &self.features, self.config.run.risk),
                 policy,
                 ..Plan::default()
             },
@@ -152,7 +154,7 @@ impl<'a> Embedded<'a> {
             main: None,
             cgroup: task.map(|task| (task.cgroup().path().display().to_string(), task.cgroup().id())),
             policy: plan.policy,
-            features: key::of_run(self.start.features.clone()),
+            features: self.features.clone(),
             prediction: plan.prediction.clone(),
             limits: plan.limits.clone(),
         };

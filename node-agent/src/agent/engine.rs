@@ -4,6 +4,7 @@ use super::task::{Plan, Task};
 use crate::cgroup::{CgroupError, Hierarchies, RunCgroup};
 use crate::config;
 use crate::fingerprint::{Coverage, Measures, Source};
+use crate::fingerprint::key::Feature;
 use crate::host::Capacity;
 use crate::host::{self, ProcessId};
 use crate::predict::{History, predict};
@@ -94,8 +95,15 @@ impl Engine {
     }
 
     /// Decides what a task gets.
-    pub fn plan(&self, history: &History, risk: f64, policy: Policy, manual: Manual) -> Plan {
-        let prediction = predict(history, risk);
+    pub fn plan(
+        &self,
+        history: &History,
+        features: &[Feature],
+        risk: f64,
+        policy: Policy,
+        manual: Manual,
+    ) -> Plan {
+        let prediction = predict(history, features, risk);
         let limits = size(&prediction, policy, manual, self.capacity);
         Plan { prediction, limits, policy }
     }

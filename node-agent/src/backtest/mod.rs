@@ -6,12 +6,15 @@
 //! failed attempt wastes all that it reserved for as long as it ran; a good one what it reserved above the peak.
 //! Nothing is trained beforehand. Start times stay as they were.
 
+pub mod accuracy;
 pub mod csv;
+pub mod plot;
 pub mod recipe;
 mod sacct;
 pub mod trace;
 
 use recipe::{Asked, Recipe};
+use serde::Serialize;
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 use trace::{Task, Trace};
@@ -20,9 +23,6 @@ use trace::{Task, Trace};
 pub const ATTEMPTS_MAX: u32 = 12;
 /// Bytes × seconds in a GB·h (10^9 bytes).
 const GB_HOUR: f64 = 3.6e12;
-/// Least time that counts, seconds: traces are written in whole seconds.
-const SECONDS_LEAST: f64 = 0.0;
-
 /// How a replay goes.
 #[derive(Clone, Copy, Debug)]
 pub struct Rules {
@@ -39,7 +39,7 @@ impl Default for Rules {
 }
 
 /// What a recipe came to.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, Serialize)]
 pub struct Outcome {
     /// Name of the recipe.
     pub name: String,
@@ -62,6 +62,7 @@ pub struct Outcome {
     /// Times that a limit grew in place.
     pub raises: u64,
     /// Waste as it added up: milliseconds since the first start, GB·h. At most [`COURSE_MAX`] points.
+    #[serde(skip)]
     pub course: Vec<(i64, f64)>,
 }
 
@@ -105,7 +106,7 @@ impl<'a> Replay<'a> {
     fn new(trace: &'a Trace, rules: Rules) -> Self {
         let tasks = &trace.tasks;
         let queue = tasks.iter().enumerate().map(|(i, task)| Reverse((task.start_ms, Event::Starts, i)));
-        let used_gbh = tasks.iter().map(|task| task.memory_peak_bytes * seconds(task) / GB_HOUR).sum();
+        let used_gbh = tasks.iter().map(|task| task.memory_peak_bytes * task.duration_s / GB_HOUR).sum();
         Self {
             tasks,
             rules,
@@ -148,9 +149,9 @@ impl<'a> Replay<'a> {
     fn fails(&mut self, at_ms: i64, place: usize, recipe: &mut dyn Recipe) {
         let task = &self.tasks[place];
         let reserved = self.reserved[place];
-        self.waste(at_ms, place, reserved * seconds(task) * self.rules.fail_at / GB_HOUR);
+        self.waste(at_ms, place, reserved * task.duration_s * self.rules.fail_at / GB_HOUR);
         self.outcome.failed_core_hours +=
-            task.cpu_cores_mean.unwrap_or(0.0) * seconds(task) * self.rules.fail_at / 3600.0;
+            task.cpu_cores_mean.unwrap_or(0.0) * task.duration_s * self.rules.fail_at / 3600.0;
         self.outcome.failed_attempts += 1;
         self.outcome.failed_tasks += u64::from(self.failures[place] == 0);
         self.failures[place] += 1;
@@ -164,7 +165,7 @@ impl<'a> Replay<'a> {
 
     fn ends(&mut self, at_ms: i64, place: usize, recipe: &mut dyn Recipe) {
         let task = &self.tasks[place];
-        self.waste(at_ms, place, (self.reserved[place] - task.memory_peak_bytes) * seconds(task) / GB_HOUR);
+        self.waste(at_ms, place, (self.reserved[place] - task.memory_peak_bytes) * task.duration_s / GB_HOUR);
         recipe.finished(task, place);
     }
 
@@ -176,10 +177,6 @@ impl<'a> Replay<'a> {
         let since = at_ms - self.tasks.first().map_or(0, |first| first.start_ms);
         self.outcome.course.push((since, self.outcome.waste_gbh));
     }
-}
-
-fn seconds(task: &Task) -> f64 {
-    task.duration_s.max(SECONDS_LEAST)
 }
 
 fn thin(course: Vec<(i64, f64)>) -> Vec<(i64, f64)> {

@@ -1,9 +1,12 @@
 //! The command line: what can be asked for, and the table of exit codes. One file per verb.
 
 mod agent;
+mod backtest;
 mod db;
 mod doctor;
 mod exit;
+mod explain;
+mod import;
 mod ls;
 mod numbers;
 mod predict;
@@ -14,6 +17,7 @@ mod runs;
 mod settings;
 mod show;
 mod table;
+mod trace_file;
 mod when;
 
 pub use exit::main;
@@ -70,6 +74,12 @@ enum Verb {
     Runs(runs::RunsArgs),
     /// Say what a task will need, and why
     Predict(predict::PredictArgs),
+    /// Say why memory is sized as it is: what each way would cost, and which feature matters
+    Explain(explain::ExplainArgs),
+    /// Replay the past: what would each way of sizing memory have wasted?
+    Backtest(backtest::BacktestArgs),
+    /// Take runs that were measured elsewhere into the database
+    Import(import::ImportArgs),
     /// Say what works on this host, and what does not and why
     Doctor(doctor::DoctorArgs),
     /// About the database

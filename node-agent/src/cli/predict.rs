@@ -4,21 +4,59 @@ use super::exit::{NOT_KNOWN, complain, print};
 use super::report::{JSON_VERSION, print_json};
 use super::settings::Settings;
 use super::table::{Align, Table};
-use crate::fingerprint::key::TaskKey;
+use super::run::parse_feature;
+use crate::fingerprint::key::{self, Feature, TaskKey};
 use crate::predict::{Level, Prediction, Resource, predict};
 use crate::store::Reader;
 use crate::units::{format_bytes, format_duration, format_rate};
 use clap::Args;
 use nix::unistd::User;
 use serde::Serialize;
+use std::ffi::OsString;
 
+/// A task, and a run of it that may come.
 #[derive(Debug, Args)]
-pub(super) struct PredictArgs {
+pub(super) struct TaskArgs {
     /// Name of the task, as `standin ls` has it
     task: String,
     /// For this user [default: yourself]
     #[arg(long, value_parser = parse_user, value_name = "USER")]
     user: Option<u32>,
+    /// A file that the run will read (repeatable); files named in the arguments count anyway
+    #[arg(long, value_name = "FILE")]
+    input: Vec<OsString>,
+    /// Something its needs may depend on (repeatable)
+    #[arg(long, value_name = "K=V", value_parser = parse_feature)]
+    feature: Vec<Feature>,
+    /// The run's arguments: the sizes of files among them are what counts
+    #[arg(last = true, value_name = "ARGS")]
+    arguments: Vec<OsString>,
+}
+
+impl TaskArgs {
+    pub(super) fn key(&self) -> TaskKey {
+        let uid = self.user.unwrap_or_else(|| nix::unistd::getuid().as_raw());
+        TaskKey { task_type: self.task.clone(), uid }
+    }
+
+    /// What is known of the run: nothing about inputs if none were named.
+    pub(super) fn features(&self) -> Vec<Feature> {
+        let mut features = Vec::new();
+        if !self.arguments.is_empty() || !self.input.is_empty() {
+            let directory = std::env::current_dir().unwrap_or_default();
+            let program = std::iter::once(OsString::from(&self.task));
+            let argv: Vec<_> = program.chain(self.arguments.iter().cloned()).collect();
+            features = key::input_features(&argv, &self.input, &directory);
+        }
+        features.extend(self.feature.iter().cloned());
+        key::of_run(features)
+    }
+}
+
+#[derive(Debug, Args)]
+pub(super) struct PredictArgs {
+    #[command(flatten)]
+    task: TaskArgs,
     /// Print JSON
     #[arg(long)]
     json: bool,
@@ -42,20 +80,19 @@ struct Predicted<'a> {
 }
 
 pub(super) fn run(settings: &Settings, arguments: &PredictArgs) -> anyhow::Result<u8> {
-    let uid = arguments.user.unwrap_or_else(|| nix::unistd::getuid().as_raw());
-    let key = TaskKey { task_type: arguments.task.clone(), uid };
+    let key = arguments.task.key();
     let history = Reader::open(&settings.database_to_read())?.history(&key)?;
-    let prediction = predict(&history, settings.config.run.risk);
+    let prediction = predict(&history, &arguments.task.features(), settings.config.run.risk);
     let known = prediction.estimates.iter().any(|estimate| estimate.level != Level::Host);
     if arguments.json {
-        print_json(&Predicted { version: JSON_VERSION, task_type: &arguments.task, uid, prediction })?;
+        print_json(&Predicted { version: JSON_VERSION, task_type: &key.task_type, uid: key.uid, prediction })?;
     } else if known {
         print(table(&prediction))?;
     }
     if known {
         return Ok(0);
     }
-    complain(&format!("no finished run of {:?} is known; `standin ls` lists what is", arguments.task));
+    complain(&format!("no finished run of {:?} is known; `standin ls` lists what is", key.task_type));
     Ok(NOT_KNOWN)
 }
 

@@ -88,7 +88,7 @@ enum LeftoverArg {
     Kill,
 }
 
-fn parse_feature(text: &str) -> Result<Feature, String> {
+pub(super) fn parse_feature(text: &str) -> Result<Feature, String> {
     match text.split_once('=') {
         Some((name, value)) if !name.is_empty() => {
             Ok(Feature { name: key::clean(name), value: FeatureValue::parse(value) })

@@ -10,7 +10,7 @@ use crate::fingerprint::key::{Feature, FeatureValue};
 use crate::predict::{Level, Resource};
 use crate::size::Policy;
 use crate::store::Reader;
-use crate::store::read::{RunDetail, RunRow, TaskDetail};
+use crate::store::read::{AccuracySummary, RunDetail, RunRow, TaskDetail};
 use crate::store::record::RunId;
 use crate::units::format_bytes;
 use clap::Args;
@@ -42,6 +42,8 @@ struct Shown {
     #[serde(skip_serializing_if = "Option::is_none")]
     task: Option<TaskDetail>,
     run: Option<RunDetail>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    accuracy: Vec<AccuracySummary>,
 }
 
 pub(super) fn run(settings: &Settings, arguments: &ShowArgs) -> anyhow::Result<u8> {
@@ -65,10 +67,14 @@ pub(super) fn run(settings: &Settings, arguments: &ShowArgs) -> anyhow::Result<u
         let number = arguments.run.unwrap_or_default();
         return Ok(not_known(&format!("there is no run {number}; `standin runs` lists them")));
     }
+    let accuracy = match &arguments.task {
+        Some(name) => reader.accuracy_summary(name)?,
+        None => Vec::new(),
+    };
     if arguments.json {
-        print_json(&Shown { version: JSON_VERSION, task, run: detail })?;
+        print_json(&Shown { version: JSON_VERSION, task, run: detail, accuracy })?;
     } else {
-        print(describe(task.as_ref(), detail.as_ref()))?;
+        print(describe(task.as_ref(), detail.as_ref(), &accuracy))?;
     }
     Ok(0)
 }
@@ -79,13 +85,16 @@ fn not_known(message: &str) -> u8 {
 }
 
 /// What matters first: what it is, what it needed against what was expected, then the numbers behind that.
-fn describe(task: Option<&TaskDetail>, run: Option<&RunDetail>) -> String {
+fn describe(task: Option<&TaskDetail>, run: Option<&RunDetail>, accuracy: &[AccuracySummary]) -> String {
     let mut parts = Vec::new();
     if let Some(task) = task {
         parts.push(format!("{}\n{}", ls::table(&task.users), recent(&task.recent_runs)));
     }
     if let Some(run) = run {
         parts.push(format!("{}\n{}", heading(run), needs(run)));
+        if !accuracy.is_empty() {
+            parts.push(format!("How good predictions were so far\n{}", accuracies(accuracy)));
+        }
         parts.push(format!("Measured\n{}", numbers(&run.fingerprint)));
         parts.extend(
             histograms(&run.fingerprint).map(|(title, histogram)| format!("{title}\n{}", draw(histogram))),
@@ -93,6 +102,22 @@ fn describe(task: Option<&TaskDetail>, run: Option<&RunDetail>) -> String {
         parts.push(format!("Where the numbers come from\n{}", sources(run)));
     }
     parts.join("\n")
+}
+
+fn accuracies(accuracy: &[AccuracySummary]) -> Table {
+    use Align::{Left, Right};
+    let mut table =
+        Table::new(&[("", Left), ("RUNS", Right), ("MEAN ERROR", Right), ("WITHIN BOUND", Right)]);
+    let percent = |share: Option<f64>| share.map_or_else(|| "-".into(), |share| format!("{share:.0} %"));
+    for row in accuracy {
+        table.row([
+            predict::describe(row.resource).0.into(),
+            row.runs.to_string(),
+            percent(row.mean_error_percent),
+            percent(row.within_upper_percent),
+        ]);
+    }
+    table
 }
 
 fn recent(recent_runs: &[RunRow]) -> Table {

@@ -46,6 +46,15 @@ impl Known {
     fn word(&self, place: usize) -> Option<&str> {
         self.words.get(place)?.as_deref()
     }
+
+    /// Whether what `base` looks at is known.
+    pub(super) fn serves(&self, base: Base) -> bool {
+        match base {
+            Base::Median => true,
+            Base::Line(place) | Base::Power(place) | Base::Nearest(place) => self.number(place).is_some(),
+            Base::SameWord(place) => self.word(place).is_some(),
+        }
+    }
 }
 
 /// A rule.

@@ -99,6 +99,7 @@ impl Evidence {
         for (run, y) in samples() {
             let seconds = value(run, Resource::DurationS).unwrap_or(1.0).max(1.0);
             let seconds = if resource == Resource::MemoryPeakBytes { seconds } else { 1.0 };
+            let y = y.max(negligible(resource));
             learner.push(super::base::Row { y, known: columns.known(&run.features) }, seconds);
         }
         let (bound, bound_margin) = lower_bound(runs, resource);
@@ -124,6 +125,7 @@ impl Evidence {
         let censored = self.bound.map_or(0.0, |bound| bound * self.bound_margin);
         let least = if resource == Resource::MemoryPeakBytes { MEMORY_LEAST_BYTES } else { 0.0 };
         let expected = middle.map_or(0.0, |middle| middle.amount());
+        let expected = if expected <= negligible(resource) * 1.001 { 0.0 } else { expected };
         let reason = self.reason(resource, model, only_bounds, (upper, censored, least));
         let upper = upper.max(censored).max(least).max(expected);
         Estimate { resource, expected, upper, risk, samples: self.samples(), level: self.level, reason }
@@ -225,6 +227,19 @@ fn why(resource: Resource) -> &'static str {
     match resource {
         Resource::MemoryPeakBytes => "would have cost least",
         _ => "covers what it was wrong by",
+    }
+}
+
+/// What counts as nothing: below it ratios would say much about little.
+fn negligible(resource: Resource) -> f64 {
+    match resource {
+        Resource::MemoryPeakBytes => 4096.0,
+        Resource::CpuCoresMean | Resource::CpuCoresPeak | Resource::DurationS => 1e-3,
+        Resource::TasksPeak => 0.5,
+        Resource::IoReadBytesPerS
+        | Resource::IoWriteBytesPerS
+        | Resource::NetworkReceivedBytesPerS
+        | Resource::NetworkSentBytesPerS => 1024.0,
     }
 }
 

@@ -7,6 +7,8 @@
 //!   forecasters by decayed cost is what Autopilot does for services (Rzadca et al., EuroSys 2020, §3.2.3).
 //! - **Weights**: a run counts [`DECAY`] of the run after it, and more the nearer its main feature is to that of
 //!   the run at hand ([`LOCALITY`]): errors for small inputs say little about large ones.
+//! - **Drift**: where the newest errors all lie beyond nearly all before them, the task has changed, and what was before
+//!   counts [`BEFORE_CHANGE`].
 //! - **Few runs** understate their own spread, so the multiplier has a margin of [`SPREAD_MARGIN`] standard
 //!   deviations of the logarithms of the errors, divided by their number; the deviation is drawn towards
 //!   [`SPREAD_PRIOR`].
@@ -36,6 +38,8 @@ pub const COLD: f64 = 3.0;
 pub const LOCALITY: f64 = 0.25;
 /// What the farthest run still counts.
 pub const FAR_WEIGHT: f64 = 0.005;
+/// What a run from before a change of behaviour still counts.
+pub const BEFORE_CHANGE: f64 = 0.02;
 /// A lower bound (a run that met its limit) counts as this much more.
 pub const CENSORED: f64 = 1.25;
 
@@ -121,6 +125,7 @@ impl Learner {
         let mut all: Vec<_> = self
             .models
             .iter()
+            .filter(|(base, _)| known.serves(*base))
             .map(|(base, residuals)| {
                 let value = self.past.value(*base, known);
                 let mut sorted = self.weighted(residuals, &weights);
@@ -182,9 +187,11 @@ impl Learner {
 
     fn weighted(&self, residuals: &Residuals, weights: &[f64]) -> Vec<Weighted> {
         let first = self.past.next_number() - self.past.len() as u64;
+        let changed_at = residuals.changed_at().unwrap_or(0);
         residuals.weighted(|number| {
+            let before_change = if number < changed_at { BEFORE_CHANGE } else { 1.0 };
             let place = number.checked_sub(first).and_then(|place| usize::try_from(place).ok());
-            place.and_then(|place| weights.get(place)).copied().unwrap_or(0.0)
+            place.and_then(|place| weights.get(place)).map_or(0.0, |weight| weight * before_change)
         })
     }
 }

@@ -55,6 +55,17 @@ pub(super) struct Choice {
     pub(super) share_above: f64,
 }
 
+/// Runs since a change that are looked for, the earliest change first.
+const SINCE_CHANGE: [u64; 5] = [32, 16, 8, 4, 2];
+/// Runs that a change must have before it.
+const RUNS_BEFORE_CHANGE: usize = 5;
+/// Share at each end of the errors before that does not count.
+const CHANGE_SHARE: f64 = 0.05;
+/// Factor by which errors must lie beyond those before.
+const CHANGE_LEAST: f64 = 1.1;
+/// Runs from which a change downwards is believed.
+const RUNS_BELOW: u64 = 8;
+
 /// A retry reserves at least this times what failed.
 pub(super) const LADDER_LEAST: f64 = 2.0;
 
@@ -71,6 +82,28 @@ impl Residuals {
         }
         let place = self.sorted.partition_point(|residual| residual.ratio < ratio);
         self.sorted.insert(place, Residual { ratio, price, number });
+    }
+
+    /// The run since which the task behaves otherwise: all errors from it on lie above nearly all before it, or all
+    /// below. Few above will do, since they may have been killed; more are needed below, where only waste is at
+    /// stake.
+    pub(super) fn changed_at(&self) -> Option<u64> {
+        let newest = self.sorted.iter().map(|residual| residual.number).max()?;
+        SINCE_CHANGE.into_iter().find_map(|runs| {
+            let from = newest.saturating_sub(runs - 1);
+            let before = || self.sorted.iter().filter(|residual| residual.number < from);
+            let count = before().count();
+            if count < RUNS_BEFORE_CHANGE || (self.sorted.len() - count) as u64 != runs {
+                return None;
+            }
+            let since = || self.sorted.iter().filter(|residual| residual.number >= from);
+            let edge = (count as f64 * CHANGE_SHARE) as usize;
+            let high = before().nth(count - 1 - edge)?.ratio;
+            let low = before().nth(edge)?.ratio;
+            let above = since().next()?.ratio > high * CHANGE_LEAST;
+            let below = runs >= RUNS_BELOW && since().next_back()?.ratio * CHANGE_LEAST < low;
+            (above || below).then_some(from)
+        })
     }
 
     /// The errors in order of ratio, with the weight that `weight` gives to each run.
@@ -220,10 +253,24 @@ mod tests {
 
     #[test]
     fn a_failure_that_costs_more_is_avoided_more() {
-        let ratios: Vec<_> = (1..=100).map(|n| 1.0 + f64::from(n) / 100.0).collect();
+        let mut ratios = vec![1.0; 50];
+        ratios.push(3.0);
         let at = |per_failure| cheapest(&of(&ratios), Price::Kill { per_failure }, 1.0).unwrap();
-        assert!(at(0.0).multiplier < at(2.0).multiplier);
-        assert!(at(2.0).share_above > at(8.0).share_above || at(2.0).share_above == 0.0);
+        assert_eq!((at(0.0).multiplier, at(50.0).multiplier), (1.0, 3.0));
+        assert!(at(0.0).share_above > at(50.0).share_above);
+    }
+
+    #[test]
+    fn a_change_is_noticed_and_an_outlier_is_not() {
+        let mut residuals = Residuals::default();
+        (0..60).for_each(|number| residuals.push(number, 1.0 + (number % 7) as f64 / 100.0, 1.0));
+        assert_eq!(residuals.changed_at(), None);
+        residuals.push(60, 4.0, 1.0);
+        assert_eq!(residuals.changed_at(), None);
+        residuals.push(61, 4.0, 1.0);
+        assert_eq!(residuals.changed_at(), Some(60));
+        (62..64).for_each(|number| residuals.push(number, 4.0, 1.0));
+        assert_eq!(residuals.changed_at(), Some(60));
     }
 
     #[test]

@@ -8,7 +8,7 @@
 //!   that exited with 0, as with services;
 //! - `none`: it is running, lost, was never executed, or failed by itself, which says little about a good run.
 
-use crate::fingerprint::key::TaskKey;
+use crate::fingerprint::key::{Feature, FeatureValue, TaskKey};
 use crate::predict::{HISTORY_MAX, History, Observation};
 use rusqlite::types::ValueRef;
 use rusqlite::{Connection, Params, Result, Row, params};
@@ -45,6 +45,10 @@ static OF_HOST: LazyLock<String> = LazyLock::new(|| select(""));
 pub(super) fn read(db: &Connection, key: &TaskKey) -> Result<History> {
     let (own, task) = of_task_type(db, key)?;
     let host = newest(db, &OF_HOST, ())?;
+    // What is known of runs by others matters only where there are none of this user.
+    let (mut own, mut task) = (own, task);
+    let speaks = if own.is_empty() { &mut task } else { &mut own };
+    features(db, speaks)?;
     Ok(History { task_and_user: level(own), task: level(task), host: level(host) })
 }
 
@@ -75,6 +79,24 @@ fn users(db: &Connection, key: &TaskKey) -> Result<Vec<(i64, u32)>> {
 fn newest(db: &Connection, sql: &str, parameters: impl Params) -> Result<Vec<Run>> {
     db.prepare_cached(sql)?.query_map(parameters, run)?.collect()
 }
+
+/// The features of runs that are newest first. The host's name never varies here, so it is not read.
+fn features(db: &Connection, runs: &mut [Run]) -> Result<()> {
+    let mut statement = db.prepare_cached(FEATURES)?;
+    for run in runs {
+        let mut rows = statement.query([run.run_id])?;
+        while let Some(row) = rows.next()? {
+            let value = match row.get_ref(1)? {
+                ValueRef::Real(number) => FeatureValue::Number(number),
+                _ => FeatureValue::Category(row.get::<_, Option<String>>(2)?.unwrap_or_default()),
+            };
+            run.observation.features.push(Feature { name: row.get(0)?, value });
+        }
+    }
+    Ok(())
+}
+
+const FEATURES: &str = "SELECT name, number, category FROM run_feature WHERE run_id = ? AND name <> 'host'";
 
 fn level(runs: Vec<Run>) -> Vec<Observation> {
     let any_sample = runs.iter().any(|run| run.flags & (LOWER_BOUND | STOPPED) == 0);
@@ -116,7 +138,7 @@ fn run(row: &Row<'_>) -> Result<Run> {
             _ => None,
         };
     }
-    Ok(Run { run_id: row.get(0)?, flags, observation: Observation { values, censored: censored(flags) } })
+    Ok(Run { run_id: row.get(0)?, flags, observation: Observation { values, censored: censored(flags), features: Vec::new() } })
 }
 
 fn censored(flags: i64) -> [bool; 9] {

@@ -22,6 +22,7 @@ mod columns;
 mod error;
 mod history;
 mod open;
+pub mod past;
 mod prune;
 pub mod read;
 pub mod record;

@@ -23,6 +23,7 @@ const WAL_BYTES_MAX: i64 = 64 << 20;
 const MIGRATIONS: &[M<'static>] = &[
     M::up(include_str!("../../../schema/0001_tables.sql")),
     M::up(include_str!("../../../schema/0002_views.sql")),
+    M::up(include_str!("../../../schema/0003_accuracy.sql")),
 ];
 
 /// The schema this program knows: the `user_version` of a database that is up to date.

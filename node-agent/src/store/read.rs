@@ -2,6 +2,7 @@
 
 use super::error::StoreError;
 use super::record::{Engine, OpenRun, RunId};
+use super::past::{self, PastRun};
 use super::{columns, history, open, write};
 use crate::fingerprint::Measured;
 use crate::fingerprint::key::{Feature, FeatureValue, TaskKey};
@@ -117,6 +118,19 @@ pub struct AccuracyRow {
     pub level: Level,
 }
 
+/// How good predictions of one resource of a task were.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct AccuracySummary {
+    /// Which.
+    pub resource: Resource,
+    /// Runs that were predicted and said something.
+    pub runs: u64,
+    /// Mean of |expected − actual| ÷ actual, percent; `None` where all were 0.
+    pub mean_error_percent: Option<f64>,
+    /// Share of runs that stayed under the upper bound, percent.
+    pub within_upper_percent: Option<f64>,
+}
+
 impl Reader {
     /// Opens the database for reading.
     ///
@@ -185,6 +199,22 @@ impl Reader {
     /// As [`Reader::tasks`].
     pub fn accuracy(&self, task_type: Option<&str>, limit: usize) -> Result<Vec<AccuracyRow>, StoreError> {
         self.run_query(|db| accuracy(db, task_type, limit))
+    }
+
+    /// Every run that ended well and whose memory was measured, in the order of their start.
+    ///
+    /// # Errors
+    /// As [`Reader::tasks`].
+    pub fn past(&self) -> Result<Vec<PastRun>, StoreError> {
+        self.run_query(past::read)
+    }
+
+    /// How good the predictions of a task were, per resource, over all kept runs and users.
+    ///
+    /// # Errors
+    /// As [`Reader::tasks`].
+    pub fn accuracy_summary(&self, task_type: &str) -> Result<Vec<AccuracySummary>, StoreError> {
+        self.run_query(|db| accuracy_summary(db, task_type))
     }
 
     /// Runs that are not closed, oldest first.
@@ -330,7 +360,7 @@ fn fingerprint(db: &Connection, id: RunId, row: &Row<'_>) -> Result<Fingerprint>
     Ok(fingerprint)
 }
 
-fn features(db: &Connection, id: RunId) -> Result<Vec<Feature>> {
+pub(super) fn features(db: &Connection, id: RunId) -> Result<Vec<Feature>> {
     let sql = "SELECT name, number, category FROM run_feature WHERE run_id = ? ORDER BY name";
     collect(db, sql, [id.0], |row| {
         let number: Option<f64> = row.get(1)?;
@@ -412,6 +442,23 @@ fn accuracy(db: &Connection, task_type: Option<&str>, limit: usize) -> Result<Ve
             actual_is_lower_bound: row.get("lower_bound")?,
             samples: count(row, "samples")?,
             level: level(row)?,
+        }))
+    })?;
+    Ok(rows.into_iter().flatten().collect())
+}
+
+fn accuracy_summary(db: &Connection, task_type: &str) -> Result<Vec<AccuracySummary>> {
+    let sql = "SELECT a.resource, count(*) AS runs, avg(abs(a.error_percent)) AS mean_error_percent,
+                      100.0 * avg(a.within_upper) AS within_upper_percent
+               FROM prediction_accuracy a JOIN resource n ON n.name = a.resource
+               WHERE a.task_type = ? AND NOT a.actual_is_lower_bound GROUP BY a.resource ORDER BY n.place";
+    let rows = collect(db, sql, [task_type], |row| {
+        let Some(resource) = resource(row)? else { return Ok(None) };
+        Ok(Some(AccuracySummary {
+            resource,
+            runs: count(row, "runs")?,
+            mean_error_percent: row.get("mean_error_percent")?,
+            within_upper_percent: row.get("within_upper_percent")?,
         }))
     })?;
     Ok(rows.into_iter().flatten().collect())

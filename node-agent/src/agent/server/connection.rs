@@ -83,10 +83,11 @@ async fn admit(agent: &Rc<Agent>, peer: Peer, start: Start) -> Result<(Life, Sta
         notes.push(format!("no history: {error}"));
         Default::default()
     });
+    let features = key::of_run(start.features);
     let task = {
         let mut engine = agent.engine.borrow_mut();
         let policy = start.policy.unwrap_or(agent.config.run.policy);
-        let plan = engine.plan(&history, agent.config.run.risk, policy, start.manual);
+        let plan = engine.plan(&history, &features, agent.config.run.risk, policy, start.manual);
         let mut task = engine.admit(plan).map_err(|error| error.to_string())?;
         if let Err(error) = task.cgroup().enter(pid) {
             task.finish(&mut engine, None, wire::Leftover::Leave);
@@ -107,7 +108,7 @@ async fn admit(agent: &Rc<Agent>, peer: Peer, start: Start) -> Result<(Life, Sta
         main: Some(process.id.clone()),
         cgroup: Some((task.cgroup().path().display().to_string(), task.cgroup().id())),
         policy: task.plan().policy,
-        features: key::of_run(start.features),
+        features,
         prediction: task.plan().prediction.clone(),
         limits: task.plan().limits.clone(),
     };

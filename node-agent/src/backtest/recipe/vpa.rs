@@ -124,8 +124,8 @@ mod tests {
     fn a_percentile_is_the_end_of_its_bucket() {
         let mut histogram = Histogram::default();
         (0..10).for_each(|_| histogram.add(5e6, 0.0));
-        assert_eq!(histogram.percentile(0.9), FIRST_BUCKET_BYTES);
-        assert_eq!(bucket(1e12), 175);
+        assert!((histogram.percentile(0.9) - FIRST_BUCKET_BYTES).abs() < 1.0);
+        assert_eq!(bucket(1e12), 174);
     }
 
     #[test]

@@ -1,0 +1,191 @@
+//! `cargo xtask bench predict`: how good predictions are on real traces, and what they cost.
+//!
+//! The traces are not part of this project. `STANDIN_TRACES` names a folder with `sizey/trace_NAME.csv.xz`; without
+//! it that part says so. Costs are measured on histories made here.
+#![allow(missing_docs, clippy::unwrap_used, reason = "this is no library; it panics where it fails")]
+
+use standin::backtest::accuracy::{self, measure};
+use standin::backtest::recipe::{self, Recipe, Retry, Standin};
+use standin::backtest::trace::{Mapping, Preset, Trace, read};
+use standin::backtest::{Rules, replay};
+use standin::fingerprint::key::{Feature, FeatureValue, TaskKey};
+use standin::fingerprint::{Fingerprint, Measured};
+use standin::host::ProcessId;
+use standin::predict::sizing::{Sizing, TooSmall};
+use standin::predict::{HISTORY_MAX, History, Observation, Resource, predict};
+use standin::size::Policy;
+use standin::store::past::ForeignRun;
+use standin::store::record::{Engine, NewRun};
+use standin::store::{Reader, Store};
+use std::hint::black_box;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+/// Traces, and what the study of this protocol measured for its own engine, GB·h.
+const TRACES: [(&str, f64); 3] = [("chipseq", 229.0), ("eager", 1490.0), ("rnaseq", 783.0)];
+
+fn main() {
+    let traces = std::env::var_os("STANDIN_TRACES").map(PathBuf::from).filter(|folder| folder.is_dir());
+    match &traces {
+        Some(folder) => TRACES.iter().for_each(|(name, bar)| on_trace(folder, name, *bar)),
+        None => println!("waste and accuracy: skipped: no traces (STANDIN_TRACES names their folder)"),
+    }
+    costs();
+    database();
+}
+
+fn unpack(path: &Path) -> Option<String> {
+    let output = Command::new("xz").arg("-dc").arg(path).output().ok()?;
+    output.status.success().then(|| String::from_utf8(output.stdout).unwrap())
+}
+
+fn on_trace(folder: &Path, name: &str, bar: f64) {
+    let Some(text) = unpack(&folder.join(format!("sizey/trace_{name}.csv.xz"))) else {
+        return println!("{name}: skipped: no such trace");
+    };
+    let trace = read(&text, &Mapping { preset: Preset::Sizey, ..Mapping::default() }).unwrap();
+    let rules = Rules::default();
+    println!("{name}, {} tasks: GB·h wasted, failed attempts per 1,000 (study's engine: {bar})", trace.tasks.len());
+    let mut recipes = recipe::all(Retry::Kill, rules.host_bytes);
+    recipes.push(Box::new(Standin::new(Retry::Elastic, rules.host_bytes)));
+    recipes.iter_mut().for_each(|recipe| line(&trace, rules, recipe.as_mut()));
+    let mut blind = trace.clone();
+    blind.tasks.iter_mut().for_each(|task| task.features.clear());
+    print!("  without the size of inputs:");
+    line(&blind, rules, &mut Standin::new(Retry::Kill, rules.host_bytes));
+    for (what, resource) in [
+        ("run time", Resource::DurationS),
+        ("mean cores", Resource::CpuCoresMean),
+        ("read rate", Resource::IoReadBytesPerS),
+        ("write rate", Resource::IoWriteBytesPerS),
+    ] {
+        let accuracy = measure(&trace, resource, 0.05);
+        println!(
+            "  {what}: median error {:.1} %, p95 bound covers {:.1} % at {:.2} × used ({} predictions)",
+            accuracy.median_error_percent,
+            accuracy.covered_percent,
+            accuracy.upper_over_used,
+            accuracy.predictions
+        );
+    }
+    println!();
+}
+
+fn line(trace: &Trace, rules: Rules, recipe: &mut dyn Recipe) {
+    let outcome = replay(trace, rules, recipe);
+    println!(
+        "  {:18} {:8.1} GB·h  {:6.1} failed per 1,000  {:7.1} GB·h of it cold",
+        outcome.name,
+        outcome.waste_gbh,
+        1e3 * outcome.failed_attempts as f64 / outcome.tasks as f64,
+        outcome.cold_gbh
+    );
+}
+
+fn features(n: u64) -> Vec<Feature> {
+    let number = |name: &str, x: f64| Feature { name: name.into(), value: FeatureValue::Number(x) };
+    vec![
+        number("input_bytes", (n * 7919 % 1009 + 1) as f64 * 1e6),
+        number("input_bytes_max", (n * 104_729 % 997 + 1) as f64 * 1e5),
+        number("input_files", (n % 5) as f64),
+        number("hour_of_week", (n % 168) as f64),
+    ]
+}
+
+fn need(n: u64) -> f64 {
+    1e8 + (n * 7919 % 1009) as f64 * 1e6 + (n * 31 % 17) as f64 * 1e6
+}
+
+/// The median time of `work`, in rounds.
+fn median(rounds: usize, mut work: impl FnMut()) -> Duration {
+    let mut times: Vec<_> = (0..rounds)
+        .map(|_| {
+            let started = Instant::now();
+            work();
+            started.elapsed()
+        })
+        .collect();
+    times.sort();
+    times[rounds / 2]
+}
+
+fn costs() {
+    let mut sizing = Sizing::new(TooSmall::Kills);
+    (0..10_000).for_each(|n| sizing.ended(n as usize, &features(n), need(n), 60.0));
+    let asked = features(77);
+    let kept = median(1000, || _ = black_box(sizing.reserve_bytes(black_box(&asked))));
+    let mut n = 10_000;
+    let update = median(1000, || {
+        sizing.ended(n as usize, &features(n), need(n), 60.0);
+        n += 1;
+    });
+    println!("10,000 runs behind it, state kept: predict {kept:?}, update {update:?} (one resource)");
+    let observation = |n| Observation { values: [Some(need(n)); 9], censored: [false; 9], features: features(n) };
+    let runs: Vec<_> = (0..HISTORY_MAX as u64).map(observation).collect();
+    let history = History { task_and_user: runs.clone(), task: runs.clone(), host: runs };
+    let whole = median(100, || _ = black_box(predict(black_box(&history), &asked, 0.05)));
+    println!("rebuilt from the newest {HISTORY_MAX} runs, all nine resources: {whole:?}");
+    _ = accuracy::observation;
+}
+
+/// Runs in the database that interactive use is measured at.
+fn runs_wanted() -> u64 {
+    std::env::var("STANDIN_BENCH_RUNS").ok().and_then(|text| text.parse().ok()).unwrap_or(1_000_000)
+}
+
+fn database() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("standin.db");
+    let mut store = Store::open(&path).unwrap().store;
+    let wanted = runs_wanted();
+    let started = Instant::now();
+    for from in (0..wanted).step_by(10_000) {
+        let runs: Vec<_> = (from..(from + 10_000).min(wanted)).map(foreign).collect();
+        store.import(&runs).unwrap();
+    }
+    println!("ingest in batch: {:.0} runs/s", wanted as f64 / started.elapsed().as_secs_f64());
+    let reader = Reader::open(&path).unwrap();
+    let key = TaskKey { task_type: "task 7".into(), uid: 1000 };
+    let history = median(50, || _ = black_box(reader.history(&key).unwrap()));
+    println!("{wanted} runs: reading the history of a task {history:?}");
+    drop(store);
+    for verb in [["ls", ""], ["show", "task 7"], ["predict", "task 7"], ["explain", "task 7"]] {
+        let arguments: Vec<_> = verb.iter().filter(|word| !word.is_empty()).collect();
+        let took = median(20, || {
+            let mut command = Command::new(env!("CARGO_BIN_EXE_standin"));
+            command.env("STANDIN_DB", &path).args(&arguments);
+            if verb[1] != "" && verb[0] != "show" {
+                command.args(["--user", "1000"]);
+            }
+            assert!(command.output().unwrap().status.success(), "{verb:?}");
+        });
+        println!("{wanted} runs: standin {} {took:?}, whole process", verb[0]);
+    }
+}
+
+fn foreign(n: u64) -> ForeignRun {
+    let started_at_ms = 1_700_000_000_000 + n as i64 * 1000;
+    let run = NewRun {
+        key: TaskKey { task_type: format!("task {}", n % 100), uid: 1000 },
+        user: "somebody".into(),
+        command: vec!["task".into()],
+        directory: "/".into(),
+        started_at_ms,
+        engine: Engine::Accounting,
+        owner: ProcessId::current(),
+        main: None,
+        cgroup: None,
+        policy: Policy::Observe,
+        features: features(n),
+        prediction: Default::default(),
+        limits: Default::default(),
+    };
+    let fingerprint = Fingerprint {
+        duration_ns: 60_000_000_000,
+        cpu_ns: Some(30_000_000_000),
+        memory_peak_bytes: Some(need(n) as u64),
+        ..Fingerprint::default()
+    };
+    ForeignRun { run, ended_at_ms: started_at_ms + 60_000, measured: Measured { fingerprint, ..Measured::default() } }
+}

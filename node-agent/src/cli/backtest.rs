@@ -1,0 +1,161 @@
+//! `standin backtest`: the past replayed, standin beside the recipes in use.
+
+use super::exit::print;
+use super::report::{JSON_VERSION, print_json};
+use super::settings::Settings;
+use super::table::{Align, Table};
+use super::trace_file::TraceArgs;
+use crate::backtest::recipe::{self, Retry};
+use crate::backtest::trace::{Task, Trace};
+use crate::backtest::{Outcome, Rules, plot, replay};
+use crate::fingerprint::key::{Feature, FeatureValue};
+use crate::store::Reader;
+use crate::store::past::PastRun;
+use crate::units;
+use anyhow::{Context, bail};
+use clap::{Args, ValueEnum};
+use serde::Serialize;
+use std::path::PathBuf;
+
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Tasks come in the order of their start; a recipe knows only what had ended by then. Waste is memory reserved
+and not used, GB·h (10^9 bytes), failed attempts included.
+
+Examples:
+  standin backtest                                     your own history
+  standin backtest --csv trace.csv.xz --preset sizey --svg waste.svg
+  standin backtest --csv jobs.txt --preset sacct --retry elastic")]
+pub(super) struct BacktestArgs {
+    /// A trace to replay, .xz too [default: your own history]
+    #[arg(long, value_name = "FILE")]
+    csv: Option<PathBuf>,
+    #[command(flatten)]
+    reading: TraceArgs,
+    /// What happens to standin's tasks when their memory is too small
+    #[arg(long, value_enum, default_value = "kill")]
+    retry: RetryArg,
+    /// Share of its run time after which a task with too little memory fails
+    #[arg(long, value_name = "SHARE", default_value = "1", value_parser = parse_share)]
+    fail_at: f64,
+    /// What no reservation exceeds, unless the user asked for more
+    #[arg(long, value_name = "BYTES", default_value = "128GB", value_parser = units::parse_bytes)]
+    host_memory: u64,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+    /// Draw the waste as it adds up into FILE
+    #[arg(long, value_name = "FILE")]
+    svg: Option<PathBuf>,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum RetryArg {
+    /// They are killed and start again with more
+    Kill,
+    /// Their limit grows in place, up to what the user asked for
+    Elastic,
+}
+
+fn parse_share(text: &str) -> Result<f64, String> {
+    let share = text.parse::<f64>().ok().filter(|share| (0.0..=1.0).contains(share));
+    share.ok_or_else(|| "allowed is a number from 0 to 1".into())
+}
+
+#[derive(Serialize)]
+struct Report<'a> {
+    version: u32,
+    tasks: usize,
+    used_gbh: f64,
+    bad_rows_skipped: usize,
+    recipes: &'a [Outcome],
+}
+
+pub(super) fn run(settings: &Settings, arguments: &BacktestArgs) -> anyhow::Result<u8> {
+    let trace = match &arguments.csv {
+        Some(path) => arguments.reading.read(path)?,
+        None => own_history(&Reader::open(&settings.database_to_read())?.past()?)?,
+    };
+    let rules = Rules { fail_at: arguments.fail_at, host_bytes: arguments.host_memory as f64 };
+    let retry = match arguments.retry {
+        RetryArg::Kill => Retry::Kill,
+        RetryArg::Elastic => Retry::Elastic,
+    };
+    let outcomes: Vec<_> = recipe::all(retry, rules.host_bytes)
+        .iter_mut()
+        .map(|recipe| replay(&trace, rules, recipe.as_mut()))
+        .collect();
+    if let Some(path) = &arguments.svg {
+        let failed = || format!("failed to write {}", path.display());
+        std::fs::write(path, plot::cumulative_waste(&outcomes)).with_context(failed)?;
+    }
+    let used_gbh = outcomes.first().map_or(0.0, |outcome| outcome.used_gbh);
+    if arguments.json {
+        print_json(&Report {
+            version: JSON_VERSION,
+            tasks: trace.tasks.len(),
+            used_gbh,
+            bad_rows_skipped: trace.skipped,
+            recipes: &outcomes,
+        })?;
+    } else {
+        print(format!("{} tasks used {used_gbh:.1} GB·h\n\n{}", trace.tasks.len(), table(&outcomes)))?;
+    }
+    Ok(0)
+}
+
+fn table(outcomes: &[Outcome]) -> Table {
+    use Align::{Left, Right};
+    let mut table = Table::new(&[
+        ("RECIPE", Left),
+        ("WASTED GB·h", Right),
+        ("OF USE", Right),
+        ("COLD GB·h", Right),
+        ("FAILED ATTEMPTS", Right),
+        ("PER 1,000", Right),
+        ("FAILED TASKS", Right),
+        ("LOST core·h", Right),
+        ("RAISED", Right),
+    ]);
+    for outcome in outcomes {
+        let share = 100.0 * outcome.waste_gbh / outcome.used_gbh.max(f64::MIN_POSITIVE);
+        table.row([
+            outcome.name.clone(),
+            format!("{:.1}", outcome.waste_gbh),
+            format!("{share:.0} %"),
+            format!("{:.1}", outcome.cold_gbh),
+            outcome.failed_attempts.to_string(),
+            format!("{:.1}", 1e3 * outcome.failed_attempts as f64 / outcome.tasks.max(1) as f64),
+            outcome.failed_tasks.to_string(),
+            format!("{:.1}", outcome.failed_core_hours),
+            outcome.raises.to_string(),
+        ]);
+    }
+    table
+}
+
+/// Name of the feature that keeps what the user asked for.
+pub(super) const REQUEST: &str = "memory_request_bytes";
+
+fn own_history(runs: &[PastRun]) -> anyhow::Result<Trace> {
+    if runs.is_empty() {
+        bail!("no run that ended well is known yet; replay a trace with --csv FILE");
+    }
+    let request = |feature: &Feature| match &feature.value {
+        FeatureValue::Number(bytes) if feature.name == REQUEST => Some(*bytes),
+        _ => None,
+    };
+    let tasks = runs.iter().map(|run| Task {
+        task_type: run.task_type.clone(),
+        user: run.user.clone(),
+        start_ms: run.started_at_ms,
+        duration_s: run.duration_s,
+        memory_peak_bytes: run.memory_peak_bytes,
+        memory_request_bytes: run.features.iter().find_map(request).or(run.memory_limit_bytes),
+        cpu_cores_mean: run.cpu_cores_mean,
+        succeeded: true,
+        features: run.features.clone(),
+        ..Task::default()
+    });
+    Ok(Trace { tasks: tasks.collect(), ..Trace::default() })
+}

@@ -1,0 +1,191 @@
+//! `standin explain`: why a task's memory is sized as it is.
+
+use super::exit::{NOT_KNOWN, complain, print};
+use super::predict::{TaskArgs, describe};
+use super::report::{JSON_VERSION, print_json};
+use super::settings::Settings;
+use super::table::{Align, Table};
+use crate::fingerprint::key::{Feature, FeatureValue};
+use crate::predict::explain::{Explanation, explain};
+use crate::predict::{History, Level, Observation, Prediction, Resource, predict};
+use crate::store::Reader;
+use crate::units::{format_bytes, format_duration};
+use clap::Args;
+use serde::Serialize;
+
+/// Rows of history that are shown to people.
+const ROWS_SHOWN: usize = 10;
+
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Example:
+  standin explain align.py -- big.fastq     for a run with this input")]
+pub(super) struct ExplainArgs {
+    #[command(flatten)]
+    task: TaskArgs,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Serialize)]
+struct Explained<'a> {
+    version: u32,
+    task_type: &'a str,
+    uid: u32,
+    features: &'a [Feature],
+    memory: Option<&'a Explanation>,
+    estimates: &'a Prediction,
+    history: Vec<HistoryRow<'a>>,
+}
+
+#[derive(Serialize)]
+struct HistoryRow<'a> {
+    memory_peak_bytes: Option<f64>,
+    is_lower_bound: bool,
+    duration_s: Option<f64>,
+    features: &'a [Feature],
+}
+
+pub(super) fn run(settings: &Settings, arguments: &ExplainArgs) -> anyhow::Result<u8> {
+    let (key, features) = (arguments.task.key(), arguments.task.features());
+    let history = Reader::open(&settings.database_to_read())?.history(&key)?;
+    let Some(explanation) = explain(&history, &features) else {
+        complain(&format!("no finished run of {:?} is known; `standin ls` lists what is", key.task_type));
+        return Ok(NOT_KNOWN);
+    };
+    let prediction = predict(&history, &features, settings.config.run.risk);
+    let rows = rows(&history, explanation.level);
+    if arguments.json {
+        print_json(&Explained {
+            version: JSON_VERSION,
+            task_type: &key.task_type,
+            uid: key.uid,
+            features: &features,
+            memory: Some(&explanation),
+            estimates: &prediction,
+            history: rows.iter().map(row).collect(),
+        })?;
+    } else {
+        print(words(&explanation, &prediction, rows))?;
+    }
+    Ok(0)
+}
+
+fn rows(history: &History, level: Level) -> &[Observation] {
+    match level {
+        Level::TaskAndUser => &history.task_and_user,
+        _ => &history.task,
+    }
+}
+
+fn row(run: &Observation) -> HistoryRow<'_> {
+    let place = Resource::MemoryPeakBytes as usize;
+    HistoryRow {
+        memory_peak_bytes: run.values[place],
+        is_lower_bound: run.censored[place],
+        duration_s: run.values[Resource::DurationS as usize],
+        features: &run.features,
+    }
+}
+
+fn words(explanation: &Explanation, prediction: &Prediction, rows: &[Observation]) -> String {
+    let mut text = String::new();
+    if let Some(memory) = prediction.estimate(Resource::MemoryPeakBytes) {
+        let (expected, upper) = (format_bytes(memory.expected), format_bytes(memory.upper));
+        text += &format!("Memory: {expected} expected, {upper} reserved\n  because {}\n\n", memory.reason);
+    }
+    text += &format!("What each way would cost for this run, by {} runs\n", explanation.samples);
+    text += &candidates(explanation).to_string();
+    text += &format!("\n{}\n", matters(explanation));
+    let shown = rows.len().min(ROWS_SHOWN);
+    text += &format!("\nThe newest {shown} of {} runs behind it\n{}", rows.len(), table(&rows[..shown], explanation));
+    let others: Vec<_> = prediction
+        .estimates
+        .iter()
+        .filter(|estimate| estimate.resource != Resource::MemoryPeakBytes)
+        .map(|estimate| {
+            let (name, format) = describe(estimate.resource);
+            let (expected, upper) = (format(estimate.expected), format(estimate.upper));
+            format!("  {name}: {expected} expected, at most {upper}\n    because {}", estimate.reason)
+        })
+        .collect();
+    if !others.is_empty() {
+        text += &format!("\nEverything else\n{}\n", others.join("\n"));
+    }
+    text
+}
+
+fn candidates(explanation: &Explanation) -> Table {
+    use Align::{Left, Right};
+    let mut table = Table::new(&[
+        ("", Left),
+        ("MODEL", Left),
+        ("SAYS", Right),
+        ("TIMES", Right),
+        ("RESERVES", Right),
+        ("WASTE GB·h", Right),
+        ("WOULD HAVE FAILED", Right),
+    ]);
+    for candidate in &explanation.candidates {
+        table.row([
+            if candidate.chosen { "→".into() } else { String::new() },
+            candidate.model.clone(),
+            format_bytes(candidate.value_bytes),
+            format!("{:.2}", candidate.multiplier),
+            format_bytes(candidate.reserved_bytes),
+            format!("{:.3e}", candidate.expected_waste_gbh),
+            format!("{:.0} %", candidate.failed_share * 100.0),
+        ]);
+    }
+    table
+}
+
+fn matters(explanation: &Explanation) -> String {
+    if explanation.features.is_empty() {
+        return "No feature of these runs varied, so none can matter.".into();
+    }
+    let each: Vec<_> = explanation
+        .features
+        .iter()
+        .map(|feature| {
+            let used = if feature.used { ", used" } else { "" };
+            match feature.correlation {
+                Some(correlation) => format!("{} (correlation {correlation:.2}{used})", feature.name),
+                None => format!("{} (a category{used})", feature.name),
+            }
+        })
+        .collect();
+    let verdict = match explanation.features.iter().find(|feature| feature.used) {
+        Some(feature) => format!("{} was found to matter", feature.name),
+        None => "none was found to matter".into(),
+    };
+    format!("Features: {}; {verdict}.", each.join(", "))
+}
+
+fn table(rows: &[Observation], explanation: &Explanation) -> Table {
+    let mut table = Table::new(&[
+        ("MEMORY", Align::Right),
+        ("DURATION", Align::Right),
+        ("FEATURES", Align::Left),
+    ]);
+    for run in rows {
+        let seen = row(run);
+        let memory = seen.memory_peak_bytes.map_or_else(|| "-".into(), format_bytes);
+        let features: Vec<_> = run
+            .features
+            .iter()
+            .filter(|feature| explanation.features.iter().any(|known| known.name == feature.name))
+            .map(|feature| match &feature.value {
+                FeatureValue::Number(number) => format!("{}={number}", feature.name),
+                FeatureValue::Category(word) => format!("{}={word}", feature.name),
+            })
+            .collect();
+        table.row([
+            if seen.is_lower_bound { format!("≥ {memory}") } else { memory },
+            seen.duration_s.map_or_else(|| "-".into(), format_duration),
+            features.join(" "),
+        ]);
+    }
+    table
+}

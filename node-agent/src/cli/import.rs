@@ -1,0 +1,86 @@
+//! `standin import`: runs that were measured elsewhere, as a starting point for predictions.
+
+use super::backtest::REQUEST;
+use super::exit::complain;
+use super::settings::Settings;
+use super::trace_file::{CsvArg, TraceArgs};
+use crate::backtest::trace::Task;
+use crate::fingerprint::key::{Feature, FeatureValue, TaskKey};
+use crate::fingerprint::{Coverage, Fingerprint, Measured, Source};
+use crate::host::{self, ProcessId};
+use crate::size::Policy;
+use crate::store::Store;
+use crate::store::past::ForeignRun;
+use crate::store::record::{Engine, NewRun};
+use clap::Args;
+use nix::unistd::User;
+use std::collections::HashMap;
+
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Example:
+  sacct --parsable2 --format JobID,JobName,User,Start,End,ElapsedRaw,State,ReqMem,MaxRSS,AllocCPUS,TotalCPU > jobs
+  standin import --csv jobs --preset sacct")]
+pub(super) struct ImportArgs {
+    #[command(flatten)]
+    csv: CsvArg,
+    #[command(flatten)]
+    reading: TraceArgs,
+}
+
+pub(super) fn run(settings: &Settings, arguments: &ImportArgs) -> anyhow::Result<u8> {
+    let trace = arguments.reading.read(&arguments.csv.csv)?;
+    let mut users = HashMap::new();
+    let runs: Vec<_> = trace.tasks.iter().map(|task| foreign(task, &mut users)).collect();
+    let mut opened = Store::open(&settings.database)?;
+    opened.store.import(&runs)?;
+    complain(&format!("{} runs taken into {}", runs.len(), settings.database.display()));
+    Ok(0)
+}
+
+/// Users of that name on this host keep their runs; those of others count as the caller's.
+fn uid(name: &str, users: &mut HashMap<String, u32>) -> u32 {
+    *users.entry(name.to_owned()).or_insert_with(|| {
+        let known = User::from_name(name).ok().flatten().map(|user| user.uid.as_raw());
+        known.unwrap_or_else(|| nix::unistd::getuid().as_raw())
+    })
+}
+
+fn foreign(task: &Task, users: &mut HashMap<String, u32>) -> ForeignRun {
+    let uid = uid(&task.user, users);
+    let mut features = task.features.clone();
+    let request = |bytes| Feature { name: REQUEST.into(), value: FeatureValue::Number(bytes) };
+    features.extend(task.memory_request_bytes.map(request));
+    let run = NewRun {
+        key: TaskKey { task_type: task.task_type.clone(), uid },
+        user: host::user_name(uid),
+        command: vec![task.task_type.clone()],
+        directory: String::new(),
+        started_at_ms: task.start_ms,
+        engine: Engine::Accounting,
+        owner: ProcessId::current(),
+        main: None,
+        cgroup: None,
+        policy: Policy::Observe,
+        features,
+        prediction: Default::default(),
+        limits: Default::default(),
+    };
+    let ns = |seconds: f64| (seconds * 1e9) as u64;
+    let duration_ms = (task.duration_s * 1e3) as i64;
+    let fingerprint = Fingerprint {
+        duration_ns: ns(task.duration_s),
+        cpu_ns: task.cpu_cores_mean.map(|cores| ns(cores * task.duration_s)),
+        memory_peak_bytes: Some(task.memory_peak_bytes as u64),
+        storage_read_bytes: task.io_read_bytes.map(|bytes| bytes as u64),
+        storage_write_bytes: task.io_write_bytes.map(|bytes| bytes as u64),
+        ..Fingerprint::default()
+    };
+    let source = Source {
+        measure: "all".into(),
+        source: Some("standin import".into()),
+        note: Some("measured elsewhere".into()),
+    };
+    let measured = Measured { fingerprint, coverage: Coverage(vec![source]), ..Measured::default() };
+    ForeignRun { run, ended_at_ms: task.start_ms.saturating_add(duration_ms), measured }
+}
