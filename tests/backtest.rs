@@ -15,7 +15,11 @@ fn trace(tasks: u64) -> String {
         String::from("task_type,start_s,duration_s,memory_peak_bytes,memory_request_bytes,input_bytes\n");
     for n in 0..tasks {
         let input = (n * 7919 % 101 + 1) * 10_000_000;
-        let (name, peak) = if n % 3 == 0 { ("index", 700_000_000 + n % 7 * 1_000_000) } else { ("align", 200_000_000 + input * 6) };
+        let (name, peak) = if n % 3 == 0 {
+            ("index", 700_000_000 + n % 7 * 1_000_000)
+        } else {
+            ("align", 200_000_000 + input * 6)
+        };
         _ = writeln!(text, "{name},{},600,{peak},16000000000,{input}", n * 300);
     }
     text
@@ -110,7 +114,11 @@ fn a_plot_and_a_table_come_out() {
     let (sandbox, path) = with_trace(&trace(60));
     let svg = sandbox.path("waste.svg");
     let output = standin(&sandbox, &["backtest", "--csv", &path, "--svg", svg.to_str().unwrap()]);
-    assert!(stdout(&output).contains("Tovar") && stdout(&output).contains("PER 1,000"), "{}", stdout(&output));
+    assert!(
+        stdout(&output).contains("Tovar") && stdout(&output).contains("PER 1,000"),
+        "{}",
+        stdout(&output)
+    );
     assert_eq!(fs::read_to_string(svg).unwrap().matches("<polyline").count(), 7);
 }
 
@@ -156,8 +164,16 @@ fn columns_can_be_named() {
     let report = replayed(
         &sandbox,
         &[
-            "--csv", &path, "--map", "Job=task_type", "--map", "Begin=start_s", "--map", "Elapsed=duration_s",
-            "--map", "Mem_MiB=memory_peak_mib",
+            "--csv",
+            &path,
+            "--map",
+            "Job=task_type",
+            "--map",
+            "Begin=start_s",
+            "--map",
+            "Elapsed=duration_s",
+            "--map",
+            "Mem_MiB=memory_peak_mib",
         ],
     );
     let used = 2.0 * 104_857_600.0 * 60.0 / 3.6e12;

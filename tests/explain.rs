@@ -45,7 +45,8 @@ fn the_size_of_the_input_is_found_to_matter() {
     };
     let (small, large) = (expected(small.to_str().unwrap()), expected(large.to_str().unwrap()));
     assert!(large - small > 150.0 * 1_048_576.0, "{small} and {large}");
-    let words = sandbox.standin(["explain", "grow.py", "--input"]).arg(sandbox.path("30.bin")).output().unwrap();
+    let words =
+        sandbox.standin(["explain", "grow.py", "--input"]).arg(sandbox.path("30.bin")).output().unwrap();
     assert!(stdout(&words).contains("was found to matter"), "{}", stdout(&words));
 }
 

@@ -46,7 +46,10 @@ fn on_trace(folder: &Path, name: &str, bar: f64) {
     };
     let trace = read(&text, &Mapping { preset: Preset::Sizey, ..Mapping::default() }).unwrap();
     let rules = Rules::default();
-    println!("{name}, {} tasks: GB·h wasted, failed attempts per 1,000 (study's engine: {bar})", trace.tasks.len());
+    println!(
+        "{name}, {} tasks: GB·h wasted, failed attempts per 1,000 (study's engine: {bar})",
+        trace.tasks.len()
+    );
     let mut recipes = recipe::all(Retry::Kill, rules.host_bytes);
     recipes.push(Box::new(Standin::new(Retry::Elastic, rules.host_bytes)));
     recipes.iter_mut().for_each(|recipe| line(&trace, rules, recipe.as_mut()));
@@ -121,7 +124,8 @@ fn costs() {
         n += 1;
     });
     println!("10,000 runs behind it, state kept: predict {kept:?}, update {update:?} (one resource)");
-    let observation = |n| Observation { values: [Some(need(n)); 9], censored: [false; 9], features: features(n) };
+    let observation =
+        |n| Observation { values: [Some(need(n)); 9], censored: [false; 9], features: features(n) };
     let runs: Vec<_> = (0..HISTORY_MAX as u64).map(observation).collect();
     let history = History { task_and_user: runs.clone(), task: runs.clone(), host: runs };
     let whole = median(100, || _ = black_box(predict(black_box(&history), &asked, 0.05)));
@@ -187,5 +191,9 @@ fn foreign(n: u64) -> ForeignRun {
         memory_peak_bytes: Some(need(n) as u64),
         ..Fingerprint::default()
     };
-    ForeignRun { run, ended_at_ms: started_at_ms + 60_000, measured: Measured { fingerprint, ..Measured::default() } }
+    ForeignRun {
+        run,
+        ended_at_ms: started_at_ms + 60_000,
+        measured: Measured { fingerprint, ..Measured::default() },
+    }
 }

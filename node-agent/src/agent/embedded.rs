@@ -70,7 +70,8 @@ impl<'a> Embedded<'a> {
             Err(error) => Err(error.to_string()),
         };
         let features = key::of_run(start.features.clone());
-        let mut embedded = Self { config, start, features, engine, store, history: History::default(), notes };
+        let mut embedded =
+            Self { config, start, features, engine, store, history: History::default(), notes };
         embedded.look_back();
         embedded
     }
@@ -111,7 +112,9 @@ impl<'a> Embedded<'a> {
     pub fn plan(&self) -> Plan {
         let policy = self.start.policy.unwrap_or(self.config.run.policy);
         match &self.engine {
-            Ok(engine) => engine.plan(&self.history, &self.features, self.config.run.risk, policy, self.start.manual),
+            Ok(engine) => {
+                engine.plan(&self.history, &self.features, self.config.run.risk, policy, self.start.manual)
+            }
             Err(_) => Plan {
                 prediction: crate::predict::predict(&self.history, &self.features, self.config.run.risk),
                 policy,

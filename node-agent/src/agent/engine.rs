@@ -3,8 +3,8 @@
 use super::task::{Plan, Task};
 use crate::cgroup::{CgroupError, Hierarchies, RunCgroup};
 use crate::config;
-use crate::fingerprint::{Coverage, Measures, Source};
 use crate::fingerprint::key::Feature;
+use crate::fingerprint::{Coverage, Measures, Source};
 use crate::host::Capacity;
 use crate::host::{self, ProcessId};
 use crate::predict::{History, predict};

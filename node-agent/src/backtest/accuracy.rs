@@ -28,7 +28,8 @@ pub fn measure(trace: &Trace, resource: Resource, risk: f64) -> Accuracy {
     let mut errors = Vec::new();
     let (mut covered, mut upper, mut used) = (0_usize, 0.0, 0.0);
     for (place, task) in trace.tasks.iter().enumerate() {
-        while let Some(Reverse((at_ms, ended))) = ends.peek().copied().filter(|end| end.0.0 <= task.start_ms) {
+        while let Some(Reverse((at_ms, ended))) = ends.peek().copied().filter(|end| end.0.0 <= task.start_ms)
+        {
             ends.pop();
             _ = at_ms;
             let known = past.entry(&trace.tasks[ended].task_type).or_default();
@@ -63,7 +64,8 @@ pub fn measure(trace: &Trace, resource: Resource, risk: f64) -> Accuracy {
 /// A task as a past run.
 pub fn observation(task: &Task) -> Observation {
     let mut values = [None; 9];
-    let rate = |bytes: Option<f64>| bytes.filter(|_| task.duration_s > 0.0).map(|bytes| bytes / task.duration_s);
+    let rate =
+        |bytes: Option<f64>| bytes.filter(|_| task.duration_s > 0.0).map(|bytes| bytes / task.duration_s);
     values[Resource::MemoryPeakBytes as usize] = Some(task.memory_peak_bytes);
     values[Resource::CpuCoresMean as usize] = task.cpu_cores_mean;
     values[Resource::IoReadBytesPerS as usize] = rate(task.io_read_bytes);

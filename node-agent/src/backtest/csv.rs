@@ -46,7 +46,8 @@ pub(super) fn delimiter(header: &str) -> char {
 pub(super) fn rows(text: &str) -> Result<Vec<Row>, BadInput> {
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
     let delimiter = delimiter(text.lines().next().unwrap_or(""));
-    let mut parser = Parser { delimiter, line: 1, begun: 1, row: Vec::new(), field: String::new(), rows: vec![] };
+    let mut parser =
+        Parser { delimiter, line: 1, begun: 1, row: Vec::new(), field: String::new(), rows: vec![] };
     parser.run(text)?;
     Ok(parser.rows)
 }

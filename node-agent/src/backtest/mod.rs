@@ -142,7 +142,8 @@ impl<'a> Replay<'a> {
             (self.rules.fail_at, Event::Fails)
         };
         let ran_until_ms = at_ms + (task.duration_s * 1e3 * share) as i64;
-        let told_at_ms = if event == Event::Ends { ran_until_ms.max(task.end_ms.unwrap_or(0)) } else { ran_until_ms };
+        let told_at_ms =
+            if event == Event::Ends { ran_until_ms.max(task.end_ms.unwrap_or(0)) } else { ran_until_ms };
         self.queue.push(Reverse((told_at_ms, event, place)));
     }
 

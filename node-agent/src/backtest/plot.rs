@@ -53,7 +53,8 @@ pub fn cumulative_waste(outcomes: &[Outcome]) -> String {
 fn grid(svg: &mut String, most_ms: f64, most_gbh: f64) {
     for tick in 0..=TICKS {
         let share = f64::from(tick) / f64::from(TICKS);
-        let (x, y) = (LEFT + share * (WIDTH - LEFT - RIGHT), HEIGHT - BOTTOM - share * (HEIGHT - TOP - BOTTOM));
+        let (x, y) =
+            (LEFT + share * (WIDTH - LEFT - RIGHT), HEIGHT - BOTTOM - share * (HEIGHT - TOP - BOTTOM));
         let (right, base) = (WIDTH - RIGHT, HEIGHT - BOTTOM + 18.0);
         _ = writeln!(
             svg,

@@ -167,7 +167,10 @@ pub fn column(name: &str) -> Option<Column> {
         "state" => Column::State,
         "ignored" => Column::Ignored,
         "input_bytes" | "input_bytes_max" | "input_files" => Column::Feature(name.into()),
-        _ => return bytes_column(name).or_else(|| name.strip_prefix("feature:").map(|f| Column::Feature(clean(f)))),
+        _ => {
+            return bytes_column(name)
+                .or_else(|| name.strip_prefix("feature:").map(|f| Column::Feature(clean(f))));
+        }
     })
 }
 
@@ -250,7 +253,8 @@ fn whole(problem: &str) -> BadInput {
 fn columns(header: &Row, mapping: &Mapping) -> Result<Vec<Column>, BadInput> {
     let names = || header.fields.iter().map(|name| name.trim());
     let unknown = mapping.columns.keys().find(|mapped| !names().any(|name| name == mapped.as_str()));
-    let missing = |column: &str, problem: String| BadInput { line: header.line, column: column.into(), problem };
+    let missing =
+        |column: &str, problem: String| BadInput { line: header.line, column: column.into(), problem };
     if let Some(name) = unknown {
         let there = names().collect::<Vec<_>>().join(", ");
         return Err(missing(name, format!("there is no such column; there are {there}")));
@@ -372,7 +376,9 @@ fn bytes(text: &str, scale: Scale, most: f64) -> Result<f64, String> {
         _ => return number(text, most / scale.factor()).map(|number| number * scale.factor()),
     };
     let digits = &with_unit[..with_unit.len() - 1];
-    number(digits.trim(), most / factor).map(|number| number * factor).map_err(|_| format!("{text:?} is no size"))
+    number(digits.trim(), most / factor)
+        .map(|number| number * factor)
+        .map_err(|_| format!("{text:?} is no size"))
 }
 
 /// Seconds as a number in the column's unit, or as Slurm writes them: `[D-]HH:MM:SS`, `MM:SS.mmm`.
@@ -399,7 +405,11 @@ fn moment_ms(text: &str, scale: Scale) -> Result<i64, String> {
         let ms = number * scale.factor() * 1e3;
         // Year 2500 in milliseconds: above that the unit is another one.
         let fits = (0.0..=1.7e13).contains(&ms);
-        return if fits { Ok(ms as i64) } else { Err(format!("{text} is no time: is the unit another one?")) };
+        return if fits {
+            Ok(ms as i64)
+        } else {
+            Err(format!("{text} is no time: is the unit another one?"))
+        };
     }
     date_ms(text).ok_or_else(|| format!("{text:?} is no time: allowed is a number or YYYY-MM-DDTHH:MM:SS"))
 }

@@ -99,7 +99,11 @@ fn words(explanation: &Explanation, prediction: &Prediction, rows: &[Observation
     text += &candidates(explanation).to_string();
     text += &format!("\n{}\n", matters(explanation));
     let shown = rows.len().min(ROWS_SHOWN);
-    text += &format!("\nThe newest {shown} of {} runs behind it\n{}", rows.len(), table(&rows[..shown], explanation));
+    text += &format!(
+        "\nThe newest {shown} of {} runs behind it\n{}",
+        rows.len(),
+        table(&rows[..shown], explanation)
+    );
     let others: Vec<_> = prediction
         .estimates
         .iter()
@@ -164,11 +168,8 @@ fn matters(explanation: &Explanation) -> String {
 }
 
 fn table(rows: &[Observation], explanation: &Explanation) -> Table {
-    let mut table = Table::new(&[
-        ("MEMORY", Align::Right),
-        ("DURATION", Align::Right),
-        ("FEATURES", Align::Left),
-    ]);
+    let mut table =
+        Table::new(&[("MEMORY", Align::Right), ("DURATION", Align::Right), ("FEATURES", Align::Left)]);
     for run in rows {
         let seen = row(run);
         let memory = seen.memory_peak_bytes.map_or_else(|| "-".into(), format_bytes);

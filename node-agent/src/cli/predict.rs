@@ -2,9 +2,9 @@
 
 use super::exit::{NOT_KNOWN, complain, print};
 use super::report::{JSON_VERSION, print_json};
+use super::run::parse_feature;
 use super::settings::Settings;
 use super::table::{Align, Table};
-use super::run::parse_feature;
 use crate::fingerprint::key::{self, Feature, TaskKey};
 use crate::predict::{Level, Prediction, Resource, predict};
 use crate::store::Reader;
@@ -85,7 +85,12 @@ pub(super) fn run(settings: &Settings, arguments: &PredictArgs) -> anyhow::Resul
     let prediction = predict(&history, &arguments.task.features(), settings.config.run.risk);
     let known = prediction.estimates.iter().any(|estimate| estimate.level != Level::Host);
     if arguments.json {
-        print_json(&Predicted { version: JSON_VERSION, task_type: &key.task_type, uid: key.uid, prediction })?;
+        print_json(&Predicted {
+            version: JSON_VERSION,
+            task_type: &key.task_type,
+            uid: key.uid,
+            prediction,
+        })?;
     } else if known {
         print(table(&prediction))?;
     }

@@ -37,7 +37,8 @@ enum PresetArg {
 
 fn parse_map(text: &str) -> Result<(String, Column), String> {
     let (column, name) = text.split_once('=').ok_or("allowed is COLUMN=NAME")?;
-    let known = trace::column(name).ok_or_else(|| format!("{name:?} is no such NAME; there are {COLUMN_NAMES}"))?;
+    let known =
+        trace::column(name).ok_or_else(|| format!("{name:?} is no such NAME; there are {COLUMN_NAMES}"))?;
     Ok((column.to_owned(), known))
 }
 
@@ -95,7 +96,8 @@ fn text(path: &Path) -> anyhow::Result<String> {
         bail!("{} is larger than 2 GiB: split it", path.display());
     }
     String::from_utf8(bytes).map_err(|error| {
-        let line = error.as_bytes()[..error.utf8_error().valid_up_to()].iter().filter(|b| **b == b'\n').count() + 1;
+        let line =
+            error.as_bytes()[..error.utf8_error().valid_up_to()].iter().filter(|b| **b == b'\n').count() + 1;
         anyhow::anyhow!("{}: line {line}: not UTF-8", path.display())
     })
 }

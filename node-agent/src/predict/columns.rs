@@ -156,8 +156,11 @@ mod tests {
         let runs: Vec<_> = (1..40)
             .map(|n| {
                 let x = f64::from(n);
-                let mut features =
-                    vec![number("noise", f64::from(n * 7 % 11)), number("same", 5.0), number("rows", x * 1e3)];
+                let mut features = vec![
+                    number("noise", f64::from(n * 7 % 11)),
+                    number("same", 5.0),
+                    number("rows", x * 1e3),
+                ];
                 let host = Feature { name: "host".into(), value: FeatureValue::Category("h".into()) };
                 features.push(host);
                 (features, 100.0 + x * 50.0)

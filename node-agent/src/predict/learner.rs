@@ -152,11 +152,12 @@ impl Learner {
     pub(super) fn ladder(&self, base: Base, value: f64, failed: f64, bounds: &[f64]) -> f64 {
         let largest = self.models.iter().find(|(model, _)| *model == base).and_then(|(_, r)| r.largest());
         let by_bound = bounds.iter().copied().reduce(f64::max).map(|bound| bound * CENSORED);
-        let next = [largest.map(|largest| value * largest * MARGIN), Some(self.past.most() * MARGIN), by_bound]
-            .into_iter()
-            .flatten()
-            .filter(|amount| *amount >= failed * WORTH_A_RETRY)
-            .fold(f64::INFINITY, f64::min);
+        let next =
+            [largest.map(|largest| value * largest * MARGIN), Some(self.past.most() * MARGIN), by_bound]
+                .into_iter()
+                .flatten()
+                .filter(|amount| *amount >= failed * WORTH_A_RETRY)
+                .fold(f64::INFINITY, f64::min);
         if next.is_finite() { next.max(failed * LADDER_LEAST) } else { failed * LADDER_LEAST }
     }
 
@@ -206,7 +207,9 @@ fn candidate(base: Base, value: f64, sorted: &[Weighted], objective: Objective) 
         MARGIN * (SPREAD_MARGIN * spread / count).min(SPREAD_MARGIN_MAX).exp()
     };
     let choice = match objective {
-        Objective::Reserve { per_failure } => residual::cheapest(sorted, Price::Kill { per_failure }, margin()),
+        Objective::Reserve { per_failure } => {
+            residual::cheapest(sorted, Price::Kill { per_failure }, margin())
+        }
         Objective::Grow { step, per_step } => residual::cheapest(sorted, Price::Grow { step, per_step }, 1.0),
         Objective::Quantile(quantile) => residual::cheapest(sorted, Price::Pinball { quantile }, 1.0),
     };

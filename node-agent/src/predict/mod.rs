@@ -11,10 +11,8 @@ pub mod sizing;
 #[cfg(test)]
 mod tests;
 
-pub use estimate::{
-    CENSORED_AGAIN, CENSORED_AGE_MAX, MEMORY_EXTRA_BYTES, MEMORY_LEAST_BYTES, PER_FAILURE,
-};
 use crate::fingerprint::key::Feature;
+pub use estimate::{CENSORED_AGAIN, CENSORED_AGE_MAX, MEMORY_EXTRA_BYTES, MEMORY_LEAST_BYTES, PER_FAILURE};
 use serde::{Deserialize, Serialize};
 
 /// What is predicted. The names are those of the column `resource` in the database.

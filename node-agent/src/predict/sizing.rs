@@ -76,8 +76,9 @@ impl Sizing {
         }
         self.runs.push((features.to_vec(), peak_bytes, seconds));
         let columns = Columns::choose(self.runs.iter().map(|(features, y, _)| (features.as_slice(), *y)));
-        let same = columns.numbers.iter().map(|(name, _)| name).eq(self.columns.numbers.iter().map(|(n, _)| n))
-            && columns.words == self.columns.words;
+        let same =
+            columns.numbers.iter().map(|(name, _)| name).eq(self.columns.numbers.iter().map(|(n, _)| n))
+                && columns.words == self.columns.words;
         self.columns = columns;
         if same {
             self.push(features, peak_bytes, seconds);

@@ -200,7 +200,11 @@ proptest! {
 #[test]
 fn time_of_a_prediction() {
     let runs: Vec<_> = (0..HISTORY_MAX)
-        .map(|i| Observation { values: [Some(((i * 7919) % 1009) as f64); 9], censored: [i % 50 == 0; 9], features: Vec::new() })
+        .map(|i| Observation {
+            values: [Some(((i * 7919) % 1009) as f64); 9],
+            censored: [i % 50 == 0; 9],
+            features: Vec::new(),
+        })
         .collect();
     let history = History { task_and_user: runs.clone(), task: runs.clone(), host: runs };
     let started = std::time::Instant::now();

@@ -138,7 +138,11 @@ fn run(row: &Row<'_>) -> Result<Run> {
             _ => None,
         };
     }
-    Ok(Run { run_id: row.get(0)?, flags, observation: Observation { values, censored: censored(flags), features: Vec::new() } })
+    Ok(Run {
+        run_id: row.get(0)?,
+        flags,
+        observation: Observation { values, censored: censored(flags), features: Vec::new() },
+    })
 }
 
 fn censored(flags: i64) -> [bool; 9] {

@@ -1,8 +1,8 @@
 //! Reading for people and programs: rows with units in their names, which are also what `--json` prints.
 
 use super::error::StoreError;
-use super::record::{Engine, OpenRun, RunId};
 use super::past::{self, PastRun};
+use super::record::{Engine, OpenRun, RunId};
 use super::{columns, history, open, write};
 use crate::fingerprint::Measured;
 use crate::fingerprint::key::{Feature, FeatureValue, TaskKey};
