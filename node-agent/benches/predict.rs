@@ -117,7 +117,7 @@ fn costs() {
     let mut sizing = Sizing::new(TooSmall::Kills);
     (0..10_000).for_each(|n| sizing.ended(n as usize, &features(n), need(n), 60.0));
     let asked = features(77);
-    let kept = median(1000, || _ = black_box(sizing.reserve_bytes(black_box(&asked))));
+    let kept = median(1000, || _ = black_box(sizing.reserve_bytes(black_box(&asked), 1e10)));
     let mut n = 10_000;
     let update = median(1000, || {
         sizing.ended(n as usize, &features(n), need(n), 60.0);

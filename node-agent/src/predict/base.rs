@@ -4,6 +4,7 @@
 use super::learner::{DECAY, RING_MAX};
 use std::collections::VecDeque;
 use std::rc::Rc;
+use std::sync::LazyLock;
 
 /// Neighbours that are averaged.
 const NEIGHBOURS: usize = 5;
@@ -117,6 +118,8 @@ pub(super) struct Past {
     first: u64,
     lines: Vec<Sums>,
     powers: Vec<Sums>,
+    /// What was taken and by which run, by size.
+    sorted: Vec<(f64, u64)>,
     median: f64,
     least: f64,
     most: f64,
@@ -154,10 +157,23 @@ impl Past {
             self.first += 1;
         }
         self.rows.push_back(row);
-        self.median = median(self.rows.iter().rev().map(|row| row.y));
-        let values = || self.rows.iter().map(|row| row.y);
-        self.least = values().fold(f64::INFINITY, f64::min);
-        self.most = values().fold(0.0, f64::max);
+        self.keep_sorted();
+    }
+
+    /// Takes the newest row into the sorted values, and one that is no longer kept out.
+    fn keep_sorted(&mut self) {
+        let first = self.first;
+        if self.sorted.len() >= RING_MAX {
+            self.sorted.retain(|(_, number)| *number >= first);
+        }
+        let newest = self.next_number() - 1;
+        let Some(y) = self.rows.back().map(|row| row.y) else { return };
+        let place = self.sorted.partition_point(|(other, _)| *other < y);
+        self.sorted.insert(place, (y, newest));
+        let weight = |number: u64| POWERS_OF_DECAY[usize::try_from(newest - number).unwrap_or(RING_MAX - 1)];
+        self.median = median(self.sorted.iter().map(|(y, number)| (*y, weight(*number))));
+        self.least = self.sorted.first().map_or(0.0, |(y, _)| *y);
+        self.most = self.sorted.last().map_or(0.0, |(y, _)| *y);
     }
 
     /// What `base` says for a run of which this is known; the median where it can't say.
@@ -192,8 +208,14 @@ impl Past {
     }
 
     fn same_word(&self, place: usize, word: &str) -> Option<f64> {
-        let same = || self.rows.iter().rev().filter(|row| row.known.word(place) == Some(word));
-        same().next().map(|_| median(same().map(|row| row.y)))
+        let newest = self.next_number().checked_sub(1)?;
+        let same = self
+            .sorted
+            .iter()
+            .filter(|(_, number)| self.row(*number).is_some_and(|row| row.known.word(place) == Some(word)));
+        same.clone().next()?;
+        let weight = |number: u64| POWERS_OF_DECAY[usize::try_from(newest - number).unwrap_or(RING_MAX - 1)];
+        Some(median(same.map(|(y, number)| (*y, weight(*number)))))
     }
 }
 
@@ -204,25 +226,27 @@ fn logarithm(x: f64) -> f64 {
     x.max(1.0).ln()
 }
 
-/// Median of values, newest first, each weighing [`DECAY`] of the one after it in time.
-fn median(newest_first: impl Iterator<Item = f64>) -> f64 {
-    let mut weight = 1.0;
-    let mut weighted: Vec<(f64, f64)> = newest_first
-        .map(|y| {
-            weight *= DECAY;
-            (y, weight)
-        })
-        .collect();
-    weighted.sort_unstable_by(|a, b| a.0.total_cmp(&b.0));
-    let half = weighted.iter().map(|(_, weight)| weight).sum::<f64>() / 2.0;
+/// What a run counts by its age in runs.
+pub(super) static POWERS_OF_DECAY: LazyLock<[f64; RING_MAX]> = LazyLock::new(|| {
+    let mut weight = 1.0 / DECAY;
+    [(); RING_MAX].map(|()| {
+        weight *= DECAY;
+        weight
+    })
+});
+
+/// Median of sorted values with weights: between two of them where the halves are equal. 0 for none.
+fn median(sorted: impl Iterator<Item = (f64, f64)> + Clone) -> f64 {
+    let half = sorted.clone().map(|(_, weight)| weight).sum::<f64>() / 2.0;
     let mut sum = 0.0;
-    for (place, (y, weight)) in weighted.iter().enumerate() {
+    let mut rest = sorted.peekable();
+    while let Some((y, weight)) = rest.next() {
         sum += weight;
         if sum > half * (1.0 + 1e-9) {
-            return *y;
+            return y;
         }
         if sum >= half * (1.0 - 1e-9) {
-            return weighted.get(place + 1).map_or(*y, |(next, _)| (y + next) / 2.0);
+            return rest.peek().map_or(y, |(next, _)| (y + next) / 2.0);
         }
     }
     0.0

@@ -28,6 +28,9 @@ pub const PER_FAILURE: f64 = 2.0;
 pub const CENSORED_AGAIN: f64 = 2.0;
 /// Runs after which a censored value is forgotten.
 pub const CENSORED_AGE_MAX: usize = 32;
+/// Runs looked at where no memory is at stake: what is older counts half of the newest or less, and looking takes time
+/// before every start.
+const RUNS_MAX: usize = 64;
 /// Used where the asked risk is no number.
 const RISK_DEFAULT: f64 = 0.05;
 /// Values above this, in any unit, are nonsense and not used; so no product here can overflow.
@@ -84,7 +87,8 @@ pub(super) fn value(run: &Observation, resource: Resource) -> Option<f64> {
 
 impl Evidence {
     fn of(runs: &[Observation], level: Level, resource: Resource) -> Self {
-        let runs = &runs[..runs.len().min(super::HISTORY_MAX)];
+        let most = if resource == Resource::MemoryPeakBytes { super::HISTORY_MAX } else { RUNS_MAX };
+        let runs = &runs[..runs.len().min(most)];
         let place = resource as usize;
         let samples = || {
             let sound = runs.iter().rev().filter(|run| !run.censored[place]);
@@ -221,7 +225,7 @@ impl Evidence {
 
 /// The share of the asked risk that is spent by rank: the rest is for what changes between runs, which ranks do not
 /// know of.
-const RISK_SPENT: f64 = 0.6;
+const RISK_SPENT: f64 = 0.4;
 
 fn why(resource: Resource) -> &'static str {
     match resource {

@@ -15,7 +15,7 @@
 //!
 //! Nothing but rows is kept that could not be worked out from them again: a state is rebuilt by pushing them.
 
-use super::base::{Base, Known, Past, Row, TINY};
+use super::base::{Base, Known, POWERS_OF_DECAY, Past, Row, TINY};
 use super::residual::{self, LADDER_LEAST, Price, Residuals, Weighted};
 
 /// Most runs kept per task and resource.
@@ -25,11 +25,13 @@ pub const DECAY: f64 = 0.99;
 /// Always added to a multiplier.
 pub const MARGIN: f64 = 1.02;
 /// See the head of this file.
-pub const SPREAD_MARGIN: f64 = 2.5;
+pub const SPREAD_MARGIN: f64 = 3.5;
 /// What the spread of errors is taken to be before there are any, in logarithms.
-pub const SPREAD_PRIOR: f64 = 0.4;
+pub const SPREAD_PRIOR: f64 = 0.25;
 /// How many runs that counts for.
 pub const SPREAD_PRIOR_RUNS: f64 = 2.0;
+/// The same margin for bounds that kill nothing.
+pub const BOUND_MARGIN: f64 = 1.0;
 /// Largest logarithm of the spread's margin.
 const SPREAD_MARGIN_MAX: f64 = 0.7;
 /// Multiplier after one run, when there is no error to learn from.
@@ -140,11 +142,15 @@ impl Learner {
         all
     }
 
-    /// Factor on `base`'s value that stays above with probability `share`.
+    /// Factor on `base`'s value that stays above with probability `share`: the conformal rank of its errors, and a margin
+    /// for what few runs do not show.
     pub(super) fn upper_factor(&self, base: Base, known: &Known, share: f64) -> Option<f64> {
         let (_, residuals) = self.models.iter().find(|(model, _)| *model == base)?;
         let weights = self.weights(known);
-        residual::conformal(&self.weighted(residuals, &weights), share)
+        let sorted = self.weighted(residuals, &weights);
+        let spread = residual::spread(&sorted, SPREAD_PRIOR, SPREAD_PRIOR_RUNS);
+        let margin = (BOUND_MARGIN * spread / sorted.len().max(1) as f64).min(SPREAD_MARGIN_MAX).exp();
+        residual::conformal(&sorted, share).map(|factor| factor * margin)
     }
 
     /// What to reserve after `failed` did not do: the smallest of what would have sufficed for every run before and
@@ -166,9 +172,7 @@ impl Learner {
         let next = self.past.next_number();
         let first = next - self.past.len() as u64;
         let here = self.main.and_then(|place| known.log(place));
-        let mut age = 1.0;
-        let mut weights: Vec<f64> = (first..next)
-            .rev()
+        (first..next)
             .map(|number| {
                 let there = self.main.and_then(|place| self.past.row(number)?.known.log(place));
                 let near = match (here, there) {
@@ -178,12 +182,9 @@ impl Learner {
                     }
                     _ => 1.0,
                 };
-                age *= DECAY;
-                age / DECAY * near
+                near * POWERS_OF_DECAY[usize::try_from(next - 1 - number).unwrap_or(RING_MAX - 1)]
             })
-            .collect();
-        weights.reverse();
-        weights
+            .collect()
     }
 
     fn weighted(&self, residuals: &Residuals, weights: &[f64]) -> Vec<Weighted> {

@@ -8,8 +8,9 @@ use super::learner::RING_MAX;
 /// One past error.
 #[derive(Clone, Copy, Debug)]
 struct Residual {
-    /// What the run took ÷ what the model had said.
+    /// What the run took ÷ what the model had said, and its logarithm.
     ratio: f64,
+    log: f64,
     /// What one unit of ratio costs: the model's value × the time that it was held.
     price: f64,
     /// Which run.
@@ -26,6 +27,8 @@ pub(super) struct Residuals {
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Weighted {
     pub(super) ratio: f64,
+    /// Its logarithm.
+    pub(super) log: f64,
     /// What one unit of ratio costs, weighed.
     pub(super) price: f64,
     /// How much the run counts.
@@ -81,14 +84,20 @@ impl Residuals {
             self.sorted.retain(|residual| residual.number + RING_MAX as u64 > number);
         }
         let place = self.sorted.partition_point(|residual| residual.ratio < ratio);
-        self.sorted.insert(place, Residual { ratio, price, number });
+        self.sorted.insert(place, Residual { ratio, log: ratio.ln(), price, number });
     }
 
     /// The run since which the task behaves otherwise: all errors from it on lie above nearly all before it, or all
     /// below. Few above will do, since they may have been killed; more are needed below, where only waste is at
     /// stake.
     pub(super) fn changed_at(&self) -> Option<u64> {
-        let newest = self.sorted.iter().map(|residual| residual.number).max()?;
+        let (place, newest) =
+            self.sorted.iter().map(|residual| residual.number).enumerate().max_by_key(|n| n.1)?;
+        // The newest lies at one end, or nothing has changed.
+        let end = SINCE_CHANGE[0] as usize + (self.sorted.len() as f64 * CHANGE_SHARE) as usize + 1;
+        if place > end && place + end < self.sorted.len() {
+            return None;
+        }
         SINCE_CHANGE.into_iter().find_map(|runs| {
             let from = newest.saturating_sub(runs - 1);
             let before = || self.sorted.iter().filter(|residual| residual.number < from);
@@ -112,7 +121,7 @@ impl Residuals {
             .iter()
             .map(|residual| {
                 let weight = weight(residual.number);
-                Weighted { ratio: residual.ratio, price: residual.price * weight, weight }
+                Weighted { ratio: residual.ratio, log: residual.log, price: residual.price * weight, weight }
             })
             .collect()
     }
@@ -127,7 +136,7 @@ pub(super) fn add_bounds(sorted: &mut Vec<Weighted>, ratios: impl Iterator<Item 
     let weight = 1.0;
     for ratio in ratios {
         let place = sorted.partition_point(|w| w.ratio < ratio);
-        sorted.insert(place, Weighted { ratio, price, weight });
+        sorted.insert(place, Weighted { ratio, log: ratio.ln(), price, weight });
     }
 }
 
@@ -141,14 +150,12 @@ struct Sums {
 }
 
 impl Sums {
-    fn add(&mut self, residual: &Weighted, sign: f64, logs: bool) {
+    fn add(&mut self, residual: &Weighted, sign: f64) {
         let need = residual.price * residual.ratio * sign;
         self.price += residual.price * sign;
         self.need += need;
         self.weight += residual.weight * sign;
-        if logs {
-            self.need_log += need * residual.ratio.ln();
-        }
+        self.need_log += need * residual.log;
     }
 }
 
@@ -177,15 +184,14 @@ const LADDER_COST: f64 = 1.3;
 /// The multiplier, `margin` times one of the ratios, that would have cost least. `None` without errors.
 pub(super) fn cheapest(sorted: &[Weighted], price: Price, margin: f64) -> Option<Choice> {
     let ladder = sorted.last()?.ratio * margin;
-    let logs = matches!(price, Price::Grow { .. });
     let mut above = Sums::default();
-    sorted.iter().for_each(|residual| above.add(residual, 1.0, logs));
+    sorted.iter().for_each(|residual| above.add(residual, 1.0));
     let total = above.weight;
     let mut below = Sums::default();
     let mut best: Option<Choice> = None;
     for residual in sorted {
-        below.add(residual, 1.0, logs);
-        above.add(residual, -1.0, logs);
+        below.add(residual, 1.0);
+        above.add(residual, -1.0);
         let multiplier = residual.ratio * margin;
         let cost = price.of(multiplier, ladder, &below, &above);
         if best.is_none_or(|best| cost < best.cost) {
@@ -203,8 +209,8 @@ pub(super) fn spread(sorted: &[Weighted], prior: f64, prior_runs: f64) -> f64 {
     if total <= 0.0 {
         return prior;
     }
-    let mean = sorted.iter().map(|w| w.price * w.ratio.ln()).sum::<f64>() / total;
-    let variance = sorted.iter().map(|w| w.price * (w.ratio.ln() - mean).powi(2)).sum::<f64>() / total;
+    let mean = sorted.iter().map(|w| w.price * w.log).sum::<f64>() / total;
+    let variance = sorted.iter().map(|w| w.price * (w.log - mean).powi(2)).sum::<f64>() / total;
     ((prior_runs * prior * prior + count * variance) / (prior_runs + count)).sqrt()
 }
 

@@ -11,6 +11,11 @@ use std::collections::BTreeMap;
 /// Price of raising a limit in place, as a share of memory × time.
 const PER_RAISE: f64 = 0.05;
 
+/// A user's request caps a reservation as long as no run needed this share of it.
+const REQUEST_TRUSTED: f64 = 1.0 / 1.1;
+/// After one run at least this times what it took is reserved.
+const ONE_RUN_LEAST: f64 = 1.3;
+
 /// What happens when a reservation is too small.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum TooSmall {
@@ -50,12 +55,23 @@ impl Sizing {
         self.largest_bytes
     }
 
-    /// What to reserve for a run, bytes; `None` before any has ended.
-    pub fn reserve_bytes(&self, features: &[Feature]) -> Option<f64> {
+    /// What to reserve for a run whose user asked for `asked_bytes`; `None` before any has ended. The request caps it as
+    /// long as no run needed nearly as much; after one run alone, the geometric mean of that run (once)
+    /// and the request (twice) does.
+    pub fn reserve_bytes(&self, features: &[Feature], asked_bytes: f64) -> Option<f64> {
         let bounds: Vec<_> = self.bounds.values().copied().collect();
         let candidates = self.learner.candidates(&self.columns.known(features), &bounds, self.objective);
         let best = candidates.first()?;
-        Some((best.amount() + MEMORY_EXTRA_BYTES).max(MEMORY_LEAST_BYTES))
+        let bytes = (best.amount() + MEMORY_EXTRA_BYTES).max(MEMORY_LEAST_BYTES);
+        let trusted = self.largest_bytes < asked_bytes * REQUEST_TRUSTED;
+        let cap = match self.learner.past().len() {
+            _ if !trusted => f64::INFINITY,
+            1 => (self.largest_bytes * asked_bytes * asked_bytes)
+                .cbrt()
+                .max(self.largest_bytes * ONE_RUN_LEAST),
+            _ => asked_bytes,
+        };
+        Some(bytes.min(cap))
     }
 
     /// Run `id` met its limit of `bytes`: what to retry with. `None` where nothing is known.

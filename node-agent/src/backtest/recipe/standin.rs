@@ -17,9 +17,6 @@ pub enum Retry {
 
 /// A first run whose limit can grow begins with this share of what its user asked for.
 const ELASTIC_COLD: f64 = 0.25;
-/// The user's request caps a reservation as long as no run needed this share of it.
-const REQUEST_TRUSTED: f64 = 1.0 / 1.1;
-
 /// See the head of this file.
 pub struct Standin {
     retry: Retry,
@@ -53,10 +50,7 @@ impl Recipe for Standin {
     fn reserve(&mut self, task: &Task, _: usize) -> Asked {
         let asked = request(task, self.host_bytes);
         let sizing = self.sizing(task);
-        match sizing.reserve_bytes(&task.features) {
-            Some(bytes) if sizing.largest_bytes() < asked * REQUEST_TRUSTED => {
-                Asked { bytes: bytes.min(asked), cold: false }
-            }
+        match sizing.reserve_bytes(&task.features, asked) {
             Some(bytes) => Asked { bytes, cold: false },
             None if self.retry == Retry::Elastic => Asked { bytes: asked * ELASTIC_COLD, cold: true },
             None => Asked { bytes: asked, cold: true },
