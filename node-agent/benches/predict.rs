@@ -4,7 +4,7 @@
 //! it that part says so. Costs are measured on histories made here.
 #![allow(missing_docs, clippy::unwrap_used, reason = "this is no library; it panics where it fails")]
 
-use standin::backtest::accuracy::{self, measure};
+use standin::backtest::accuracy::measure;
 use standin::backtest::recipe::{self, Recipe, Retry, Standin};
 use standin::backtest::trace::{Mapping, Preset, Trace, read};
 use standin::backtest::{Rules, replay};
@@ -130,7 +130,6 @@ fn costs() {
     let history = History { task_and_user: runs.clone(), task: runs.clone(), host: runs };
     let whole = median(100, || _ = black_box(predict(black_box(&history), &asked, 0.05)));
     println!("rebuilt from the newest {HISTORY_MAX} runs, all nine resources: {whole:?}");
-    _ = accuracy::observation;
 }
 
 /// Runs in the database that interactive use is measured at.
@@ -159,7 +158,7 @@ fn database() {
         let took = median(20, || {
             let mut command = Command::new(env!("CARGO_BIN_EXE_standin"));
             command.env("STANDIN_DB", &path).args(&arguments);
-            if verb[1] != "" && verb[0] != "show" {
+            if !verb[1].is_empty() && verb[0] != "show" {
                 command.args(["--user", "1000"]);
             }
             assert!(command.output().unwrap().status.success(), "{verb:?}");

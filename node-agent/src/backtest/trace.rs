@@ -265,12 +265,13 @@ fn columns(header: &Row, mapping: &Mapping) -> Result<Vec<Column>, BadInput> {
             mapped.or_else(|| preset_column(mapping.preset, name)).unwrap_or(Column::Ignored)
         })
         .collect();
-    let needed: [(&str, fn(&Column) -> bool); 3] = [
-        ("task_type", |column| *column == Column::TaskType),
-        ("duration_s", |column| matches!(column, Column::Duration(_))),
-        ("memory_peak_bytes", |column| matches!(column, Column::MemoryPeak(_))),
+    let has = |is: fn(&Column) -> bool| columns.iter().any(is);
+    let needed = [
+        ("task_type", has(|column| *column == Column::TaskType)),
+        ("duration_s", has(|column| matches!(column, Column::Duration(_)))),
+        ("memory_peak_bytes", has(|column| matches!(column, Column::MemoryPeak(_)))),
     ];
-    match needed.into_iter().find(|(_, is)| !columns.iter().any(is)) {
+    match needed.into_iter().find(|(_, there)| !there) {
         Some((name, _)) => Err(missing(name, "the column is missing: name it with --map COLUMN=NAME".into())),
         None => Ok(columns),
     }

@@ -58,8 +58,9 @@ pub(super) struct Choice {
     pub(super) share_above: f64,
 }
 
-/// Runs since a change that are looked for, the earliest change first.
-const SINCE_CHANGE: [u64; 5] = [32, 16, 8, 4, 2];
+/// Most and fewest runs since a change that is looked for.
+const SINCE_CHANGE_MAX: u64 = 32;
+const SINCE_CHANGE_MIN: u64 = 2;
 /// Runs that a change must have before it.
 const RUNS_BEFORE_CHANGE: usize = 5;
 /// Share at each end of the errors before that does not count.
@@ -94,11 +95,11 @@ impl Residuals {
         let (place, newest) =
             self.sorted.iter().map(|residual| residual.number).enumerate().max_by_key(|n| n.1)?;
         // The newest lies at one end, or nothing has changed.
-        let end = SINCE_CHANGE[0] as usize + (self.sorted.len() as f64 * CHANGE_SHARE) as usize + 1;
+        let end = SINCE_CHANGE_MAX as usize + (self.sorted.len() as f64 * CHANGE_SHARE) as usize + 1;
         if place > end && place + end < self.sorted.len() {
             return None;
         }
-        SINCE_CHANGE.into_iter().find_map(|runs| {
+        (SINCE_CHANGE_MIN..=SINCE_CHANGE_MAX).rev().find_map(|runs| {
             let from = newest.saturating_sub(runs - 1);
             let before = || self.sorted.iter().filter(|residual| residual.number < from);
             let count = before().count();
@@ -275,8 +276,10 @@ mod tests {
         assert_eq!(residuals.changed_at(), None);
         residuals.push(61, 4.0, 1.0);
         assert_eq!(residuals.changed_at(), Some(60));
-        (62..64).for_each(|number| residuals.push(number, 4.0, 1.0));
-        assert_eq!(residuals.changed_at(), Some(60));
+        for number in 62..80 {
+            residuals.push(number, 4.0, 1.0);
+            assert_eq!(residuals.changed_at(), Some(60), "at run {number}");
+        }
     }
 
     #[test]
