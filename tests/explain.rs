@@ -41,7 +41,7 @@ fn the_size_of_the_input_is_found_to_matter() {
         assert_eq!(explained["history"].as_array().unwrap().len(), 8);
         let candidates = memory["candidates"].as_array().unwrap();
         assert!(candidates.len() > 3 && candidates[0]["chosen"] == true, "{candidates:?}");
-        explained["estimates"]["estimates"][0]["expected"].as_f64().unwrap()
+        explained["estimates"][0]["expected"].as_f64().unwrap()
     };
     let (small, large) = (expected(small.to_str().unwrap()), expected(large.to_str().unwrap()));
     assert!(large - small > 150.0 * 1_048_576.0, "{small} and {large}");

@@ -34,8 +34,9 @@ struct Explained<'a> {
     task_type: &'a str,
     uid: u32,
     features: &'a [Feature],
-    memory: Option<&'a Explanation>,
-    estimates: &'a Prediction,
+    memory: &'a Explanation,
+    #[serde(flatten)]
+    prediction: &'a Prediction,
     history: Vec<HistoryRow<'a>>,
 }
 
@@ -62,8 +63,8 @@ pub(super) fn run(settings: &Settings, arguments: &ExplainArgs) -> anyhow::Resul
             task_type: &key.task_type,
             uid: key.uid,
             features: &features,
-            memory: Some(&explanation),
-            estimates: &prediction,
+            memory: &explanation,
+            prediction: &prediction,
             history: rows.iter().map(row).collect(),
         })?;
     } else {
