@@ -87,7 +87,7 @@ fn a_killed_launcher_leaves_a_lost_run_and_nothing_else() {
     require!(is_root(), "needs root");
     let sandbox = Sandbox::new();
     let launcher = Job::start(&mut sandbox.standin(["run", "--no-agent", "--", "sleep", "100"]));
-    sandbox.wait_for_runs(1, "main_pid IS NOT NULL");
+    sandbox.wait_for_runs(1, "id IN (SELECT run_id FROM run_launch WHERE main_pid IS NOT NULL)");
     drop(launcher);
     wait_until("its command is gone", || {
         sandbox

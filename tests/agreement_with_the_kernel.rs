@@ -88,12 +88,17 @@ fn memory_of_processes_together() {
     assert!((200.0..260.0).contains(&peak), "{peak} MiB");
 }
 
-/// Runs until the program's own pages did not have to be read in again, which would count as well.
-fn without_page_ins(run: impl Fn() -> Value) -> Option<Value> {
+/// Bytes of one transfer.
+const TRANSFER: f64 = (16 << 20) as f64;
+
+/// Runs until `bytes` are exact: the program's own pages may have to be read in again, which counts as well, and
+/// on a busy host a request in some ten thousands escapes the probes. Every attempt must be close.
+fn exact(bytes: &str, run: impl Fn() -> Value) -> Option<Value> {
     (0..5).map(|_| run()).find(|result| {
-        let storage = number(result, "storage_read_bytes");
-        assert_eq!(number(result, "block_read_bytes"), storage, "the kernel's own account of reads");
-        number(result, "faults_major") == 0.0
+        let page_ins = if number(result, "faults_major") > 0.0 { 0.1 } else { 0.0 };
+        let off = (number(result, bytes) - TRANSFER).abs() / TRANSFER;
+        assert!(off <= 0.005 + page_ins, "{bytes}: {} in {result:#}", number(result, bytes));
+        off == 0.0
     })
 }
 
@@ -126,9 +131,8 @@ fn direct_io_of_fio_to_the_byte() {
             command.extend(options);
             // Once to lay the file out and to have the program in memory.
             assert!(Command::new("fio").args(options).stdout(Stdio::null()).status().unwrap().success());
-            let result = without_page_ins(|| sandbox.run_json(&["--name", "fio"], &command));
-            let Some(result) = result else { return support::skip("the host evicts pages too often") };
-            assert_eq!(number(&result, bytes), f64::from(16 << 20), "{direction} {block}");
+            let result = exact(bytes, || sandbox.run_json(&["--name", "fio"], &command));
+            let result = result.unwrap_or_else(|| panic!("{direction} {block}: never exact"));
             let latencies = &result["measured"]["fingerprint"][format!("block_{direction}_ns")];
             let counted: u64 = serde_json::from_value::<Vec<u64>>(latencies.clone()).unwrap().iter().sum();
             assert_eq!(counted as f64, number(&result, ops), "{direction} {block}");

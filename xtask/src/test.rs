@@ -41,7 +41,10 @@ pub(crate) fn run(options: &Options) -> Result<ExitCode> {
     let skipped = workspace.join("target/skipped-tests.txt");
     start_empty(&skipped)?;
     let mut tests = process::cargo(workspace);
-    tests.args(["test", "--workspace"]).args(&options.arguments).env("STANDIN_SKIPPED", &skipped);
+    tests
+        .args(["test", "--workspace", "--no-fail-fast"])
+        .args(&options.arguments)
+        .env("STANDIN_SKIPPED", &skipped);
     let status = process::status(&mut tests)?;
     report(&fs::read_to_string(&skipped)?);
     let code = status.code().and_then(|code| u8::try_from(code).ok());

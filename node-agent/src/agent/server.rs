@@ -18,7 +18,7 @@ use crate::store::record::{Ending, NewRun, OpenRun, RunId};
 use crate::store::{Reader, Store, StoreError, Writer};
 use crate::wire::{AgentStatus, Leftover};
 use anyhow::{Context, bail};
-use life::Life;
+use life::{Life, Record};
 use std::cell::{Cell, RefCell};
 use std::io;
 use std::os::fd::OwnedFd;
@@ -234,10 +234,10 @@ impl Agent {
         while lives.join_next().await.is_some() {}
     }
 
-    async fn begin(&self, run: NewRun) -> Result<RunId, StoreError> {
+    fn begin(&self, run: NewRun) -> oneshot::Receiver<Result<RunId, StoreError>> {
         let (done, answer) = oneshot::channel();
         self.writer.begin(run, Box::new(move |result| _ = done.send(result)));
-        answer.await.unwrap_or(Err(StoreError::WriterGone))
+        answer
     }
 
     async fn finish(
@@ -310,7 +310,7 @@ fn take_up(engine: &mut Engine, run: &OpenRun) -> Option<Life> {
     let task = Task::adopt(engine, cgroup, run);
     task.set_main(engine, main.pid);
     Some(Life {
-        run: Some(run.id),
+        record: Record::known(run.id),
         task_type: run.key.task_type.clone(),
         user: host::user_name(run.key.uid),
         process,

@@ -59,6 +59,9 @@ pub enum Mode {
 pub struct Hierarchies {
     /// Mount point of the v2 hierarchy.
     pub unified: PathBuf,
+    /// Mounted with `favordynmods`: moving a process does not wait for an RCU grace period first, which takes
+    /// some 10 ms when nothing was moved for a while (`cgroup_threadgroup_rwsem`, kernel/cgroup/cgroup.c).
+    pub moves_are_quick: bool,
     /// Controllers of the v2 hierarchy.
     pub unified_controllers: Vec<String>,
     /// Mount points of those of [`CONTROLLERS`] that are on v1 (and `freezer`-like ones left out).
@@ -78,7 +81,10 @@ impl Hierarchies {
         for mount in mounts {
             match mount.fs_type.as_str() {
                 // A bind mount of a part shows a root other than "/".
-                "cgroup2" if mount.root == "/" => _ = unified.get_or_insert(mount.mount_point),
+                "cgroup2" if mount.root == "/" => {
+                    let moves_are_quick = mount.super_options.contains_key("favordynmods");
+                    unified.get_or_insert((mount.mount_point, moves_are_quick));
+                }
                 "cgroup" if mount.root == "/" => {
                     for controller in CONTROLLERS {
                         if mount.super_options.contains_key(controller) {
@@ -89,10 +95,10 @@ impl Hierarchies {
                 _ => {}
             }
         }
-        let unified = unified.ok_or(CgroupError::NoUnified)?;
+        let (unified, moves_are_quick) = unified.ok_or(CgroupError::NoUnified)?;
         let controllers = fs::read_to_string(unified.join("cgroup.controllers")).unwrap_or_default();
         let unified_controllers = controllers.split_whitespace().map(str::to_owned).collect();
-        Ok(Self { unified, unified_controllers, v1 })
+        Ok(Self { unified, moves_are_quick, unified_controllers, v1 })
     }
 
     /// Which arrangement this is.

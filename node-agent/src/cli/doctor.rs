@@ -186,7 +186,14 @@ fn cgroups() -> Vec<Finding> {
         Mode::Hybrid => "hybrid: v2 for probes, freezing and killing, v1 for limits",
     };
     let place = format!("{mode}; v2 at {}", hierarchies.unified.display());
-    let mut findings = vec![Finding::new("cgroups", "mode", State::Ok, place)];
+    let moves = if hierarchies.moves_are_quick {
+        Finding::new("cgroups", "moves", State::Ok, "quick: mounted with favordynmods")
+    } else {
+        let cost = "with an agent, a start after a pause waits some 10 ms for the kernel; \
+                    the mount option favordynmods of cgroup2 avoids it";
+        Finding::new("cgroups", "moves", State::Absent, cost)
+    };
+    let mut findings = vec![Finding::new("cgroups", "mode", State::Ok, place), moves];
     findings.extend(CONTROLLERS.map(|controller| {
         let (used, use_of_it) = what_it_limits(controller);
         match hierarchies.home(controller) {

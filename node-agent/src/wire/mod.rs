@@ -90,7 +90,7 @@ pub struct Started {
     pub prediction: Prediction,
     /// Limits in force.
     pub limits: Limits,
-    /// What people should know (a limit that was refused, a run that can't be recorded).
+    /// What people should know (a limit that was refused).
     pub notes: Vec<String>,
 }
 

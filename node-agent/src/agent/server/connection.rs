@@ -1,6 +1,6 @@
 //! One launcher's connection: who is it, what does it want, and is it allowed to.
 
-use super::life::{self, Life};
+use super::life::{self, Life, Record};
 use super::{Agent, Process};
 use crate::fingerprint::key::{self, TaskKey};
 use crate::host::{self, ProcessId};
@@ -113,20 +113,15 @@ async fn admit(agent: &Rc<Agent>, peer: Peer, start: Start) -> Result<(Life, Sta
         limits: task.plan().limits.clone(),
     };
     let (task_type, user) = (run.key.task_type.clone(), run.user.clone());
-    let run = match agent.begin(run).await {
-        Ok(run) => Some(run),
-        Err(error) => {
-            notes.push(format!("not recorded: {error}"));
-            None
-        }
-    };
+    // A task does not wait for the disk: whether it could be recorded shows later.
+    let record = Record::begun(agent.begin(run));
     notes.extend(task.notes().iter().cloned());
     let started = Started {
         prediction: task.plan().prediction.clone(),
         limits: task.plan().limits.clone(),
         notes: notes.clone(),
     };
-    Ok((Life { run, task_type, user, process, task, leftover: start.leftover, notes }, started))
+    Ok((Life { record, task_type, user, process, task, leftover: start.leftover, notes }, started))
 }
 
 /// A user may only have own processes taken in: the caller itself, or a child of it.

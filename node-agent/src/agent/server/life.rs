@@ -4,6 +4,7 @@ use super::{Agent, Process};
 use crate::agent::Task;
 use crate::fingerprint::Measured;
 use crate::host;
+use crate::store::StoreError;
 use crate::store::record::{Ending, RunId};
 use crate::wire::{Finished, Leftover};
 use std::rc::Rc;
@@ -17,13 +18,48 @@ const SETTLE_TRIES: u32 = 20;
 
 /// Everything a run needs to be brought to its end.
 pub(super) struct Life {
-    pub(super) run: Option<RunId>,
+    pub(super) record: Record,
     pub(super) task_type: String,
     pub(super) user: String,
     pub(super) process: Process,
     pub(super) task: Task,
     pub(super) leftover: Leftover,
     pub(super) notes: Vec<String>,
+}
+
+/// The row of a run: under way to the database, there, or refused by it.
+pub(super) struct Record {
+    begun: Option<oneshot::Receiver<Result<RunId, StoreError>>>,
+    run: Option<RunId>,
+}
+
+impl Record {
+    /// A row that is on its way.
+    pub(super) fn begun(answer: oneshot::Receiver<Result<RunId, StoreError>>) -> Self {
+        Self { begun: Some(answer), run: None }
+    }
+
+    /// A row that is there.
+    pub(super) fn known(run: RunId) -> Self {
+        Self { begun: None, run: Some(run) }
+    }
+
+    /// The row if it is there by now.
+    fn now(&mut self) -> Option<RunId> {
+        if let Some(Ok(Ok(run))) = self.begun.as_mut().map(oneshot::Receiver::try_recv) {
+            *self = Self::known(run);
+        }
+        self.run
+    }
+
+    /// Waits for the database's answer.
+    async fn settled(mut self) -> Result<RunId, StoreError> {
+        match (self.now(), self.begun) {
+            (Some(run), _) => Ok(run),
+            (None, Some(answer)) => answer.await.unwrap_or(Err(StoreError::WriterGone)),
+            (None, None) => Err(StoreError::WriterGone),
+        }
+    }
 }
 
 /// Leads a task to its end. `executed` brings the `errno` if the command could not be executed; `finish` is
@@ -88,7 +124,7 @@ async fn sample_until(agent: &Agent, life: &mut Life, over: impl AsyncFn(&Life))
 }
 
 fn checkpoint(agent: &Agent, life: &mut Life) {
-    if let Some(run) = life.run {
+    if let Some(run) = life.record.now() {
         agent.writer.checkpoint(run, life.task.measured(&agent.engine.borrow()));
     }
 }
@@ -107,9 +143,13 @@ async fn conclude(agent: &Agent, mut life: Life, exec_errno: Option<i32>) -> Fin
         life.task.finish(&mut engine, exit.map(|exit| exit.status), life.leftover)
     };
     ending.exec_errno = exec_errno;
-    let run = match life.run {
-        Some(run) => record(agent, run, ending, measured.clone(), &mut life.notes).await,
-        None => None,
+    let run = match record(agent, life.record, ending, measured.clone()).await {
+        Ok(run) => Some(run),
+        Err(error) => {
+            tracing::warn!("a run of {} is not recorded: {error}", life.task_type);
+            life.notes.push(format!("not recorded: {error}"));
+            None
+        }
     };
     Finished {
         run: run.map(|run| run.0),
@@ -125,20 +165,12 @@ async fn conclude(agent: &Agent, mut life: Life, exec_errno: Option<i32>) -> Fin
 
 async fn record(
     agent: &Agent,
-    run: RunId,
+    record: Record,
     ending: Ending,
     measured: Measured,
-    notes: &mut Vec<String>,
-) -> Option<RunId> {
-    match agent.finish(run, host::now_ms(), ending, measured).await {
-        Ok(()) => {
-            agent.recorded.set(agent.recorded.get() + 1);
-            Some(run)
-        }
-        Err(error) => {
-            tracing::warn!("run {} is not recorded: {error}", run.0);
-            notes.push(format!("not recorded: {error}"));
-            None
-        }
-    }
+) -> Result<RunId, StoreError> {
+    let run = record.settled().await?;
+    agent.finish(run, host::now_ms(), ending, measured).await?;
+    agent.recorded.set(agent.recorded.get() + 1);
+    Ok(run)
 }
