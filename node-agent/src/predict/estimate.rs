@@ -31,6 +31,8 @@ pub const CENSORED_AGE_MAX: usize = 32;
 /// Runs looked at where no memory is at stake: what is older counts half of the newest or less, and looking takes time
 /// before every start.
 const RUNS_MAX: usize = 64;
+/// Runs looked at for memory.
+const MEMORY_RUNS_MAX: usize = 128;
 /// Used where the asked risk is no number.
 const RISK_DEFAULT: f64 = 0.05;
 /// Values above this, in any unit, are nonsense and not used; so no product here can overflow.
@@ -87,7 +89,7 @@ pub(super) fn value(run: &Observation, resource: Resource) -> Option<f64> {
 
 impl Evidence {
     fn of(runs: &[Observation], level: Level, resource: Resource) -> Self {
-        let most = if resource == Resource::MemoryPeakBytes { super::HISTORY_MAX } else { RUNS_MAX };
+        let most = if resource == Resource::MemoryPeakBytes { MEMORY_RUNS_MAX } else { RUNS_MAX };
         let runs = &runs[..runs.len().min(most)];
         let place = resource as usize;
         let samples = || {
