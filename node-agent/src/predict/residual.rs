@@ -92,14 +92,8 @@ impl Residuals {
     /// below. Few above will do, since they may have been killed; more are needed below, where only waste is at
     /// stake.
     pub(super) fn changed_at(&self) -> Option<u64> {
-        let (place, newest) =
-            self.sorted.iter().map(|residual| residual.number).enumerate().max_by_key(|n| n.1)?;
-        // The newest lies at one end, or nothing has changed.
-        let end = SINCE_CHANGE_MAX as usize + (self.sorted.len() as f64 * CHANGE_SHARE) as usize + 1;
-        if place > end && place + end < self.sorted.len() {
-            return None;
-        }
-        (SINCE_CHANGE_MIN..=SINCE_CHANGE_MAX).rev().find_map(|runs| {
+        let newest = self.sorted.iter().map(|residual| residual.number).max()?;
+        (SINCE_CHANGE_MIN..=self.longest_side(newest)).rev().find_map(|runs| {
             let from = newest.saturating_sub(runs - 1);
             let before = || self.sorted.iter().filter(|residual| residual.number < from);
             let count = before().count();
@@ -114,6 +108,19 @@ impl Residuals {
             let below = runs >= RUNS_BELOW && since().next_back()?.ratio * CHANGE_LEAST < low;
             (above || below).then_some(from)
         })
+    }
+
+    /// How many of the newest errors, at most [`SINCE_CHANGE_MAX`], lie on one side of the middle: no change can be longer.
+    fn longest_side(&self, newest: u64) -> u64 {
+        let middle = self.sorted[self.sorted.len() / 2].ratio;
+        let mut sides = [0_i8; SINCE_CHANGE_MAX as usize];
+        for residual in &self.sorted {
+            if let Some(side) = sides.get_mut((newest - residual.number) as usize) {
+                *side = if residual.ratio >= middle { 1 } else { -1 };
+            }
+        }
+        let first = sides[0];
+        sides.iter().take_while(|side| **side == first).count() as u64
     }
 
     /// The errors in order of ratio, with the weight that `weight` gives to each run.
