@@ -8,7 +8,7 @@ use crate::fingerprint::from_rusage;
 use crate::fingerprint::key::{self, Feature, TaskKey};
 use crate::host::{self, ProcessId};
 use crate::launch::{Child, Command, Exit, StartError};
-use crate::predict::History;
+use crate::predict::{History, predict};
 use crate::store::Store;
 use crate::store::record::{Ending, Engine as EngineKind, NewRun, RunId};
 use crate::wire::{Finished, Leftover, Start};
@@ -111,15 +111,10 @@ impl<'a> Embedded<'a> {
     /// What is decided for the task.
     pub fn plan(&self) -> Plan {
         let policy = self.start.policy.unwrap_or(self.config.run.policy);
+        let prediction = predict(&self.history, &self.features, self.config.run.risk);
         match &self.engine {
-            Ok(engine) => {
-                engine.plan(&self.history, &self.features, self.config.run.risk, policy, self.start.manual)
-            }
-            Err(_) => Plan {
-                prediction: crate::predict::predict(&self.history, &self.features, self.config.run.risk),
-                policy,
-                ..Plan::default()
-            },
+            Ok(engine) => engine.plan(prediction, policy, self.start.manual),
+            Err(_) => Plan { prediction, policy, ..Plan::default() },
         }
     }
 

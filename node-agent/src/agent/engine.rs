@@ -3,11 +3,10 @@
 use super::task::{Plan, Task};
 use crate::cgroup::{CgroupError, Hierarchies, RunCgroup};
 use crate::config;
-use crate::fingerprint::key::Feature;
 use crate::fingerprint::{Coverage, Measures, Source};
 use crate::host::Capacity;
 use crate::host::{self, ProcessId};
-use crate::predict::{History, predict};
+use crate::predict::Prediction;
 use crate::probe::{Measure, Options, Probes, Slot, State};
 use crate::size::{Manual, Policy, size};
 use ebpf_probes::{Losses, ProcessExit};
@@ -95,15 +94,7 @@ impl Engine {
     }
 
     /// Decides what a task gets.
-    pub fn plan(
-        &self,
-        history: &History,
-        features: &[Feature],
-        risk: f64,
-        policy: Policy,
-        manual: Manual,
-    ) -> Plan {
-        let prediction = predict(history, features, risk);
+    pub fn plan(&self, prediction: Prediction, policy: Policy, manual: Manual) -> Plan {
         let limits = size(&prediction, policy, manual, self.capacity);
         Plan { prediction, limits, policy }
     }

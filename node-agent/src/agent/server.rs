@@ -5,6 +5,7 @@
 //! next one: tasks that still run are measured on, others are closed with what is known.
 
 mod connection;
+mod forecast;
 mod life;
 mod socket;
 
@@ -18,6 +19,7 @@ use crate::store::record::{Ending, NewRun, OpenRun, RunId};
 use crate::store::{Reader, Store, StoreError, Writer};
 use crate::wire::{AgentStatus, Leftover};
 use anyhow::{Context, bail};
+use forecast::Forecasts;
 use life::{Life, Record};
 use std::cell::{Cell, RefCell};
 use std::io;
@@ -50,6 +52,7 @@ struct Agent {
     engine: RefCell<Engine>,
     writer: Writer,
     reader: RefCell<Reader>,
+    forecasts: RefCell<Forecasts>,
     /// Tasks under way.
     active: Cell<usize>,
     /// Runs recorded.
@@ -168,6 +171,7 @@ impl Agent {
             engine: RefCell::new(engine),
             writer: Writer::start(store)?,
             reader: RefCell::new(reader),
+            forecasts: RefCell::default(),
             active: Cell::new(0),
             recorded: Cell::new(0),
             stop: watch::Sender::new(false),
@@ -311,7 +315,8 @@ fn take_up(engine: &mut Engine, run: &OpenRun) -> Option<Life> {
     task.set_main(engine, main.pid);
     Some(Life {
         record: Record::known(run.id),
-        task_type: run.key.task_type.clone(),
+        key: run.key.clone(),
+        features: Vec::new(),
         user: host::user_name(run.key.uid),
         process,
         task,

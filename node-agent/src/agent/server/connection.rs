@@ -79,15 +79,15 @@ async fn admit(agent: &Rc<Agent>, peer: Peer, start: Start) -> Result<(Life, Sta
     let uid = peer.uid;
     let key = TaskKey { task_type: key::clean(&start.task_type), uid };
     let mut notes = Vec::new();
-    let history = agent.reader.borrow().history(&key).unwrap_or_else(|error| {
+    let features = key::of_run(start.features);
+    let prediction = agent.predict(&key, &features).unwrap_or_else(|error| {
         notes.push(format!("no history: {error}"));
         Default::default()
     });
-    let features = key::of_run(start.features);
     let task = {
         let mut engine = agent.engine.borrow_mut();
         let policy = start.policy.unwrap_or(agent.config.run.policy);
-        let plan = engine.plan(&history, &features, agent.config.run.risk, policy, start.manual);
+        let plan = engine.plan(prediction, policy, start.manual);
         let mut task = engine.admit(plan).map_err(|error| error.to_string())?;
         if let Err(error) = task.cgroup().enter(pid) {
             task.finish(&mut engine, None, wire::Leftover::Leave);
@@ -98,7 +98,7 @@ async fn admit(agent: &Rc<Agent>, peer: Peer, start: Start) -> Result<(Life, Sta
         task
     };
     let run = NewRun {
-        key,
+        key: key.clone(),
         user: host::user_name(uid),
         command: start.command,
         directory: start.directory,
@@ -108,11 +108,11 @@ async fn admit(agent: &Rc<Agent>, peer: Peer, start: Start) -> Result<(Life, Sta
         main: Some(process.id.clone()),
         cgroup: Some((task.cgroup().path().display().to_string(), task.cgroup().id())),
         policy: task.plan().policy,
-        features,
+        features: features.clone(),
         prediction: task.plan().prediction.clone(),
         limits: task.plan().limits.clone(),
     };
-    let (task_type, user) = (run.key.task_type.clone(), run.user.clone());
+    let user = run.user.clone();
     // A task does not wait for the disk: whether it could be recorded shows later.
     let record = Record::begun(agent.begin(run));
     notes.extend(task.notes().iter().cloned());
@@ -121,7 +121,7 @@ async fn admit(agent: &Rc<Agent>, peer: Peer, start: Start) -> Result<(Life, Sta
         limits: task.plan().limits.clone(),
         notes: notes.clone(),
     };
-    Ok((Life { record, task_type, user, process, task, leftover: start.leftover, notes }, started))
+    Ok((Life { record, key, features, user, process, task, leftover: start.leftover, notes }, started))
 }
 
 /// A user may only have own processes taken in: the caller itself, or a child of it.

@@ -3,6 +3,7 @@
 use super::{Agent, Process};
 use crate::agent::Task;
 use crate::fingerprint::Measured;
+use crate::fingerprint::key::{Feature, TaskKey};
 use crate::host;
 use crate::store::StoreError;
 use crate::store::record::{Ending, RunId};
@@ -19,7 +20,8 @@ const SETTLE_TRIES: u32 = 20;
 /// Everything a run needs to be brought to its end.
 pub(super) struct Life {
     pub(super) record: Record,
-    pub(super) task_type: String,
+    pub(super) key: TaskKey,
+    pub(super) features: Vec<Feature>,
     pub(super) user: String,
     pub(super) process: Process,
     pub(super) task: Task,
@@ -78,8 +80,11 @@ pub(super) async fn lead(
         return;
     }
     let exec_errno = executed.await.unwrap_or(None);
+    let (key, features) = (life.key.clone(), life.features.clone());
     let finished = conclude(&agent, life, exec_errno).await;
+    let ended_well = finished.ending.exit_code == Some(0);
     _ = finish.send(Box::new(finished));
+    agent.forecast(key, features, ended_well);
 }
 
 /// Samples until the run is over; `true` if the agent stops first.
@@ -146,14 +151,14 @@ async fn conclude(agent: &Agent, mut life: Life, exec_errno: Option<i32>) -> Fin
     let run = match record(agent, life.record, ending, measured.clone()).await {
         Ok(run) => Some(run),
         Err(error) => {
-            tracing::warn!("a run of {} is not recorded: {error}", life.task_type);
+            tracing::warn!("a run of {} is not recorded: {error}", life.key.task_type);
             life.notes.push(format!("not recorded: {error}"));
             None
         }
     };
     Finished {
         run: run.map(|run| run.0),
-        task_type: life.task_type,
+        task_type: life.key.task_type,
         user: life.user,
         ending,
         measured,

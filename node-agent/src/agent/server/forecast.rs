@@ -1,0 +1,104 @@
+//! Predictions made ahead. Reading a long history and learning from it takes longer than all else of a start, so
+//! it is done when a run has ended: the next one that starts with the same features finds its prediction ready.
+//! Others have theirs made when they start.
+
+use super::Agent;
+use crate::fingerprint::key::{Feature, TaskKey};
+use crate::predict::{Prediction, predict};
+use crate::store::{Reader, StoreError};
+use std::collections::HashMap;
+use std::rc::Rc;
+use std::time::{Duration, Instant};
+
+/// Most predictions that are kept; all are dropped when it is reached.
+const FORECASTS_MAX: usize = 4096;
+
+/// How long one is good: launchers that measure by themselves may have added runs since.
+const GOOD_FOR: Duration = Duration::from_secs(60);
+
+/// See the head of this file.
+#[derive(Debug, Default)]
+pub(super) struct Forecasts(HashMap<TaskKey, Forecast>);
+
+#[derive(Debug)]
+struct Forecast {
+    features: Vec<Feature>,
+    prediction: Prediction,
+    made: Instant,
+}
+
+impl Forecasts {
+    fn find(&self, key: &TaskKey, features: &[Feature]) -> Option<Prediction> {
+        let forecast = self.0.get(key)?;
+        let is_good = forecast.features == features && forecast.made.elapsed() < GOOD_FOR;
+        is_good.then(|| forecast.prediction.clone())
+    }
+
+    fn keep(&mut self, key: TaskKey, features: Vec<Feature>, prediction: Prediction) {
+        if self.0.len() >= FORECASTS_MAX {
+            self.0.clear();
+        }
+        self.0.insert(key, Forecast { features, prediction, made: Instant::now() });
+    }
+}
+
+impl Agent {
+    /// What a run that starts now will need. A prediction made ahead may lack the run that has just ended.
+    pub(super) fn predict(&self, key: &TaskKey, features: &[Feature]) -> Result<Prediction, StoreError> {
+        match self.forecasts.borrow().find(key, features) {
+            Some(prediction) => Ok(prediction),
+            None => Ok(predict(&self.reader.borrow().history(key)?, features, self.config.run.risk)),
+        }
+    }
+
+    /// Makes the prediction for the next run that is like the one that has just been recorded, on another
+    /// thread. After one that did not end well the last prediction serves no more.
+    pub(super) fn forecast(self: &Rc<Self>, key: TaskKey, features: Vec<Feature>, ended_well: bool) {
+        if !ended_well {
+            self.forecasts.borrow_mut().0.remove(&key);
+        }
+        let agent = Rc::clone(self);
+        tokio::task::spawn_local(async move {
+            let (database, risk) = (agent.database.clone(), agent.config.run.risk);
+            let learnt = tokio::task::spawn_blocking(move || {
+                let history = Reader::open(&database)?.history(&key)?;
+                let prediction = predict(&history, &features, risk);
+                Ok::<_, StoreError>((key, features, prediction))
+            });
+            match learnt.await {
+                Ok(Ok((key, features, prediction))) => {
+                    agent.forecasts.borrow_mut().keep(key, features, prediction);
+                }
+                Ok(Err(error)) => tracing::warn!("no prediction made ahead: {error}"),
+                Err(error) => tracing::error!("no prediction made ahead: {error}"),
+            }
+        });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fingerprint::key::FeatureValue;
+
+    #[test]
+    fn only_a_start_like_the_last_one_finds_it() {
+        let key = |name: &str| TaskKey { task_type: name.into(), uid: 0 };
+        let features =
+            |bytes| vec![Feature { name: "input_bytes".into(), value: FeatureValue::Number(bytes) }];
+        let mut forecasts = Forecasts::default();
+        forecasts.keep(key("xz"), features(1.0), Prediction::default());
+        assert!(forecasts.find(&key("xz"), &features(1.0)).is_some());
+        assert!(forecasts.find(&key("xz"), &features(2.0)).is_none());
+        assert!(forecasts.find(&key("gcc"), &features(1.0)).is_none());
+    }
+
+    #[test]
+    fn they_are_bounded() {
+        let mut forecasts = Forecasts::default();
+        for uid in 0..3 * FORECASTS_MAX as u32 {
+            forecasts.keep(TaskKey { task_type: "xz".into(), uid }, vec![], Prediction::default());
+            assert!(forecasts.0.len() <= FORECASTS_MAX);
+        }
+    }
+}
