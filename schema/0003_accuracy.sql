@@ -10,5 +10,6 @@ SELECT
     round(100.0 * avg(a.within_upper), 1) AS within_upper_percent,
     round(avg(a.upper / nullif(a.actual, 0)), 2) AS upper_over_actual
 FROM prediction_accuracy a JOIN run r ON r.id = a.run_id
-WHERE NOT a.actual_is_lower_bound
+-- What is told of other tasks is no prediction of this one.
+WHERE NOT a.actual_is_lower_bound AND a.level <> 'host'
 GROUP BY a.task_type, a.user, a.resource, week;

@@ -20,6 +20,9 @@ use crate::units::{format_bytes, format_duration, format_rate};
 
 /// Absolute margin on memory: halves the failures at no cost in waste on the traces studied.
 pub const MEMORY_EXTRA_BYTES: f64 = (32 << 20) as f64;
+/// Up to so many runs are few: see [`Evidence::largest_of_few`].
+const FEW_RUNS: usize = 3;
+
 /// Least upper bound for memory.
 pub const MEMORY_LEAST_BYTES: f64 = (128 << 20) as f64;
 /// Price of a killed run, as a multiple of its memory × time.
@@ -133,8 +136,19 @@ impl Evidence {
         let expected = middle.map_or(0.0, |middle| middle.amount());
         let expected = if expected <= negligible(resource) * 1.001 { 0.0 } else { expected };
         let reason = self.reason(resource, model, only_bounds, (upper, censored, least));
-        let upper = upper.max(censored).max(least).max(expected);
+        let upper = upper.max(censored).max(least).max(expected).max(self.largest_of_few(resource));
         Estimate { resource, expected, upper, risk, samples: self.samples(), level: self.level, reason }
+    }
+
+    /// Two or three runs, of which one did without what another needed, are no reason to bound a peak, a count
+    /// or a rate below what was seen: a hard limit may follow from it. 0 where there are more.
+    fn largest_of_few(&self, resource: Resource) -> f64 {
+        use Resource::{CpuCoresMean, DurationS, MemoryPeakBytes};
+        let is_judged_by_cost = matches!(resource, MemoryPeakBytes | CpuCoresMean | DurationS);
+        if is_judged_by_cost || self.samples() > FEW_RUNS {
+            return 0.0;
+        }
+        Some(self.learner.past().most()).filter(|most| *most > negligible(resource)).unwrap_or(0.0)
     }
 
     /// The cheapest reservation of memory.

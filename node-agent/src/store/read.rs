@@ -451,7 +451,7 @@ fn accuracy_summary(db: &Connection, task_type: &str) -> Result<Vec<AccuracySumm
     let sql = "SELECT a.resource, count(*) AS runs, avg(abs(a.error_percent)) AS mean_error_percent,
                       100.0 * avg(a.within_upper) AS within_upper_percent
                FROM prediction_accuracy a JOIN resource n ON n.name = a.resource
-               WHERE a.task_type = ? AND NOT a.actual_is_lower_bound GROUP BY a.resource ORDER BY n.place";
+               WHERE a.task_type = ? AND a.level <> 'host' AND NOT a.actual_is_lower_bound GROUP BY a.resource ORDER BY n.place";
     let rows = collect(db, sql, [task_type], |row| {
         let Some(resource) = resource(row)? else { return Ok(None) };
         Ok(Some(AccuracySummary {
