@@ -118,6 +118,13 @@ fn until(file: &std::path::Path) -> String {
     format!("while [ ! -e {} ]; do sleep 0.5; done", file.display())
 }
 
+/// Whether the script's `sleep` has been executed, so that no stop falls between vfork and exec.
+fn sleeps(pid: &str) -> bool {
+    let children = std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap_or_default();
+    let name = |child: &str| std::fs::read_to_string(format!("/proc/{child}/comm")).unwrap_or_default();
+    children.split_whitespace().any(|child| name(child) == "sleep\n")
+}
+
 #[test]
 fn control_c_reaches_the_command_once() {
     each_way(|name, sandbox, standin| {
@@ -174,6 +181,7 @@ fn control_z_stops_and_fg_continues() {
         let shown = terminal.shown();
         let pid = shown.split("pid=").last().unwrap().split('.').next().unwrap();
         let is_stopped = || std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap().contains(") T ");
+        wait_until("the script sleeps", || sleeps(pid));
         terminal.press("\x1a");
         terminal.wait_for("Stopped");
         wait_until("the command is stopped too", is_stopped);
