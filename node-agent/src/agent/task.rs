@@ -178,7 +178,7 @@ impl Task {
         self.collector.measured()
     }
 
-    /// Whether a CPU still runs a burst of the task that is not counted yet.
+    /// Whether every burst of the task's ended processes is counted.
     pub fn is_settled(&self, engine: &Engine) -> bool {
         !self.slot.is_some_and(|slot| engine.is_on_cpu(slot))
     }

@@ -52,11 +52,6 @@ impl RunCgroup {
         &self.path
     }
 
-    /// Depth below the root of the v2 hierarchy: a child of the root is at 1.
-    pub fn level(&self) -> u32 {
-        u32::try_from(self.path.components().count()).unwrap_or(u32::MAX)
-    }
-
     /// The v2 directory.
     pub fn v2(&self) -> PathBuf {
         self.hierarchies.unified.join(&self.path)

@@ -37,8 +37,6 @@ enum Step {
     SetMain(RunId, ProcessId),
     Checkpoint(RunId, Box<Measured>),
     Finish(RunId, i64, Ending, Box<Measured>),
-    Adopt(RunId, ProcessId),
-    CloseLost(RunId, i64),
 }
 
 enum Command {
@@ -98,7 +96,7 @@ impl Writer {
         self.wait(|reply| Command::Write(step, without_id(reply)))
     }
 
-    /// Writes down the main process. A failure is counted and logged, as for the next three. Never waits.
+    /// Writes down the main process. A failure is counted and logged, as for a checkpoint. Never waits.
     pub fn set_main(&self, id: RunId, main: ProcessId) {
         self.try_write(Step::SetMain(id, main), logged());
     }
@@ -106,16 +104,6 @@ impl Writer {
     /// Writes down the numbers so far. Never waits.
     pub fn checkpoint(&self, id: RunId, measured: Measured) {
         self.try_write(Step::Checkpoint(id, Box::new(measured)), logged());
-    }
-
-    /// Changes who will close a run. Never waits.
-    pub fn adopt(&self, id: RunId, owner: ProcessId) {
-        self.try_write(Step::Adopt(id, owner), logged());
-    }
-
-    /// Closes a run whose end nobody saw. Never waits.
-    pub fn close_lost(&self, id: RunId, ended_at_ms: i64) {
-        self.try_write(Step::CloseLost(id, ended_at_ms), logged());
     }
 
     /// Deletes old runs, see [`Store::prune`]; `reply` gets how many. Never waits.
@@ -265,8 +253,6 @@ impl Step {
             Self::Finish(id, ended_at_ms, ending, measured) => {
                 store.finish_run(*id, *ended_at_ms, ending, measured)?;
             }
-            Self::Adopt(id, owner) => store.adopt(*id, owner)?,
-            Self::CloseLost(id, ended_at_ms) => store.close_lost(*id, *ended_at_ms)?,
         }
         Ok(None)
     }
