@@ -4,6 +4,9 @@
 //! All counters only grow while a slot is in use; user space takes differences.
 #![no_std]
 
+#[path = "abi/demand.rs"]
+pub mod demand;
+
 /// Buckets of every histogram. Bucket `i` counts values in `[2^i, 2^(i+1))` nanoseconds; bucket 0 also
 /// holds 0 and the last one everything from 2^31 ns (2.1 s) up.
 pub const HISTOGRAM_BUCKETS: usize = 32;
@@ -25,14 +28,18 @@ pub struct Counters {
     pub switches_voluntary: u64,
     /// Switches where the task was still runnable (preempted or yielded).
     pub switches_forced: u64,
-    /// Of both, those of tasks that had not been seen to get the CPU: their faults and their wait of that
-    /// stretch are missing. One per CPU can be when the probe is attached; more come where a kernel does not
-    /// show every switch to programs.
-    pub switches_unseen: u64,
     /// Page faults without I/O, from `task_struct.min_flt`.
     pub faults_minor: u64,
     /// Page faults that waited for I/O, from `task_struct.maj_flt`.
     pub faults_major: u64,
+    /// Where the window of [`demand`] begins that this CPU was in last, on the scheduler's clock.
+    pub window_start_ns: u64,
+    /// What this CPU used in it and has not settled yet, see [`demand::pack`].
+    pub window: u64,
+    /// Of all switches, those of tasks that had not been seen to get the CPU: their faults and their wait of that
+    /// stretch are missing. One per CPU can be when the probe is attached; more come where a kernel does not
+    /// show every switch to programs.
+    pub switches_unseen: u64,
     /// Lengths of the stretches between switch-in and switch-out.
     pub burst_ns: Histogram,
     /// Waits before each of those stretches.
@@ -180,6 +187,7 @@ pub struct Offsets {
     pub task_sum_exec_runtime: u32,
     pub task_prev_sum_exec_runtime: u32,
     pub task_run_delay: u32,
+    pub task_last_arrival: u32,
     pub task_min_flt: u32,
     pub task_maj_flt: u32,
     pub task_cgroups: u32,
@@ -233,11 +241,11 @@ pub struct Losses {
 }
 
 const _: () = {
-    assert!(size_of::<Counters>() == 8 * (24 + 4 * HISTOGRAM_BUCKETS));
+    assert!(size_of::<Counters>() == 8 * (26 + 4 * HISTOGRAM_BUCKETS));
     assert!(size_of::<Shared>() == 40);
     assert!(size_of::<OnCpu>() == 192);
     assert!(size_of::<Request>() == 24);
-    assert!(size_of::<Offsets>() == 4 * 39);
+    assert!(size_of::<Offsets>() == 4 * 40);
     assert!(size_of::<ProcessExit>() == 24);
     assert!(size_of::<Losses>() == 16);
 };

@@ -5,13 +5,14 @@
 //! | `SLOTS` | v2 cgroup id → slot | user space |
 //! | `COUNTERS` | `slot * cpus + cpu` → [`Counters`] | that CPU |
 //! | `SHARED` | slot → [`Shared`] | all CPUs, atomically |
+//! | `DEMAND` | slot → [`Demand`] | all CPUs and user space, atomically |
 //! | `CPUS` | cpu → [`OnCpu`] | that CPU; user space writes `slots_version` |
 //! | `REQUESTS` | address of a block request → [`Request`] | `block_io` |
 //! | `EVENTS` | ring of [`ProcessExit`] | `lifecycle` |
 //! | `LOSSES` | 0 → [`Losses`] | all CPUs, atomically |
 //!
 //! The arrays can be mapped into user space, which reads them without a system call. Entries of `SLOTS`,
-//! `COUNTERS`, `SHARED` and `CPUS` are set at load.
+//! `COUNTERS`, `SHARED`, `DEMAND` and `CPUS` are set at load.
 use core::intrinsics::{AtomicOrdering, atomic_xadd};
 
 use aya_ebpf::{
@@ -20,7 +21,7 @@ use aya_ebpf::{
     helpers::bpf_get_smp_processor_id,
     macros::btf_map,
 };
-use ebpf_probes::{Counters, Losses, NO_SLOT, OnCpu, ProcessExit, Request, Shared};
+use ebpf_probes::{Counters, Losses, NO_SLOT, OnCpu, ProcessExit, Request, Shared, demand::Demand};
 
 use crate::kernel::{self, Pointer, offset};
 
@@ -35,6 +36,8 @@ pub(crate) static SLOTS: HashMap<u64, u32, 1> = HashMap::new();
 static COUNTERS: Array<Counters, 1, { BPF_F_MMAPABLE as usize }> = Array::new();
 #[btf_map]
 static SHARED: Array<Shared, 1, { BPF_F_MMAPABLE as usize }> = Array::new();
+#[btf_map]
+static DEMAND: Array<Demand, 1, { BPF_F_MMAPABLE as usize }> = Array::new();
 #[btf_map]
 static CPUS: Array<OnCpu, 1, { BPF_F_MMAPABLE as usize }> = Array::new();
 #[btf_map]
@@ -61,6 +64,12 @@ pub(crate) fn counters(slot: u32, cpu: u32) -> Option<*mut Counters> {
 #[inline(always)]
 pub(crate) fn shared(slot: u32) -> Option<*mut Shared> {
     SHARED.get_ptr_mut(slot)
+}
+
+/// The CPU demand of a slot.
+#[inline(always)]
+pub(crate) fn demand(slot: u32) -> Option<*mut Demand> {
+    DEMAND.get_ptr_mut(slot)
 }
 
 /// The scheduler program's state of a CPU.

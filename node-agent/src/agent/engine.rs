@@ -9,6 +9,7 @@ use crate::host::{self, ProcessId};
 use crate::predict::Prediction;
 use crate::probe::{Measure, Options, Probes, Slot, State};
 use crate::size::{Manual, Policy, size};
+use ebpf_probes::demand::{SCALES, Scale};
 use ebpf_probes::{Losses, ProcessExit};
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -159,6 +160,18 @@ impl Engine {
             let reading = probes.read(slot);
             (reading.counters, reading.shared)
         })
+    }
+
+    /// CPU demand of a slot.
+    pub(super) fn demand(&self, slot: Slot) -> Option<[Scale; SCALES]> {
+        self.probes.as_ref().ok().map(|probes| probes.demand(slot))
+    }
+
+    /// What is to be done about once a second.
+    pub fn settle_stale(&mut self) {
+        if let Ok(probes) = self.probes.as_mut() {
+            probes.settle_stale();
+        }
     }
 
     /// Whether a burst of this slot is still being run, so that its counters are not complete.

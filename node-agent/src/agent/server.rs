@@ -211,6 +211,7 @@ impl Agent {
     fn keep_house(&self) {
         let mut engine = self.engine.borrow_mut();
         engine.drain_exits();
+        engine.settle_stale();
         engine.sweep();
         let mut lives = self.lives.borrow_mut();
         while let Some(ended) = lives.try_join_next() {

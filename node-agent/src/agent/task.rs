@@ -175,6 +175,7 @@ impl Task {
     pub fn measured(&mut self, engine: &Engine) -> Measured {
         let sample = self.look(engine);
         self.collector.sample(sample);
+        self.collector.demand(self.slot.and_then(|slot| engine.demand(slot)));
         self.collector.measured()
     }
 
@@ -194,7 +195,12 @@ impl Task {
     /// The measurement, and what of the ending shows in the accounts. `status` is that of the main process
     /// where it is known. Gives back everything the task held; processes that are still there are treated
     /// as `leftover` says.
-    pub fn finish(self, engine: &mut Engine, status: Option<i32>, leftover: Leftover) -> (Measured, Ending) {
+    pub fn finish(
+        mut self,
+        engine: &mut Engine,
+        status: Option<i32>,
+        leftover: Leftover,
+    ) -> (Measured, Ending) {
         let sample = self.look(engine);
         let accounts = sample.accounts;
         let limited = |of: fn(&Limit) -> bool| self.plan.limits.0.iter().any(|(limit, _)| of(limit));
@@ -204,6 +210,7 @@ impl Task {
             }
             _ => false,
         };
+        self.collector.demand(self.slot.and_then(|slot| engine.demand(slot)));
         let measured = self.collector.finish(sample);
         let exited = status.filter(|&status| libc::WIFEXITED(status));
         let signaled = status.filter(|&status| libc::WIFSIGNALED(status));

@@ -77,15 +77,15 @@ pub(super) fn draw(histogram: &Histogram) -> Table {
             continue;
         }
         let from = if bucket == 0 { 0.0 } else { (1_u64 << bucket) as f64 / 1e9 };
-        table.row([format_duration(from), count.to_string(), bar(count, most)]);
+        table.row([format_duration(from), count.to_string(), bar(count, most, BAR_WIDTH)]);
     }
     table
 }
 
 /// A bar in eighths of a character; anything above nothing shows.
-fn bar(count: u64, most: u64) -> String {
+pub(super) fn bar(count: u64, most: u64, width: u64) -> String {
     const EIGHTHS: [char; 8] = ['▏', '▎', '▍', '▌', '▋', '▊', '▉', '█'];
-    let eighths = (u128::from(count) * u128::from(BAR_WIDTH) * 8).div_ceil(u128::from(most)) as usize;
+    let eighths = (u128::from(count) * u128::from(width) * 8).div_ceil(u128::from(most)) as usize;
     let mut bar = "█".repeat(eighths / 8);
     if !eighths.is_multiple_of(8) {
         bar.push(EIGHTHS[eighths % 8 - 1]);
@@ -99,10 +99,10 @@ mod tests {
 
     #[test]
     fn bars_are_to_scale_and_never_vanish() {
-        assert_eq!(bar(8, 8).chars().count() as u64, BAR_WIDTH);
-        assert_eq!(bar(4, 8).chars().count() as u64, BAR_WIDTH / 2);
-        assert_eq!(bar(1, u64::MAX), "▏");
-        assert_eq!(bar(0, 5), "");
-        assert_eq!(bar(u64::MAX, u64::MAX).chars().count() as u64, BAR_WIDTH);
+        assert_eq!(bar(8, 8, BAR_WIDTH).chars().count() as u64, BAR_WIDTH);
+        assert_eq!(bar(4, 8, BAR_WIDTH).chars().count() as u64, BAR_WIDTH / 2);
+        assert_eq!(bar(1, u64::MAX, BAR_WIDTH), "▏");
+        assert_eq!(bar(0, 5, BAR_WIDTH), "");
+        assert_eq!(bar(u64::MAX, u64::MAX, BAR_WIDTH).chars().count() as u64, BAR_WIDTH);
     }
 }

@@ -4,12 +4,14 @@
 //! first, so that short runs have a course too, then once a second (see [`Collector::interval`]). Cores at
 //! peak are means over windows of at least [`CORES_WINDOW_NS`].
 
+use super::demand::CpuDemand;
 use super::series::{Point, Series};
 use super::{Coverage, Fingerprint, Histogram, Source};
 use crate::cgroup::Accounts;
 use crate::fingerprint::Measured;
 use crate::host;
 use crate::probe::Measure;
+use ebpf_probes::demand::{SCALES, Scale};
 use ebpf_probes::{Counters, Shared};
 use std::time::Duration;
 
@@ -57,6 +59,8 @@ pub struct Collector {
     base: Fingerprint,
     series: Series,
     last: Sample,
+    /// CPU demand when it was looked at last.
+    demand: Option<[Scale; SCALES]>,
     /// Start of the window for cores at peak: elapsed and CPU time.
     window: (u64, u64),
     cores_peak: Option<f64>,
@@ -79,6 +83,7 @@ impl Collector {
             base: before.fingerprint,
             series: before.series,
             last: Sample::default(),
+            demand: None,
             window: (0, 0),
         }
     }
@@ -140,6 +145,11 @@ impl Collector {
         }
     }
 
+    /// Takes in what the probes know of CPU demand; looked at less often than the rest, as it is larger.
+    pub fn demand(&mut self, scales: Option<[Scale; SCALES]>) {
+        self.demand = scales.filter(|_| self.measures.has(Measure::CpuWait));
+    }
+
     /// What has been measured so far.
     pub fn measured(&self) -> Measured {
         let mut coverage = self.coverage.clone();
@@ -168,6 +178,7 @@ impl Collector {
         let mut now = counted
             .map(|(counters, shared)| of_counters(&counters, &shared, &self.measures))
             .unwrap_or_default();
+        now.cpu_demand = self.demand.map(|scales| CpuDemand::new(&scales, elapsed_ns));
         now.add(&self.base);
         let resumed = self.base.duration_ns > 0;
         now.duration_ns = elapsed_ns;
@@ -283,6 +294,9 @@ impl Fingerprint {
                 (None, before) => *histogram = before,
                 (Some(_), None) => {}
             }
+        }
+        if let Some(before) = &before.cpu_demand {
+            self.cpu_demand.get_or_insert_default().add(before);
         }
         self.process_rss_peak_bytes = self.process_rss_peak_bytes.max(before.process_rss_peak_bytes);
         self.tasks_peak = self.tasks_peak.max(before.tasks_peak);

@@ -5,11 +5,13 @@
 //! the database) and a word in [`Coverage`], never a zero.
 
 mod collect;
+pub mod demand;
 pub mod key;
 mod rusage;
 pub mod series;
 
 pub use collect::{CORES_WINDOW_NS, Collector, Measures, Sample};
+use demand::CpuDemand;
 pub use ebpf_probes::{HISTOGRAM_BUCKETS, Histogram};
 pub use rusage::from_rusage;
 use serde::{Deserialize, Serialize};
@@ -39,6 +41,8 @@ pub struct Fingerprint {
     pub cpu_burst_ns: Option<Histogram>,
     /// Waits in the run queue before each burst, same buckets.
     pub cpu_wait_ns_histogram: Option<Histogram>,
+    /// CPU used per window of 10 ms, 100 ms and 1 s.
+    pub cpu_demand: Option<CpuDemand>,
 
     /// Most memory the task could not do without: anonymous and shared memory of the cgroup as sampled, or
     /// the largest resident set of one process where that is more and was charged to the cgroup.

@@ -8,7 +8,10 @@ use std::{
 };
 
 use aya::maps::Map;
-use ebpf_probes::{Counters, OnCpu, Shared};
+use ebpf_probes::{
+    Counters, OnCpu, Shared,
+    demand::{DEMAND_WORDS, Demand, SCALES, Scale, Words, pack, settle, unpack},
+};
 use nix::sys::mman::{MapFlags, ProtFlags, mmap, munmap};
 
 use super::ProbeError;
@@ -78,6 +81,29 @@ impl<T> Drop for Mapped<T> {
     }
 }
 
+const NS_PER_US: u64 = 1000;
+
+/// The words of a [`Demand`].
+struct Cells<'a>(&'a [AtomicU64]);
+
+impl Words for Cells<'_> {
+    fn load(&self, word: usize) -> u64 {
+        self.0[word].load(Ordering::Relaxed)
+    }
+
+    fn fetch_add(&self, word: usize, value: u64) -> u64 {
+        self.0[word].fetch_add(value, Ordering::AcqRel)
+    }
+
+    fn exchange(&self, word: usize, old: u64, new: u64) -> Result<(), u64> {
+        self.0[word].compare_exchange(old, new, Ordering::AcqRel, Ordering::Acquire).map(|_| ())
+    }
+
+    fn raise(&self, word: usize, value: u64) {
+        self.0[word].fetch_max(value, Ordering::AcqRel);
+    }
+}
+
 const COUNTER_WORDS: usize = size_of::<Counters>() / 8;
 const SHARED_WORDS: usize = size_of::<Shared>() / 8;
 
@@ -85,22 +111,22 @@ const SHARED_WORDS: usize = size_of::<Shared>() / 8;
 pub(super) struct Tables {
     counters: Mapped<Counters>,
     shared: Mapped<Shared>,
+    demand: Mapped<Demand>,
     cpus: Mapped<OnCpu>,
+    /// The shares of windows as they were when [`Tables::settle_stale`] looked last.
+    shares: Vec<u64>,
 }
 
 impl Tables {
-    /// Maps the arrays, which hold `slots` cgroups and `cpus` CPUs.
-    pub(super) fn new(
-        counters: &Map,
-        shared: &Map,
-        on_cpu: &Map,
-        slots: usize,
-        cpus: usize,
-    ) -> Result<Self, ProbeError> {
+    /// Maps the arrays `COUNTERS`, `SHARED`, `DEMAND` and `CPUS`, which hold `slots` cgroups and `cpus` CPUs.
+    pub(super) fn new(maps: [&Map; 4], slots: usize, cpus: usize) -> Result<Self, ProbeError> {
+        let [counters, shared, demand, on_cpu] = maps;
         Ok(Self {
             counters: Mapped::new(counters, "COUNTERS", slots * cpus)?,
             shared: Mapped::new(shared, "SHARED", slots)?,
+            demand: Mapped::new(demand, "DEMAND", slots)?,
             cpus: Mapped::new(on_cpu, "CPUS", cpus)?,
+            shares: vec![0; slots * cpus],
         })
     }
 
@@ -109,6 +135,47 @@ impl Tables {
             self.counters.zero(slot * self.cpus.entries + cpu);
         }
         self.shared.zero(slot);
+        self.demand.zero(slot);
+    }
+
+    /// CPU demand up to now, with what CPUs have not settled yet.
+    pub(super) fn demand(&self, slot: usize) -> [Scale; SCALES] {
+        let copy: Vec<AtomicU64> =
+            self.demand.words(slot).iter().map(|word| AtomicU64::new(word.load(Ordering::Relaxed))).collect();
+        for cpu in 0..self.cpus.entries {
+            let (window, ns) = unpack(self.share(slot, cpu).load(Ordering::Relaxed));
+            if ns >= NS_PER_US {
+                settle(&Cells(&copy), window, ns / NS_PER_US);
+            }
+        }
+        let mut words = [0; DEMAND_WORDS];
+        words.iter_mut().zip(copy).for_each(|(word, copied)| *word = copied.into_inner());
+        // SAFETY: repr(C) with 64-bit integers only, so any words are valid.
+        unsafe { std::mem::transmute::<[u64; DEMAND_WORDS], Demand>(words) }.scales
+    }
+
+    /// Settles what a CPU left in its share and has not touched since the last call: it may not come back
+    /// before the window's place is taken by another one. To be called about once a second.
+    pub(super) fn settle_stale(&mut self, slot: usize) {
+        for cpu in 0..self.cpus.entries {
+            let seen = self.share(slot, cpu).load(Ordering::Relaxed);
+            let (window, ns) = unpack(seen);
+            let before = std::mem::replace(&mut self.shares[slot * self.cpus.entries + cpu], seen);
+            if before != seen || ns < NS_PER_US {
+                continue;
+            }
+            // A CPU only adds to the share while it is in that window, which ended long ago; else it takes it
+            // by an exchange of its own.
+            let taken = pack(window, 0);
+            let share = self.share(slot, cpu);
+            if share.compare_exchange(seen, taken, Ordering::AcqRel, Ordering::Relaxed).is_ok() {
+                settle(&Cells(self.demand.words(slot)), window, ns / NS_PER_US);
+            }
+        }
+    }
+
+    fn share(&self, slot: usize, cpu: usize) -> &AtomicU64 {
+        self.counters.word(slot * self.cpus.entries + cpu, std::mem::offset_of!(Counters, window))
     }
 
     pub(super) fn read(&self, slot: usize) -> Reading {

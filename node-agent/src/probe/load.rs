@@ -9,7 +9,7 @@ use aya::{
     programs::{BtfTracePoint, ProgramError},
 };
 use aya_log::EbpfLogger;
-use ebpf_probes::{Counters, Offsets};
+use ebpf_probes::{Counters, Offsets, demand::Demand};
 
 use super::{
     COUNTERS_BYTES_MAX, Options, ProbeError, Probes, RecentExits,
@@ -82,6 +82,7 @@ pub(super) fn load(options: &Options) -> Result<Probes, ProbeError> {
         .map_max_entries("SLOTS", slots)
         .map_max_entries("COUNTERS", slots * cpus)
         .map_max_entries("SHARED", slots)
+        .map_max_entries("DEMAND", slots)
         .map_max_entries("CPUS", cpus)
         .load(OBJECT)
         .map_err(|error| ProbeError::Object { why: with_remedy(in_one_line(&error)) })?;
@@ -143,7 +144,8 @@ fn assemble(
     status: Vec<coverage::ProbeStatus>,
 ) -> Result<Probes, ProbeError> {
     let map = |name| ebpf.map(name).ok_or_else(|| missing(name));
-    let tables = Tables::new(map("COUNTERS")?, map("SHARED")?, map("CPUS")?, slots as usize, cpus as usize)?;
+    let maps = [map("COUNTERS")?, map("SHARED")?, map("DEMAND")?, map("CPUS")?];
+    let tables = Tables::new(maps, slots as usize, cpus as usize)?;
     Ok(Probes {
         status,
         tables,
@@ -172,7 +174,8 @@ fn missing(name: &'static str) -> ProbeError {
 
 /// Slots that fit into [`COUNTERS_BYTES_MAX`], at most `wanted`.
 fn slots_for(wanted: u32, cpus: u32) -> Result<u32, ProbeError> {
-    let fitting = COUNTERS_BYTES_MAX / (size_of::<Counters>() * cpus as usize);
+    let slot_bytes = size_of::<Counters>() * cpus as usize + size_of::<Demand>();
+    let fitting = COUNTERS_BYTES_MAX / slot_bytes;
     match wanted.min(fitting as u32) {
         0 => Err(ProbeError::NoSlots),
         slots => Ok(slots),
@@ -198,6 +201,9 @@ fn reason(error: &ProgramError) -> String {
         return in_one_line(error);
     };
     let log = verifier_log.to_string();
+    if std::env::var_os("DBGLOG").is_some() {
+        std::fs::write("/tmp/vlog", &log).ok();
+    }
     let mut lines = log.lines().filter(|line| !line.is_empty() && !line.starts_with("processed "));
     match lines.next_back() {
         Some(line) => format!("the kernel refuses the program: {io_error} ({line})"),

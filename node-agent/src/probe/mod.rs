@@ -24,6 +24,7 @@ pub use self::{
     coverage::{Measure, ProbeStatus, State},
 };
 use self::{counters::Tables, kernel_btf::BtfError};
+use ebpf_probes::demand::{SCALES, Scale};
 
 /// Most memory that the map of counters may take; it bounds [`Options::tasks_max`].
 pub const COUNTERS_BYTES_MAX: usize = 64 << 20;
@@ -184,6 +185,18 @@ impl Probes {
     /// [`Probes::is_on_cpu`] for its end.
     pub fn read(&self, slot: Slot) -> Reading {
         self.tables.read(slot.0 as usize)
+    }
+
+    /// CPU demand up to now, the finest scale first.
+    pub fn demand(&self, slot: Slot) -> [Scale; SCALES] {
+        self.tables.demand(slot.0 as usize)
+    }
+
+    /// Brings in what CPUs counted some time ago and hold back. To be called about once a second.
+    pub fn settle_stale(&mut self) {
+        for slot in (0..self.tracked.len()).filter(|&slot| self.tracked[slot].is_some()) {
+            self.tables.settle_stale(slot);
+        }
     }
 
     /// True while a task of the cgroup has begun to end (its exit may be reported already) but its last

@@ -54,6 +54,7 @@ fields! {
     task_prev_sum_exec_runtime: Nobody, "task_struct", "se.prev_sum_exec_runtime";
     task_prio: Sched, "task_struct", "prio";
     task_run_delay: Nobody, "task_struct", "sched_info.run_delay";
+    task_last_arrival: Nobody, "task_struct", "sched_info.last_arrival";
     task_min_flt: Sched, "task_struct", "min_flt";
     task_maj_flt: Sched, "task_struct", "maj_flt";
     task_cgroups: Every, "task_struct", "cgroups";
@@ -92,6 +93,9 @@ pub(super) fn of_this_kernel() -> Result<(Offsets, KernelBtf), BtfError> {
     // Half a path is no path.
     if [offsets.blkg_blkcg, offsets.blkcg_cgroup].contains(&ABSENT) {
         offsets.bio_blkg = ABSENT;
+    }
+    if offsets.task_last_arrival == ABSENT {
+        offsets.task_run_delay = ABSENT;
     }
     if offsets.task_write_bytes == ABSENT {
         offsets.task_read_bytes = ABSENT;

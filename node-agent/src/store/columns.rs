@@ -6,7 +6,8 @@ use rusqlite::types::Value;
 use rusqlite::{Result, Row};
 
 macro_rules! columns {
-    (counters: $($counter:ident),+; reals: $($real:ident),+; histograms: $($histogram:ident => $kind:literal),+;) => {
+    (counters: $($counter:ident),+; reals: $($real:ident),+; histograms: $($histogram:ident => $kind:literal),+;
+     tables: $($apart:ident),+;) => {
         /// Names of columns of `run`, in the order of [`values`].
         pub(super) const COLUMNS: &[&str] = &[
             "duration_ns", $(stringify!($counter),)+ $(stringify!($real),)+
@@ -34,13 +35,14 @@ macro_rules! columns {
             }
         }
 
-        /// Reads a row that has all [`COLUMNS`]; its histograms are rows of their own.
+        /// Reads a row that has all [`COLUMNS`]; its histograms and tables are rows of their own.
         pub(super) fn fingerprint(row: &Row<'_>) -> Result<Fingerprint> {
             Ok(Fingerprint {
                 duration_ns: counter(row, "duration_ns")?.unwrap_or(0),
                 $($counter: counter(row, stringify!($counter))?,)+
                 $($real: row.get(stringify!($real))?,)+
                 $($histogram: None,)+
+                $($apart: None,)+
             })
         }
     };
@@ -56,6 +58,7 @@ columns! {
     reals: cpu_cores_peak;
     histograms: cpu_burst_ns => "cpu_burst_ns", cpu_wait_ns_histogram => "cpu_wait_ns",
         block_read_ns => "block_read_ns", block_write_ns => "block_write_ns";
+    tables: cpu_demand;
 }
 
 /// SQLite's integers are signed: what does not fit is kept as the largest.

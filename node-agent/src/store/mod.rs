@@ -19,6 +19,7 @@
 //! batches the agent's writes.
 
 mod columns;
+mod demand;
 mod error;
 mod history;
 mod open;
