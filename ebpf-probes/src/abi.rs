@@ -157,6 +157,8 @@ pub struct ProcessExit {
     pub status: i32,
     /// Peak resident set, pages.
     pub rss_peak_pages: u64,
+    /// When, on `CLOCK_BOOTTIME`.
+    pub at_ns: u64,
 }
 
 /// A block request under way: value of the map `REQUESTS`, whose key is the address of the `request`.
@@ -246,6 +248,6 @@ const _: () = {
     assert!(size_of::<OnCpu>() == 192);
     assert!(size_of::<Request>() == 24);
     assert!(size_of::<Offsets>() == 4 * 40);
-    assert!(size_of::<ProcessExit>() == 24);
+    assert!(size_of::<ProcessExit>() == 32);
     assert!(size_of::<Losses>() == 16);
 };

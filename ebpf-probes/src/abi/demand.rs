@@ -23,7 +23,8 @@ pub const SCALE_WINDOWS: [u64; SCALES] = [1, 10, 100];
 /// Recent windows that are kept of each scale; powers of two. A share that is settled within 5.12 s is exact.
 pub const RECENT: [usize; SCALES] = [512, 64, 16];
 
-const RECENT_ALL: usize = RECENT[0] + RECENT[1] + RECENT[2];
+/// Cells of all rings.
+pub const RECENT_ALL: usize = RECENT[0] + RECENT[1] + RECENT[2];
 
 /// Where the ring of each scale begins.
 const RECENT_STARTS: [usize; SCALES] = [0, RECENT[0], RECENT[0] + RECENT[1]];

@@ -58,18 +58,21 @@ impl Task {
         Self { cgroup, watch, slot, plan, notes, collector, started, elapsed_before: Duration::ZERO }
     }
 
-    /// A run that another agent began: its processes are in `cgroup` and go on. Counts between that agent's
-    /// last record and now are missing.
+    /// A run that another agent began. Pinned probes have counted it all the time; where there are none, new ones
+    /// go on from that agent's last record, and counts since then are missing.
     pub(super) fn adopt(engine: &mut Engine, cgroup: RunCgroup, run: &OpenRun) -> Self {
         let mut notes = Vec::new();
-        let slot = engine.track(&cgroup, &mut notes);
-        if let Some(slot) = slot {
-            let tasks = std::fs::read_to_string(cgroup.v2().join("cgroup.threads")).unwrap_or_default();
-            engine.set_tasks(slot, i64::try_from(tasks.lines().count()).unwrap_or(i64::MAX));
-        }
+        let counted = engine.slot_of(&cgroup);
+        let slot = counted.or_else(|| engine.track_from(&cgroup, &run.measured.fingerprint, &mut notes));
         let (measures, mut coverage) = engine.coverage(&cgroup, slot.is_some());
-        for source in coverage.0.iter_mut().filter(|source| source.measure != "memory") {
-            source.note = Some("the agent was restarted: counts while it was down are missing".into());
+        if counted.is_none() {
+            if let Some(slot) = slot {
+                let tasks = std::fs::read_to_string(cgroup.v2().join("cgroup.threads")).unwrap_or_default();
+                engine.set_tasks(slot, i64::try_from(tasks.lines().count()).unwrap_or(i64::MAX));
+            }
+            for source in coverage.0.iter_mut().filter(|source| source.measure != "memory") {
+                source.note = Some("the agent was restarted: counts while it was down are missing".into());
+            }
         }
         let mut task = Self {
             collector: Collector::resume(measures, coverage, run.measured.clone()),
@@ -86,6 +89,17 @@ impl Task {
         let sample = task.look(engine);
         task.collector.start_at(sample);
         task
+    }
+
+    /// Its place in the probes' maps.
+    pub(super) fn slot(&self) -> Option<Slot> {
+        self.slot
+    }
+
+    /// The run ended at `elapsed`, and not now.
+    pub(super) fn ended_after(&mut self, elapsed: Duration) {
+        self.elapsed_before = elapsed;
+        self.started = Instant::now();
     }
 
     /// Its cgroup.

@@ -55,8 +55,8 @@ pub struct Sample {
 pub struct Collector {
     measures: Measures,
     coverage: Coverage,
-    /// What an agent before this one had measured of the same run.
-    base: Fingerprint,
+    /// What an agent before this one had measured of the same run: its totals where nothing counts on.
+    before: Fingerprint,
     series: Series,
     last: Sample,
     /// CPU demand when it was looked at last.
@@ -73,14 +73,14 @@ impl Collector {
         Self::resume(measures, coverage, Measured::default())
     }
 
-    /// For a run that was measured before: its totals go on from `before`.
+    /// For a run that was measured before. Counters that are sampled from now on begin with what it had.
     pub fn resume(measures: Measures, coverage: Coverage, before: Measured) -> Self {
         Self {
             measures,
             coverage,
             cores_peak: before.fingerprint.cpu_cores_peak,
             memory_peak: before.fingerprint.memory_peak_bytes,
-            base: before.fingerprint,
+            before: before.fingerprint,
             series: before.series,
             last: Sample::default(),
             demand: None,
@@ -175,15 +175,14 @@ impl Collector {
 
     fn fingerprint(&self) -> Fingerprint {
         let Sample { elapsed_ns, counted, accounts } = self.last;
-        let mut now = counted
-            .map(|(counters, shared)| of_counters(&counters, &shared, &self.measures))
-            .unwrap_or_default();
+        let mut now = match counted {
+            Some((counters, shared)) => of_counters(&counters, &shared, &self.measures),
+            None => self.before.clone(),
+        };
         now.cpu_demand = self.demand.map(|scales| CpuDemand::new(&scales, elapsed_ns));
-        now.add(&self.base);
-        let resumed = self.base.duration_ns > 0;
         now.duration_ns = elapsed_ns;
-        // The cgroup's accounts know nothing of agents that come and go, and exact between switches.
-        now.cpu_ns = if resumed { accounts.cpu_ns } else { now.cpu_ns.max(accounts.cpu_ns) };
+        // The cgroup's account is exact between switches too.
+        now.cpu_ns = now.cpu_ns.max(accounts.cpu_ns);
         now.cpu_user_ns = accounts.cpu_user_ns;
         now.cpu_system_ns = accounts.cpu_system_ns;
         now.cpu_cores_peak = self.cores_peak;
@@ -250,57 +249,6 @@ impl Fingerprint {
         let process_peak = self.process_rss_peak_bytes.map(|bytes| bytes.min(charged_peak));
         self.memory_peak_bytes = self.memory_peak_bytes.max(process_peak);
     }
-
-    /// Adds what was measured of the same run before: totals are summed, peaks are compared.
-    fn add(&mut self, before: &Self) {
-        let totals: [(&mut Option<u64>, Option<u64>); 22] = [
-            (&mut self.cpu_wait_ns, before.cpu_wait_ns),
-            (&mut self.switches_voluntary, before.switches_voluntary),
-            (&mut self.switches_forced, before.switches_forced),
-            (&mut self.faults_minor, before.faults_minor),
-            (&mut self.faults_major, before.faults_major),
-            (&mut self.block_read_bytes, before.block_read_bytes),
-            (&mut self.block_write_bytes, before.block_write_bytes),
-            (&mut self.block_read_ops, before.block_read_ops),
-            (&mut self.block_write_ops, before.block_write_ops),
-            (&mut self.storage_read_bytes, before.storage_read_bytes),
-            (&mut self.storage_write_bytes, before.storage_write_bytes),
-            (&mut self.tcp_sent_bytes, before.tcp_sent_bytes),
-            (&mut self.tcp_received_bytes, before.tcp_received_bytes),
-            (&mut self.udp_sent_bytes, before.udp_sent_bytes),
-            (&mut self.udp_received_bytes, before.udp_received_bytes),
-            (&mut self.tcp_connects, before.tcp_connects),
-            (&mut self.tcp_accepts, before.tcp_accepts),
-            (&mut self.tcp_retransmits, before.tcp_retransmits),
-            (&mut self.forks, before.forks),
-            (&mut self.execs, before.execs),
-            (&mut self.exits, before.exits),
-            (&mut self.oom_kills, before.oom_kills),
-        ];
-        for (total, before) in totals {
-            *total = total.map_or(before, |now| Some(now + before.unwrap_or(0)));
-        }
-        let histograms = [
-            (&mut self.cpu_burst_ns, before.cpu_burst_ns),
-            (&mut self.cpu_wait_ns_histogram, before.cpu_wait_ns_histogram),
-            (&mut self.block_read_ns, before.block_read_ns),
-            (&mut self.block_write_ns, before.block_write_ns),
-        ];
-        for (histogram, before) in histograms {
-            match (histogram.as_mut(), before) {
-                (Some(now), Some(before)) => {
-                    now.iter_mut().zip(before).for_each(|(now, before)| *now += before);
-                }
-                (None, before) => *histogram = before,
-                (Some(_), None) => {}
-            }
-        }
-        if let Some(before) = &before.cpu_demand {
-            self.cpu_demand.get_or_insert_default().add(before);
-        }
-        self.process_rss_peak_bytes = self.process_rss_peak_bytes.max(before.process_rss_peak_bytes);
-        self.tasks_peak = self.tasks_peak.max(before.tasks_peak);
-    }
 }
 
 #[cfg(test)]
@@ -344,13 +292,59 @@ mod tests {
     }
 
     #[test]
-    fn a_resumed_run_goes_on_from_what_was_measured() {
+    fn new_probes_count_on_from_what_was_measured() {
         let before = collector(Measured::default()).finish(sample(1000, 100, 700));
-        let after = collector(before).finish(sample(3000, 250, 100));
+        let seed = before.fingerprint.as_counted().0;
+        let mut next = sample(3000, 250, 100);
+        next.counted = next.counted.map(|(mut counters, shared)| {
+            counters.faults_minor += seed.counters.faults_minor;
+            (counters, shared)
+        });
+        let after = collector(before).finish(next);
         assert_eq!(after.fingerprint.faults_minor, Some(4000));
         assert_eq!(after.fingerprint.cpu_ns, Some(250_000_000));
         assert_eq!(after.fingerprint.memory_peak_bytes, Some(700));
         assert_eq!(after.fingerprint.duration_ns, 3_000_000_000);
+    }
+
+    #[test]
+    fn without_probes_a_resumed_run_keeps_what_was_measured() {
+        let before = collector(Measured::default()).finish(sample(1000, 100, 700));
+        let unprobed = Sample { counted: None, ..sample(3000, 250, 100) };
+        let after = collector(before).finish(unprobed);
+        assert_eq!(after.fingerprint.faults_minor, Some(1000));
+        assert_eq!(after.fingerprint.cpu_ns, Some(250_000_000));
+    }
+
+    #[test]
+    fn counters_and_fingerprint_tell_the_same() {
+        use Measure::{
+            Block, Connections, Cpu, CpuWait, Execs, Exits, Faults, OomKills, Retransmits, SocketBytes,
+            Storage, Tasks,
+        };
+        let all = Measures(vec![
+            Cpu,
+            CpuWait,
+            Faults,
+            Tasks,
+            Execs,
+            Exits,
+            Storage,
+            OomKills,
+            Block,
+            SocketBytes,
+            Connections,
+            Retransmits,
+        ]);
+        // Every word another number, but those that a fingerprint does not keep.
+        let words: [u64; size_of::<Counters>() / 8] = std::array::from_fn(|word| word as u64 + 1);
+        // SAFETY: repr(C) with 64-bit integers only.
+        let mut counters =
+            unsafe { std::mem::transmute::<[u64; size_of::<Counters>() / 8], Counters>(words) };
+        (counters.window_start_ns, counters.window, counters.switches_unseen) = (0, 0, 0);
+        let shared = Shared { tasks_peak: 3, process_rss_peak_pages: 9, ..Shared::default() };
+        let (reading, _) = of_counters(&counters, &shared, &all).as_counted();
+        assert_eq!((reading.counters, reading.shared), (counters, shared));
     }
 
     #[test]

@@ -80,15 +80,6 @@ impl CpuDemand {
         Self(windows.collect())
     }
 
-    /// Adds what was measured of the same run before.
-    pub(super) fn add(&mut self, before: &Self) {
-        if self.0.is_empty() {
-            self.0.clone_from(&before.0);
-            return;
-        }
-        self.0.iter_mut().zip(&before.0).for_each(|(now, before)| now.add(before));
-    }
-
     /// Windows of 10 ms.
     pub fn finest(&self) -> Option<&Windows> {
         self.0.first()
@@ -114,18 +105,6 @@ impl CpuDemand {
 }
 
 impl Windows {
-    fn add(&mut self, before: &Self) {
-        // `windows` follows from the time of the whole run.
-        self.busy += before.busy;
-        self.windows = self.windows.max(self.busy);
-        self.cpu_us += before.cpu_us;
-        self.squares += before.squares;
-        self.peak_us = self.peak_us.max(before.peak_us);
-        self.cpus_peak = self.cpus_peak.max(before.cpus_peak);
-        self.late += before.late;
-        self.counts.iter_mut().zip(&before.counts).for_each(|(now, before)| *now += before);
-    }
-
     /// Where this is in the list of scales.
     fn scale(&self) -> usize {
         let length = self.window_ms * 1_000_000 / WINDOW_NS;

@@ -8,6 +8,7 @@ mod collect;
 pub mod demand;
 pub mod key;
 mod rusage;
+mod seed;
 pub mod series;
 
 pub use collect::{CORES_WINDOW_NS, Collector, Measures, Sample};

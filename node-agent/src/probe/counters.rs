@@ -10,7 +10,7 @@ use std::{
 use aya::maps::Map;
 use ebpf_probes::{
     Counters, OnCpu, Shared,
-    demand::{DEMAND_WORDS, Demand, SCALES, Scale, Words, pack, settle, unpack},
+    demand::{DEMAND_WORDS, Demand, RECENT_ALL, SCALES, Scale, Words, pack, settle, unpack},
 };
 use nix::sys::mman::{MapFlags, ProtFlags, mmap, munmap};
 
@@ -65,6 +65,13 @@ impl<T> Mapped<T> {
 
     fn word(&self, entry: usize, offset: usize) -> &AtomicU64 {
         &self.words(entry)[offset / 8]
+    }
+
+    fn set(&self, entry: usize, value: &T) {
+        // SAFETY: the values are repr(C) and hold 64-bit integers only (see `WORDS` for their size).
+        let words = unsafe { std::slice::from_raw_parts(std::ptr::from_ref(value).cast(), Self::WORDS) };
+        let new: &[u64] = words;
+        self.words(entry).iter().zip(new).for_each(|(word, new)| word.store(*new, Ordering::Relaxed));
     }
 
     fn zero(&self, entry: usize) {
@@ -130,12 +137,20 @@ impl Tables {
         })
     }
 
-    pub(super) fn zero(&self, slot: usize) {
-        for cpu in 0..self.cpus.entries {
+    /// Sets what a slot begins with: everything on the first CPU.
+    pub(super) fn set(&self, slot: usize, before: &Reading, demand: Option<&[Scale; SCALES]>) {
+        for cpu in 1..self.cpus.entries {
             self.counters.zero(slot * self.cpus.entries + cpu);
         }
-        self.shared.zero(slot);
-        self.demand.zero(slot);
+        self.counters.set(slot * self.cpus.entries, &before.counters);
+        self.shared.set(slot, &before.shared);
+        match demand {
+            None => self.demand.zero(slot),
+            Some(scales) => {
+                let all = Demand { recent: [0; RECENT_ALL], scales: *scales };
+                self.demand.set(slot, &all);
+            }
+        }
     }
 
     /// CPU demand up to now, with what CPUs have not settled yet.

@@ -1,22 +1,23 @@
 //! From the embedded object to attached programs. The kernel's types are looked up first, then every
 //! program is loaded and attached by itself; what fails is an outcome for `coverage`.
-use std::{fs, io, thread};
+use std::{fs, io, path::Path, thread};
 
 use crate::causes::in_one_line;
 use aya::{
     Btf, Ebpf, EbpfLoader, Endianness,
     maps::{Array, HashMap, Map, RingBuf},
-    programs::{BtfTracePoint, ProgramError},
+    programs::{BtfTracePoint, ProgramError, links::FdLink},
 };
 use aya_log::EbpfLogger;
 use ebpf_probes::{Counters, Offsets, demand::Demand};
 
 use super::{
-    COUNTERS_BYTES_MAX, Options, ProbeError, Probes, RecentExits,
+    COUNTERS_BYTES_MAX, Found, Options, ProbeError, Probes, RecentExits,
     counters::Tables,
     coverage::{self, Outcomes},
     kernel_btf::KernelBtf,
     offsets::{self, Need},
+    pin::{Instance, Pins},
 };
 
 /// Built by `cargo xtask ebpf`, which also says from what.
@@ -57,7 +58,11 @@ const BLOCK_STARTS: [Program; 2] = [
     program("block_rq_issue", "block_rq_issue", Need::Block, "5.15"),
 ];
 
-pub(super) fn load(options: &Options) -> Result<Probes, ProbeError> {
+/// Maps that are pinned: all that hold something.
+const MAPS: [&str; 9] =
+    ["SLOTS", "COUNTERS", "SHARED", "DEMAND", "CPUS", "REQUESTS", "EVENTS", "LOSSES", "AYA_LOGS"];
+
+pub(super) fn load(options: &Options, instance: Option<&Instance>) -> Result<Probes, ProbeError> {
     // The loader parses all of the kernel's BTF when it is made, though it has nothing to relocate, and
     // attaching wants BTF again. That takes longer than all else here, so it is done aside, and once.
     let (loader, own) = thread::scope(|scope| {
@@ -77,6 +82,13 @@ pub(super) fn load(options: &Options) -> Result<Probes, ProbeError> {
     let slots = slots_for(options.tasks_max, cpus)?;
     offsets.cpus = cpus;
     offsets.run_level = options.run_level;
+    let pins = instance
+        .map(|instance| instance.version(&[OBJECT, offsets::bytes_of(&offsets), &slots.to_ne_bytes()]))
+        .transpose()
+        .map_err(|source| ProbeError::Map { name: "pinned", source })?;
+    for (pins, name) in pins.iter().flat_map(|pins| MAPS.map(|name| (pins, name))) {
+        loader.map_pin_path(name, pins.map(name));
+    }
     let mut ebpf = loader
         .override_global("OFFSETS", offsets::bytes_of(&offsets), true)
         .map_max_entries("SLOTS", slots)
@@ -87,29 +99,44 @@ pub(super) fn load(options: &Options) -> Result<Probes, ProbeError> {
         .load(OBJECT)
         .map_err(|error| ProbeError::Object { why: with_remedy(in_one_line(&error)) })?;
 
-    let outcomes = attach_all(&mut ebpf, &btf, &kernel, &offsets);
+    let outcomes = attach_all(&mut ebpf, &btf, &kernel, &offsets, pins.as_ref());
     if let Some(why) = nothing_attached(&outcomes) {
         return Err(ProbeError::NothingAttached { why });
     }
-    assemble(ebpf, slots, cpus, coverage::statuses(&outcomes, &offsets))
+    let mut probes = assemble(ebpf, slots, cpus, coverage::statuses(&outcomes, &offsets))?;
+    if let Some(pins) = pins {
+        probes.take_up(&pins);
+    }
+    Ok(probes)
 }
 
 /// Attaches what can be attached.
-fn attach_all(ebpf: &mut Ebpf, btf: &Btf, kernel: &KernelBtf, offsets: &Offsets) -> Outcomes {
-    let mut attach = |program: &Program| attach(ebpf, btf, kernel, offsets, program);
+fn attach_all(
+    ebpf: &mut Ebpf,
+    btf: &Btf,
+    kernel: &KernelBtf,
+    offsets: &Offsets,
+    pins: Option<&Pins>,
+) -> Outcomes {
+    let mut attach = |program: &Program| match pins.map(|pins| pins.link(program.name)) {
+        // Attached by an agent before this one.
+        Some(path) if path.exists() => Ok(program.tracepoint.to_owned()),
+        path => attach(ebpf, btf, kernel, offsets, program, path.as_deref()),
+    };
     let mut outcomes: Outcomes = PROGRAMS.iter().map(|program| (program.name, attach(program))).collect();
     let [best, older] = &BLOCK_STARTS;
     outcomes.insert("block_io", attach(best).or_else(|_| attach(older)));
     outcomes
 }
 
-/// Loads and attaches one program; gives the tracepoint, or why not.
+/// Loads and attaches one program, and pins its link; gives the tracepoint, or why not.
 fn attach(
     ebpf: &mut Ebpf,
     btf: &Btf,
     kernel: &KernelBtf,
     offsets: &Offsets,
     program: &Program,
+    pin: Option<&Path>,
 ) -> Result<String, String> {
     let Program { name, tracepoint, need, floor } = program;
     if kernel.tracepoint_arguments(tracepoint).is_none() {
@@ -125,7 +152,11 @@ fn attach(
         .map_err(|error: ProgramError| error.to_string())?;
     let refused = |error: ProgramError| format!("{}, needs Linux {floor}", with_remedy(reason(&error)));
     loaded.load(tracepoint, btf).map_err(refused)?;
-    loaded.attach().map_err(refused)?;
+    let link = loaded.attach().map_err(refused)?;
+    if let Some(path) = pin {
+        let link: FdLink = loaded.take_link(link).map_err(refused)?.into();
+        link.pin(path).map_err(|error| in_one_line(&error))?;
+    }
     Ok((*tracepoint).to_owned())
 }
 
@@ -160,6 +191,7 @@ fn assemble(
         tracked: vec![None; slots as usize],
         free: (0..slots).collect(),
         exits: RecentExits::default(),
+        found: Found::Nothing,
         _ebpf: ebpf,
     })
 }
@@ -201,9 +233,6 @@ fn reason(error: &ProgramError) -> String {
         return in_one_line(error);
     };
     let log = verifier_log.to_string();
-    if std::env::var_os("DBGLOG").is_some() {
-        std::fs::write("/tmp/vlog", &log).ok();
-    }
     let mut lines = log.lines().filter(|line| !line.is_empty() && !line.starts_with("processed "));
     match lines.next_back() {
         Some(line) => format!("the kernel refuses the program: {io_error} ({line})"),
