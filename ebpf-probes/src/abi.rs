@@ -4,6 +4,9 @@
 //! All counters only grow while a slot is in use; user space takes differences.
 #![no_std]
 
+#[path = "steer/abi.rs"]
+pub mod steer;
+
 /// Buckets of every histogram. Bucket `i` counts values in `[2^i, 2^(i+1))` nanoseconds; bucket 0 also
 /// holds 0 and the last one everything from 2^31 ns (2.1 s) up.
 pub const HISTOGRAM_BUCKETS: usize = 32;
