@@ -6,6 +6,8 @@
 
 #[path = "abi/demand.rs"]
 pub mod demand;
+#[path = "steer/abi.rs"]
+pub mod steer;
 
 /// Buckets of every histogram. Bucket `i` counts values in `[2^i, 2^(i+1))` nanoseconds; bucket 0 also
 /// holds 0 and the last one everything from 2^31 ns (2.1 s) up.

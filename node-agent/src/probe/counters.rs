@@ -27,7 +27,7 @@ pub struct Reading {
 
 /// A BPF array of `T`, mapped. The kernel's programs change it at any time, so it is only ever touched word
 /// by word, through atomics.
-struct Mapped<T> {
+pub(crate) struct Mapped<T> {
     start: NonNull<AtomicU64>,
     entries: usize,
     bytes: NonZeroUsize,
@@ -43,7 +43,8 @@ impl<T> Mapped<T> {
         size_of::<T>() / 8
     };
 
-    fn new(map: &Map, name: &'static str, entries: usize) -> Result<Self, ProbeError> {
+    /// Maps `entries` of them.
+    pub(crate) fn new(map: &Map, name: &'static str, entries: usize) -> Result<Self, ProbeError> {
         let error = |source| ProbeError::Map { name, source };
         let Map::Array(map) = map else {
             return Err(error(std::io::ErrorKind::InvalidData.into()));
@@ -63,7 +64,8 @@ impl<T> Mapped<T> {
         unsafe { std::slice::from_raw_parts(self.start.as_ptr().add(entry * Self::WORDS), Self::WORDS) }
     }
 
-    fn word(&self, entry: usize, offset: usize) -> &AtomicU64 {
+    /// The word at byte `offset` of an entry.
+    pub(crate) fn word(&self, entry: usize, offset: usize) -> &AtomicU64 {
         &self.words(entry)[offset / 8]
     }
 
@@ -78,6 +80,12 @@ impl<T> Mapped<T> {
         for word in self.words(entry) {
             word.store(0, Ordering::Relaxed);
         }
+    }
+}
+
+impl<T> std::fmt::Debug for Mapped<T> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Mapped({} entries)", self.entries)
     }
 }
 

@@ -8,7 +8,7 @@ mod counters;
 mod coverage;
 pub mod kernel_btf;
 mod load;
-mod offsets;
+pub(crate) mod offsets;
 mod pin;
 
 use std::{collections::VecDeque, io};
@@ -20,6 +20,7 @@ use aya::{
 use aya_log::EbpfLogger;
 pub use ebpf_probes::{Losses, ProcessExit};
 
+pub(crate) use self::counters::Mapped;
 pub use self::{
     counters::Reading,
     coverage::{Measure, ProbeStatus, State},

@@ -87,7 +87,7 @@ fields! {
 }
 
 /// The offsets of the running kernel, and its BTF for further questions.
-pub(super) fn of_this_kernel() -> Result<(Offsets, KernelBtf), BtfError> {
+pub(crate) fn of_this_kernel() -> Result<(Offsets, KernelBtf), BtfError> {
     let btf = KernelBtf::of_this_kernel(STRUCTS)?;
     let mut offsets = resolve(&btf);
     // Half a path is no path.
@@ -114,7 +114,7 @@ pub(super) fn lacks(offsets: &Offsets, need: Need) -> Option<String> {
 }
 
 /// The table as the bytes of the read-only global.
-pub(super) fn bytes_of(offsets: &Offsets) -> &[u8] {
+pub(crate) fn bytes_of(offsets: &Offsets) -> &[u8] {
     // SAFETY: `Offsets` is repr(C) and holds u32 only, so it has no padding, and the slice borrows it.
     unsafe { std::slice::from_raw_parts(std::ptr::from_ref(offsets).cast(), size_of::<Offsets>()) }
 }
