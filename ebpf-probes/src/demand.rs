@@ -9,7 +9,7 @@
 //! | floor | as `sched`, with `CONFIG_SCHED_INFO` |
 use core::{
     arch::asm,
-    intrinsics::{AtomicOrdering, atomic_cxchg, atomic_xchg},
+    intrinsics::{AtomicOrdering, atomic_cxchg},
 };
 
 use ebpf_probes::{
@@ -48,7 +48,7 @@ fn enter(counters: &mut Counters, slot: u32, start: u64, end: u64) {
     }
     // Taken, not only read: user space settles what lies here for long.
     // SAFETY: a field of a map value.
-    let share = unsafe { atomic_xchg::<u64, { AtomicOrdering::AcqRel }>(&raw mut counters.window, 0) };
+    let share = unsafe { maps::exchange(&raw mut counters.window, 0) };
     let (mut held, mut ns) = unpack(share);
     for _ in 0..=WINDOWS_MAX + 1 {
         if held != window & 0xffff_ffff {

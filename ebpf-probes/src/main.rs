@@ -12,6 +12,7 @@
 
 mod block_io;
 mod demand;
+mod faults;
 mod kernel;
 mod lifecycle;
 mod maps;

@@ -3,7 +3,7 @@
 use super::task::{Plan, Task};
 use crate::cgroup::{CgroupError, Hierarchies, RunCgroup};
 use crate::config;
-use crate::fingerprint::{Coverage, Fingerprint, Measures, Source};
+use crate::fingerprint::{Coverage, Fingerprint, Measures, Peer, Source};
 use crate::host::Capacity;
 use crate::host::{self, ProcessId};
 use crate::predict::Prediction;
@@ -217,6 +217,11 @@ impl Engine {
     /// CPU demand of a slot.
     pub(super) fn demand(&self, slot: Slot) -> Option<[Scale; SCALES]> {
         self.probes.as_ref().ok().map(|probes| probes.demand(slot))
+    }
+
+    /// Whom the tasks of a slot talked to.
+    pub(super) fn peers(&self, slot: Slot) -> Option<Vec<Peer>> {
+        self.probes.as_ref().ok().map(|probes| probes.peers(slot))
     }
 
     /// What is to be done about once a second.

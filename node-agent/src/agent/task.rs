@@ -154,11 +154,12 @@ impl Task {
         let last = self.collector.last();
         let cpu = self.watch.cpu();
         let is_idle = cpu.cpu_ns.is_some() && cpu.cpu_ns == last.accounts.cpu_ns;
-        let memory_bytes = if is_idle { last.accounts.memory_bytes } else { self.watch.memory_bytes() };
+        let memory = if is_idle { last.accounts } else { self.watch.memory() };
+        let (memory_bytes, working_set_bytes) = (memory.memory_bytes, memory.working_set_bytes);
         Sample {
             elapsed_ns: u64::try_from(self.elapsed().as_nanos()).unwrap_or(u64::MAX),
             counted: self.slot.and_then(|slot| engine.counted(slot)),
-            accounts: Accounts { memory_bytes, ..cpu },
+            accounts: Accounts { memory_bytes, working_set_bytes, ..cpu },
         }
     }
 
@@ -225,6 +226,7 @@ impl Task {
             _ => false,
         };
         self.collector.demand(self.slot.and_then(|slot| engine.demand(slot)));
+        self.collector.peers(self.slot.and_then(|slot| engine.peers(slot)));
         let measured = self.collector.finish(sample);
         let exited = status.filter(|&status| libc::WIFEXITED(status));
         let signaled = status.filter(|&status| libc::WIFSIGNALED(status));

@@ -1,7 +1,7 @@
 //! `standin show`: the fingerprint of a task, of its last finished run or of one that is named.
 
 use super::exit::{NOT_KNOWN, complain, print};
-use super::numbers::{draw, histograms, numbers};
+use super::numbers::{draw, histograms, numbers, peers};
 use super::report::{JSON_VERSION, describe_limits, print_json};
 use super::settings::Settings;
 use super::table::{Align, Table, printable};
@@ -102,6 +102,9 @@ fn describe(task: Option<&TaskDetail>, run: Option<&RunDetail>, accuracy: &[Accu
         parts.extend(
             histograms(&run.fingerprint).map(|(title, histogram)| format!("{title}\n{}", draw(histogram))),
         );
+        if let Some(known) = &run.fingerprint.peers {
+            parts.push(format!("Peers\n{}", peers(known)));
+        }
         parts.push(format!("Where the numbers come from\n{}", sources(run)));
     }
     parts.join("\n")

@@ -6,7 +6,7 @@
 
 use super::demand::CpuDemand;
 use super::series::{Point, Series};
-use super::{Coverage, Fingerprint, Histogram, Source};
+use super::{Coverage, Fingerprint, Histogram, Peer, Source};
 use crate::cgroup::Accounts;
 use crate::fingerprint::Measured;
 use crate::host;
@@ -65,6 +65,8 @@ pub struct Collector {
     window: (u64, u64),
     cores_peak: Option<f64>,
     memory_peak: Option<u64>,
+    working_set: Option<u64>,
+    peers: Option<Vec<Peer>>,
 }
 
 impl Collector {
@@ -80,6 +82,8 @@ impl Collector {
             coverage,
             cores_peak: before.fingerprint.cpu_cores_peak,
             memory_peak: before.fingerprint.memory_peak_bytes,
+            working_set: before.fingerprint.memory_working_set_bytes,
+            peers: None,
             before: before.fingerprint,
             series: before.series,
             last: Sample::default(),
@@ -106,9 +110,8 @@ impl Collector {
 
     /// Takes a sample in.
     pub fn sample(&mut self, sample: Sample) {
-        if let Some(bytes) = sample.accounts.memory_bytes {
-            self.memory_peak = self.memory_peak.max(Some(bytes));
-        }
+        self.memory_peak = self.memory_peak.max(sample.accounts.memory_bytes);
+        self.working_set = self.working_set.max(sample.accounts.working_set_bytes);
         self.close_window(&sample);
         let (before, now) = (&self.last, &sample);
         let length_ns = now.elapsed_ns.saturating_sub(before.elapsed_ns);
@@ -150,6 +153,11 @@ impl Collector {
         self.demand = scales.filter(|_| self.measures.has(Measure::CpuWait));
     }
 
+    /// Whom it talked to, as far as the probes know.
+    pub fn peers(&mut self, peers: Option<Vec<Peer>>) {
+        self.peers = peers.filter(|_| self.measures.has(Measure::Connections));
+    }
+
     /// What has been measured so far.
     pub fn measured(&self) -> Measured {
         let mut coverage = self.coverage.clone();
@@ -188,6 +196,9 @@ impl Collector {
         now.cpu_cores_peak = self.cores_peak;
         now.memory_charged_peak_bytes = accounts.memory_charged_peak_bytes;
         now.memory_peak_bytes = self.memory_peak;
+        now.memory_working_set_bytes = self.working_set;
+        now.cpu_throttled_ns = accounts.throttled_ns;
+        now.peers.clone_from(&self.peers);
         now.raise_memory_peak();
         now.oom_kills = now.oom_kills.max(accounts.oom_kills);
         now
@@ -201,8 +212,8 @@ fn larger(known: Option<f64>, value: f64) -> Option<f64> {
 /// Counters as the fields of a fingerprint.
 fn of_counters(counters: &Counters, shared: &Shared, real: &Measures) -> Fingerprint {
     use Measure::{
-        Block, Connections, Cpu, CpuWait, Execs, Exits, Faults, OomKills, Retransmits, SocketBytes, Storage,
-        Tasks,
+        Access, Block, Connections, Cpu, CpuWait, Execs, Exits, Faults, OomKills, Retransmits, Service,
+        SocketBytes, Storage, Tasks, Writeback,
     };
     let number = |measure, value: u64| real.has(measure).then_some(value);
     let histogram = |measure, value: Histogram| real.has(measure).then_some(value);
@@ -222,6 +233,21 @@ fn of_counters(counters: &Counters, shared: &Shared, real: &Measures) -> Fingerp
         block_write_ops: number(Block, counters.block_write_ops),
         block_read_ns: histogram(Block, counters.block_read_ns),
         block_write_ns: histogram(Block, counters.block_write_ns),
+        faults_sequential: number(Access, counters.faults_sequential),
+        faults_strided: number(Access, counters.faults_strided),
+        faults_random: number(Access, counters.faults_random),
+        block_read_sequential: number(Block, counters.block_read_sequential),
+        block_write_sequential: number(Block, counters.block_write_sequential),
+        block_sync_ops: number(Block, counters.block_sync_ops),
+        block_flush_ops: number(Block, counters.block_flush_ops),
+        block_discard_ops: number(Block, counters.block_discard_ops),
+        block_discard_bytes: number(Block, counters.block_discard_bytes),
+        block_writeback_bytes: number(Writeback, counters.block_writeback_bytes),
+        tcp_connects_failed: number(Connections, counters.tcp_connects_failed),
+        block_queue_ns: histogram(Block, counters.block_queue_ns),
+        tcp_connect_ns: histogram(Connections, counters.tcp_connect_ns),
+        tcp_service_ns: histogram(Service, counters.tcp_service_ns),
+        tcp_rtt_ns: histogram(Connections, counters.tcp_rtt_ns),
         storage_read_bytes: number(Storage, counters.storage_read_bytes),
         storage_write_bytes: number(Storage, counters.storage_write_bytes),
         tcp_sent_bytes: number(SocketBytes, counters.tcp_sent_bytes),
@@ -319,22 +345,25 @@ mod tests {
     #[test]
     fn counters_and_fingerprint_tell_the_same() {
         use Measure::{
-            Block, Connections, Cpu, CpuWait, Execs, Exits, Faults, OomKills, Retransmits, SocketBytes,
-            Storage, Tasks,
+            Access, Block, Connections, Cpu, CpuWait, Execs, Exits, Faults, OomKills, Retransmits, Service,
+            SocketBytes, Storage, Tasks, Writeback,
         };
         let all = Measures(vec![
+            Access,
+            Block,
+            Connections,
             Cpu,
             CpuWait,
-            Faults,
-            Tasks,
             Execs,
             Exits,
-            Storage,
+            Faults,
             OomKills,
-            Block,
-            SocketBytes,
-            Connections,
             Retransmits,
+            Service,
+            SocketBytes,
+            Storage,
+            Tasks,
+            Writeback,
         ]);
         // Every word another number, but those that a fingerprint does not keep.
         let words: [u64; size_of::<Counters>() / 8] = std::array::from_fn(|word| word as u64 + 1);

@@ -39,28 +39,40 @@ const fn program(name: &'static str, tracepoint: &'static str, need: Need, floor
 }
 
 /// All programs but the start of block requests, of which there are two.
-const PROGRAMS: [Program; 10] = [
+const PROGRAMS: [Program; 14] = [
     program("sched_switch", "sched_switch", Need::Sched, "5.15"),
     program("process_fork", "sched_process_fork", Need::Every, "5.15"),
     program("process_exec", "sched_process_exec", Need::Every, "5.15"),
     program("process_exit", "sched_process_exit", Need::Exit, "5.15"),
     program("oom_victim", "mark_victim", Need::Every, "6.10"),
     program("block_rq_complete", "block_rq_complete", Need::Block, "5.15"),
+    program("block_rq_complete_again", "block_rq_complete", Need::Block, "5.15"),
+    program("page_dirtied", "writeback_dirty_folio", Need::Writers, "5.16"),
+    program("page_fault_user", "page_fault_user", Need::Every, "5.15"),
+    program("sock_data_ready", "sk_data_ready", Need::Socket, "6.4"),
     program("sock_send_length", "sock_send_length", Need::Socket, "6.3"),
     program("sock_recv_length", "sock_recv_length", Need::Socket, "6.3"),
     program("inet_sock_set_state", "inet_sock_set_state", Need::Socket, "5.15"),
     program("tcp_retransmit_skb", "tcp_retransmit_skb", Need::Socket, "5.15"),
 ];
 
-/// The start of a block request, best first; the outcome goes under the name `block_io`.
-const BLOCK_STARTS: [Program; 2] = [
-    program("block_io_start", "block_io_start", Need::Block, "6.5"),
-    program("block_rq_issue", "block_rq_issue", Need::Block, "5.15"),
+/// The start of a block request, best first: that and its way to the device apart, or both at once. The outcome
+/// goes under the name `block_io`.
+const BLOCK_STARTS: [&[Program]; 2] = [
+    &[
+        program("block_io_start", "block_io_start", Need::Block, "6.5"),
+        program("block_io_start_again", "block_io_start", Need::Block, "6.5"),
+        program("block_rq_send", "block_rq_issue", Need::Block, "5.15"),
+    ],
+    &[program("block_rq_issue", "block_rq_issue", Need::Block, "5.15")],
 ];
 
 /// Maps that are pinned: all that hold something.
-const MAPS: [&str; 9] =
-    ["SLOTS", "COUNTERS", "SHARED", "DEMAND", "CPUS", "REQUESTS", "EVENTS", "LOSSES", "AYA_LOGS"];
+#[rustfmt::skip]
+const MAPS: [&str; 13] = [
+    "SLOTS", "COUNTERS", "SHARED", "DEMAND", "CPUS", "REQUESTS", "WRITERS", "CONNECTIONS", "PEERS", "FAULTS",
+    "EVENTS", "LOSSES", "AYA_LOGS",
+];
 
 pub(super) fn load(options: &Options, instance: Option<&Instance>) -> Result<Probes, ProbeError> {
     // The loader parses all of the kernel's BTF when it is made, though it has nothing to relocate, and
@@ -124,8 +136,12 @@ fn attach_all(
         path => attach(ebpf, btf, kernel, offsets, program, path.as_deref()),
     };
     let mut outcomes: Outcomes = PROGRAMS.iter().map(|program| (program.name, attach(program))).collect();
-    let [best, older] = &BLOCK_STARTS;
-    outcomes.insert("block_io", attach(best).or_else(|_| attach(older)));
+    let [best, older] = BLOCK_STARTS;
+    let mut attach_in_order = |programs: &[Program]| {
+        programs.iter().try_fold(String::new(), |_, program| attach(program))?;
+        Ok(programs[0].tracepoint.to_owned())
+    };
+    outcomes.insert("block_io", attach_in_order(best).or_else(|_: String| attach_in_order(older)));
     outcomes
 }
 
@@ -184,6 +200,10 @@ fn assemble(
             .map_err(|error| ProbeError::map("SLOTS", &error))?,
         events: RingBuf::try_from(take(&mut ebpf, "EVENTS")?)
             .map_err(|error| ProbeError::map("EVENTS", &error))?,
+        connections: HashMap::try_from(take(&mut ebpf, "CONNECTIONS")?)
+            .map_err(|error| ProbeError::map("CONNECTIONS", &error))?,
+        peers: HashMap::try_from(take(&mut ebpf, "PEERS")?)
+            .map_err(|error| ProbeError::map("PEERS", &error))?,
         losses: Array::try_from(take(&mut ebpf, "LOSSES")?)
             .map_err(|error| ProbeError::map("LOSSES", &error))?,
         // Without it the programs' warnings go unheard, and nothing else.
@@ -233,7 +253,9 @@ fn reason(error: &ProgramError) -> String {
         return in_one_line(error);
     };
     let log = verifier_log.to_string();
-    let mut lines = log.lines().filter(|line| !line.is_empty() && !line.starts_with("processed "));
+    let statistics = ["processed ", "stack depth ", "verification time "];
+    let is_reason = |line: &&str| !line.is_empty() && !statistics.iter().any(|word| line.starts_with(word));
+    let mut lines = log.lines().filter(is_reason);
     match lines.next_back() {
         Some(line) => format!("the kernel refuses the program: {io_error} ({line})"),
         None => format!("the kernel refuses the program: {io_error}"),

@@ -9,6 +9,7 @@ mod coverage;
 pub mod kernel_btf;
 mod load;
 pub(crate) mod offsets;
+mod peers;
 mod pin;
 
 use std::{collections::VecDeque, io};
@@ -21,6 +22,7 @@ use aya_log::EbpfLogger;
 pub use ebpf_probes::{Losses, ProcessExit};
 
 pub(crate) use self::counters::Mapped;
+use self::peers::{Connection, Peer, PeerKey};
 pub use self::{
     counters::Reading,
     coverage::{Measure, ProbeStatus, State},
@@ -103,7 +105,9 @@ pub struct Probes {
     tables: Tables,
     slots: HashMap<MapData, u64, u32>,
     events: RingBuf<MapData>,
-    losses: Array<MapData, [u64; 2]>,
+    connections: HashMap<MapData, u64, Connection>,
+    peers: HashMap<MapData, PeerKey, Peer>,
+    losses: Array<MapData, [u64; size_of::<Losses>() / 8]>,
     /// Carries the programs' warnings to the `log` crate.
     logger: Option<EbpfLogger<&'static dyn log::Log>>,
     /// Which cgroup holds each slot.
@@ -229,6 +233,9 @@ impl Probes {
         let Some(cgroup) = self.tracked.get_mut(slot.0 as usize).and_then(Option::take) else {
             return;
         };
+        if self.has_connections(slot) {
+            self.forget_peers(slot);
+        }
         // Fails only if the entry is gone, which is what is wanted.
         let _ = self.slots.remove(&cgroup);
         self.tables.forget_slots();
@@ -288,8 +295,8 @@ impl Probes {
 
     /// What was lost since loading.
     pub fn losses(&self) -> Losses {
-        let [events, requests] = self.losses.get(&0, 0).unwrap_or_default();
-        Losses { events, requests }
+        let [events, requests, connections, peers] = self.losses.get(&0, 0).unwrap_or_default();
+        Losses { events, requests, connections, peers }
     }
 }
 

@@ -24,6 +24,7 @@ mod error;
 mod history;
 mod open;
 pub mod past;
+mod peers;
 mod prune;
 pub mod read;
 pub mod record;

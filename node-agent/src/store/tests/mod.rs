@@ -8,6 +8,7 @@ mod writer;
 
 use super::record::*;
 use super::*;
+use crate::fingerprint::Peer;
 use crate::fingerprint::demand::{CpuDemand, Windows};
 use crate::fingerprint::key::{Feature, FeatureValue};
 use crate::fingerprint::series::{Point, Series};
@@ -90,6 +91,15 @@ fn measured(memory_mib: u64) -> Measured {
             storage_read_bytes: Some(1_000_000),
             storage_write_bytes: Some(8_000_000),
             block_read_ns: Some(histogram),
+            tcp_service_ns: Some(histogram),
+            peers: Some(vec![Peer {
+                address: "10.0.0.7".into(),
+                port: Some(27000),
+                connections: 2,
+                sent_bytes: 10_000,
+                first_at_ms: 1_700_000_000_000,
+                ..Peer::default()
+            }]),
             tcp_sent_bytes: Some(10_000),
             tcp_received_bytes: Some(20_000),
             udp_received_bytes: Some(2_000),
