@@ -250,6 +250,11 @@ impl Balance {
         self.instances.iter().find(|instance| instance.slot == slot).map(|instance| instance.role)
     }
 
+    /// The primary that is gone, as long as nobody serves in its place: its queue is still needed.
+    pub fn vacant(&self) -> Option<u32> {
+        if self.stopping { None } else { self.vacant }
+    }
+
     /// Whether the first instance that gets ready will serve.
     pub fn is_vacant(&self) -> bool {
         self.primary().is_none() && !self.stopping

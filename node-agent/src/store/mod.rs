@@ -20,6 +20,7 @@
 
 mod columns;
 mod error;
+pub mod failover;
 mod history;
 mod open;
 pub mod past;
