@@ -1,6 +1,10 @@
 //! The launcher leads its one task itself: no daemon, nothing set up. As root with probes, cgroup and limits;
 //! otherwise with the kernel's accounts of its child only. The same record comes out.
 
+mod service;
+
+pub use service::EmbeddedHome;
+
 use super::{Engine, EngineOptions, Plan, Task, recover};
 use crate::config::Config;
 use crate::fingerprint::Measured;

@@ -220,6 +220,8 @@ pub struct Balance {
     /// A failover waits for its turn.
     due: Option<Duration>,
     stopping: bool,
+    /// Whose end is that of the service: the primary's when stopping began.
+    last: Option<u32>,
     last_end: Option<How>,
 }
 
@@ -236,6 +238,7 @@ impl Balance {
             vacant: None,
             due: None,
             stopping: false,
+            last: None,
             last_end: None,
         }
     }
@@ -248,6 +251,11 @@ impl Balance {
     /// What an instance is for.
     pub fn role(&self, slot: u32) -> Option<Role> {
         self.instances.iter().find(|instance| instance.slot == slot).map(|instance| instance.role)
+    }
+
+    /// The primary that is gone, as long as nobody serves in its place: its queue is still needed.
+    pub fn vacant(&self) -> Option<u32> {
+        if self.stopping { None } else { self.vacant }
     }
 
     /// Whether the first instance that gets ready will serve.
@@ -343,7 +351,9 @@ impl Balance {
     fn died(&mut self, slot: u32, how: How, now: Duration) -> Vec<Action> {
         let Some(role) = self.role(slot) else { return Vec::new() };
         self.instances.retain(|instance| instance.slot != slot);
-        self.last_end = Some(how);
+        if !self.stopping || self.last == Some(slot) {
+            self.last_end = Some(how);
+        }
         if self.stopping {
             return self.finish_if_empty();
         }
@@ -482,6 +492,7 @@ impl Balance {
     }
 
     fn stop(&mut self, now: Duration) -> Vec<Action> {
+        self.last = self.last.or(self.primary());
         self.stopping = true;
         let mut actions = self.end_all(now);
         actions.extend(self.finish_if_empty());

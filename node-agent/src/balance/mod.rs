@@ -13,5 +13,5 @@ mod tests;
 
 pub use decide::{Action, Balance, Cause, Event, How, Restart, Role, Rules};
 pub use pace::Pace;
-pub use scale::{Load, Reason, scale};
+pub use scale::{Load, Reason, recent, scale};
 pub use stall::{Evidence, Look, Stall};

@@ -44,6 +44,18 @@ pub enum Reason {
     Memory,
 }
 
+impl Reason {
+    /// For people.
+    pub fn words(self) -> &'static str {
+        match self {
+            Self::Usual => "as asked for",
+            Self::Failures => "it failed within the last hour",
+            Self::Demand => "a busy hour",
+            Self::Memory => "the host is short of memory",
+        }
+    }
+}
+
 /// How long failures count.
 pub fn recent() -> Duration {
     RECENT

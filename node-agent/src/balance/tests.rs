@@ -190,8 +190,9 @@ fn stopping_ends_all_and_finishes_with_the_last() {
     let actions = balance.decide(Event::Stop, at(10));
     assert!(actions.contains(&Action::End { slot: 0, gently: true }));
     assert!(actions.contains(&Action::End { slot: 1, gently: false }));
-    assert_eq!(balance.decide(Event::Died(1, KILLED), at(10)), []);
-    assert_eq!(balance.decide(Event::Died(0, CLEAN), at(11))[0], Action::Finish(Some(CLEAN)));
+    assert_eq!(balance.decide(Event::Died(0, CODE_3), at(10)), []);
+    let actions = balance.decide(Event::Died(1, KILLED), at(11));
+    assert_eq!(actions[0], Action::Finish(Some(CODE_3)), "as the primary ended, not as the last one did");
 }
 
 #[test]

@@ -5,11 +5,12 @@
 use super::command::{Command, Prepared};
 use nix::errno::Errno;
 use nix::fcntl::OFlag;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{SigSet, SigmaskHow, Signal, sigprocmask};
 use nix::unistd::Pid;
 use std::fs::File;
 use std::io::{self, Read};
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
 
 /// `include/uapi/linux/sched.h`; libc's own constant has the wrong width.
 const CLONE_INTO_CGROUP: u64 = 0x2_0000_0000;
@@ -32,13 +33,14 @@ pub struct Place<'a> {
     pub entrances: &'a [File],
 }
 
-/// What becomes of a process whose launcher dies.
+/// How close a process stays to the launcher.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Orphan {
-    /// It is killed, as it would have been without standin.
-    Dies,
-    /// It goes on.
-    Lives,
+pub enum Bond {
+    /// Of its process group, with its standard input; killed with it, as it would have been without standin.
+    Job,
+    /// In a process group of its own, so that the terminal's keys reach the launcher alone, and without
+    /// standard input. It outlives the launcher.
+    Service,
 }
 
 /// See the head of this file.
@@ -62,7 +64,7 @@ impl Held {
         prepared: &Prepared,
         place: Place,
         original: &Dispositions,
-        orphan: Orphan,
+        bond: Bond,
     ) -> Result<Self, StartError> {
         let (hold_read, hold) = nix::unistd::pipe2(OFlag::O_CLOEXEC)?;
         let (report, report_write) = nix::unistd::pipe2(OFlag::O_CLOEXEC)?;
@@ -71,7 +73,7 @@ impl Held {
             None => {
                 // The copy of the parent's end must not keep the pipe open.
                 drop(hold);
-                let launcher = (orphan == Orphan::Dies).then_some(launcher);
+                let launcher = (bond == Bond::Job).then_some(launcher);
                 let errno =
                     enter_and_execute(command, prepared, place.entrances, &hold_read, original, launcher);
                 // SAFETY: the descriptor is open and the buffer is 4 bytes; this child must not unwind.
@@ -115,6 +117,13 @@ impl Held {
         &self.pidfd
     }
 
+    /// Collects the process if it has ended.
+    pub fn try_reap(&self) -> Option<Exit> {
+        let mut watched = [PollFd::new(self.pidfd.as_fd(), PollFlags::POLLIN)];
+        let ended = poll(&mut watched, PollTimeout::ZERO).is_ok_and(|ready| ready > 0);
+        if ended { self.reap().ok() } else { None }
+    }
+
     /// Collects the ended process.
     ///
     /// # Errors
@@ -142,6 +151,7 @@ fn enter_and_execute(
     entrances: &[File],
     hold: &OwnedFd,
     original: &Dispositions,
+    // `None` for a service, which is bound to none.
     launcher: Option<Pid>,
 ) -> i32 {
     for entrance in entrances {
@@ -149,9 +159,15 @@ fn enter_and_execute(
         // refuses is one whose limits do not hold; the command runs all the same.
         unsafe { libc::write(entrance.as_raw_fd(), c"0".as_ptr().cast(), 1) };
     }
-    if launcher.is_some() {
-        // SAFETY: plain system call.
-        unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) };
+    // SAFETY: plain system calls.
+    unsafe {
+        if launcher.is_some() {
+            libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL);
+        } else {
+            libc::setpgid(0, 0);
+            let null = libc::open(c"/dev/null".as_ptr(), libc::O_RDONLY | libc::O_CLOEXEC);
+            libc::dup2(null, 0);
+        }
     }
     let mut byte = [0];
     while nix::unistd::read(hold, &mut byte) == Err(Errno::EINTR) {}

@@ -7,7 +7,7 @@
 //! stopped job once the job has put the terminal in order, and not before.
 
 use super::command::Command;
-use super::held::{self, Dispositions, Exit, Held, Orphan, Place, StartError};
+use super::held::{self, Bond, Dispositions, Exit, Held, Place, StartError};
 use nix::sys::signal::{SigSet, SigmaskHow, Signal, sigprocmask};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::unistd::Pid;
@@ -53,7 +53,7 @@ impl Child {
         let flags = SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK;
         let signals = SignalFd::with_flags(&handled(), flags)?;
         let place = Place { cgroup, entrances };
-        let process = Held::fork(command, &command.prepare(), place, &original, Orphan::Dies)?;
+        let process = Held::fork(command, &command.prepare(), place, &original, Bond::Job)?;
         Ok(Self { process, signals, original })
     }
 

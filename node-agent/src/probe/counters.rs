@@ -36,6 +36,8 @@ pub(crate) struct Mapped<T> {
 
 // SAFETY: the memory belongs to the mapping, not to a thread, and all access is atomic.
 unsafe impl<T> Send for Mapped<T> {}
+// SAFETY: as above.
+unsafe impl<T> Sync for Mapped<T> {}
 
 impl<T> Mapped<T> {
     const WORDS: usize = {

@@ -21,6 +21,7 @@
 mod columns;
 mod demand;
 mod error;
+pub mod failover;
 mod history;
 mod open;
 pub mod past;

@@ -225,7 +225,7 @@ impl Reader {
         self.run_query(open_runs)
     }
 
-    fn run_query<T>(&self, query: impl FnOnce(&Connection) -> Result<T>) -> Result<T, StoreError> {
+    pub(super) fn run_query<T>(&self, query: impl FnOnce(&Connection) -> Result<T>) -> Result<T, StoreError> {
         query(&self.connection).map_err(|error| StoreError::of(&self.path, error))
     }
 }
