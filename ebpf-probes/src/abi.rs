@@ -210,6 +210,8 @@ pub struct Request {
     pub flags: u32,
     /// 1 if the kernel writes back what tasks of the cgroup wrote before.
     pub writeback: u32,
+    /// Its bytes, when it went to the device.
+    pub bytes: u64,
 }
 
 /// A TCP connection of a tracked cgroup: value of the map `CONNECTIONS`, whose key is the address of the
@@ -354,6 +356,8 @@ pub struct Losses {
     pub events: u64,
     /// Block requests not measured because `REQUESTS` was full.
     pub requests: u64,
+    /// Block requests whose end was not shown; they are booked, but their latency is not.
+    pub ends: u64,
     /// Connections not followed because `CONNECTIONS` was full.
     pub connections: u64,
     /// Connections whose peer was not kept because `PEERS` was full.
@@ -364,10 +368,10 @@ const _: () = {
     assert!(size_of::<Counters>() == 8 * (37 + 8 * HISTOGRAM_BUCKETS));
     assert!(size_of::<Shared>() == 56);
     assert!(size_of::<OnCpu>() == 192);
-    assert!(size_of::<Request>() == 24);
+    assert!(size_of::<Request>() == 32);
     assert!(size_of::<Offsets>() == 4 * 52);
     assert!(size_of::<ProcessExit>() == 32);
-    assert!(size_of::<Losses>() == 32);
+    assert!(size_of::<Losses>() == 40);
     assert!(size_of::<Connection>() == 64);
     assert!(size_of::<PeerKey>() == 24);
 };
