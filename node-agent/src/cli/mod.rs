@@ -3,6 +3,7 @@
 mod agent;
 mod backtest;
 mod db;
+mod demand;
 mod doctor;
 mod exit;
 mod explain;
