@@ -1,5 +1,6 @@
 //! A service under test, and a server that can be told to misbehave.
 #![allow(dead_code, reason = "every test takes what it needs")]
+#![allow(missing_docs, unreachable_pub, clippy::unwrap_used, reason = "this is no library")]
 
 use super::support::{self, PATIENCE, Sandbox, wait_until};
 use serde_json::Value;

@@ -243,6 +243,15 @@ impl Balance {
         }
     }
 
+    /// A service that was left by its supervisor: `primary` served, `shadows` are ready.
+    pub fn resume(rules: Rules, wanted: usize, primary: u32, shadows: &[u32], now: Duration) -> Self {
+        let instance = |slot, role| Instance { slot, role, since: now };
+        let mut balance = Self::new(rules, wanted);
+        balance.instances = shadows.iter().map(|slot| instance(*slot, Role::Ready)).collect();
+        balance.instances.push(instance(primary, Role::Primary));
+        balance
+    }
+
     /// Who serves.
     pub fn primary(&self) -> Option<u32> {
         self.in_role(Role::Primary).next()

@@ -196,6 +196,14 @@ fn stopping_ends_all_and_finishes_with_the_last() {
 }
 
 #[test]
+fn a_service_that_was_left_goes_on() {
+    let mut balance = Balance::resume(Rules::default(), 1, 3, &[5], at(0));
+    assert_eq!(balance.decide(Event::Tick, at(0)), [], "nothing is missing");
+    let actions = balance.decide(Event::Died(3, KILLED), at(0));
+    assert_eq!(failover(&actions), Some((Some(3), 5, false, false)));
+}
+
+#[test]
 fn fewer_shadows_when_fewer_are_wanted() {
     let mut balance = armed(Rules::default(), 2);
     let actions = balance.decide(Event::Wanted(1), at(10));
@@ -240,6 +248,7 @@ struct World {
 }
 
 impl World {
+    #[expect(clippy::needless_pass_by_value, reason = "it reads better where it is called")]
     fn feed(&mut self, event: Event) -> Result<(), TestCaseError> {
         let primary = self.balance.primary();
         for action in self.balance.decide(event.clone(), self.now) {
@@ -288,11 +297,11 @@ proptest! {
                     world.alive.push(slot);
                     world.feed(Event::Started(slot))?;
                 }
-                Step::Ready(which) => if let Some(slot) = world.alive.get(which).copied() {
-                    if world.balance.role(slot) == Some(Role::Starting) {
-                        world.ready.push(slot);
-                        world.feed(Event::Ready(slot))?;
-                    }
+                Step::Ready(which) => if let Some(slot) = world.alive.get(which).copied()
+                    && world.balance.role(slot) == Some(Role::Starting)
+                {
+                    world.ready.push(slot);
+                    world.feed(Event::Ready(slot))?;
                 },
                 Step::Die(which, clean) => if which < world.alive.len() {
                     let slot = world.alive.remove(which);

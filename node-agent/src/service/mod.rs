@@ -8,6 +8,7 @@
 //! Cgroups: an instance has one of its own below that of the run; commands that warm one run in `warm` beside
 //! them, so that their connections can be told apart.
 
+pub mod adopt;
 mod bring_up;
 pub mod control;
 mod guard;

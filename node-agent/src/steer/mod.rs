@@ -193,6 +193,11 @@ impl Steering {
             .map_err(|error| SteerError::refused("LISTENERS", &error))
     }
 
+    /// Main processes that are watched, with their slots.
+    pub fn watched(&self) -> Vec<(u32, i32)> {
+        self.watched.iter().flatten().map(|(pid, slot)| (slot, pid.cast_signed())).collect()
+    }
+
     /// Routes a connection that is about to be made from `port` to the instance that is warmed.
     pub fn warm_from(&mut self, port: u16) {
         _ = self.warming.insert(u32::from(port), 1, 0);

@@ -49,7 +49,7 @@ impl Guard {
     fn take_in(&mut self, event: SteerEvent) {
         let of_this = self.live.get(&event.slot).is_some_and(|live| live.pid() == event.pid.cast_signed());
         match event.kind {
-            LISTENS => self.hold_listeners(event.slot),
+            LISTENS => self.hold_listeners(event.slot, true),
             KILLED | FATAL_SIGNAL if of_this => {
                 self.died(event.slot, How(event.detail.cast_signed()), Some(event.at_ns));
             }
@@ -69,8 +69,9 @@ impl Guard {
         self.decide(Event::Died(slot, how));
     }
 
-    /// Holds the listeners that an instance has opened, and steers their addresses.
-    pub(super) fn hold_listeners(&mut self, slot: u32) {
+    /// Holds the listeners that an instance has opened, and steers their addresses. They are `new`, or have been
+    /// registered before.
+    pub(super) fn hold_listeners(&mut self, slot: u32, new: bool) {
         let (Some(live), Some(steering)) = (self.live.get_mut(&slot), self.steering.as_mut()) else { return };
         let found = match steer::find(&live.cgroup.pids(), &live.known()) {
             Ok(found) => found,
@@ -87,7 +88,8 @@ impl Guard {
             let Some(group) = groups.iter().find(|(_, address)| **address == listener.address) else {
                 continue;
             };
-            if listener.address.is_datagram
+            if new
+                && listener.address.is_datagram
                 && let Err(error) = steering.register(slot, *group.0, listener.as_fd())
             {
                 said.push(format!("{}: {error}", listener.address));
@@ -117,7 +119,7 @@ impl Guard {
         }
         let starting = |slot: &u32| self.balance.role(*slot) == Some(Role::Starting);
         let slots: Vec<u32> = self.live.keys().copied().filter(starting).collect();
-        slots.into_iter().for_each(|slot| self.hold_listeners(slot));
+        slots.into_iter().for_each(|slot| self.hold_listeners(slot, true));
     }
 
     fn look_for_deadlines(&mut self) {
