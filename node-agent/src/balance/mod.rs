@@ -7,6 +7,7 @@
 mod decide;
 mod pace;
 mod scale;
+mod slow;
 mod stall;
 #[cfg(test)]
 mod tests;
@@ -14,4 +15,5 @@ mod tests;
 pub use decide::{Action, Balance, Cause, Event, How, Restart, Role, Rules};
 pub use pace::Pace;
 pub use scale::{Load, Reason, recent, scale};
+pub use slow::{Slow, Verdict};
 pub use stall::{Evidence, Look, Stall};
