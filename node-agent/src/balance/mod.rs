@@ -14,6 +14,6 @@ mod tests;
 
 pub use decide::{Action, Balance, Cause, Event, How, Restart, Role, Rules};
 pub use pace::Pace;
-pub use scale::{Load, Reason, recent, scale};
+pub use scale::{Load, Reason, demand, recent, scale};
 pub use slow::{Slow, Verdict};
 pub use stall::{Evidence, Look, Stall};

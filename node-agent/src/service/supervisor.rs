@@ -256,6 +256,12 @@ impl Supervisor {
         tokio::task::spawn_local(health::watch(Rc::clone(&self.service)));
         if self.is_steered {
             tokio::task::spawn_local(health::level(Rc::clone(&self.service), Arc::clone(&self.card)));
+            let recorder = self.recorder.clone();
+            tokio::task::spawn_local(health::hours(
+                Rc::clone(&self.service),
+                Arc::clone(&self.card),
+                recorder,
+            ));
         }
         let mut pause = home.measure();
         loop {
