@@ -53,9 +53,16 @@ fn fatal_signal(context: BtfTracePointContext) -> i32 {
             return 0;
         }
         let task: Pointer = bpf_get_current_task_btf().cast();
-        let flags: u32 = load(load::<Pointer>(task, offset!(task_signal)), offset!(signal_flags));
-        if flags & SIGNAL_UNKILLABLE == 0 {
-            report(FATAL_SIGNAL, load(task, offset!(task_tgid)), signal as u32);
+        let group: Pointer = load(task, offset!(task_signal));
+        let flags: u32 = load(group, offset!(signal_flags));
+        let tgid: u32 = load(task, offset!(task_tgid));
+        if flags & SIGNAL_GROUP_EXIT != 0 {
+            // Where a signal ends the whole process, its threads are told by SIGKILL (`complete_signal`,
+            // kernel/signal.c), and which signal it was stands here.
+            report(FATAL_SIGNAL, tgid, load(group, offset!(signal_group_exit_code)));
+        } else if signal != SIGKILL && flags & SIGNAL_UNKILLABLE == 0 {
+            // SIGKILL without that flag ends the other threads of a process that executes another program.
+            report(FATAL_SIGNAL, tgid, signal as u32);
         }
     }
     0

@@ -39,7 +39,9 @@ const fn program(
 }
 
 /// All programs but the start of block requests, of which there are two.
-const PROGRAMS: [Program; 14] = [
+const PROGRAMS: [Program; 16] = [
+    program("host", "cgroup_made", "cgroup_mkdir", Need::Block, "5.15"),
+    program("host", "cgroup_removed", "cgroup_rmdir", Need::Block, "5.15"),
     program("sched", "sched_switch", "sched_switch", Need::Sched, "5.15"),
     program("lifecycle", "process_fork", "sched_process_fork", Need::Every, "5.15"),
     program("lifecycle", "process_exec", "sched_process_exec", Need::Every, "5.15"),

@@ -68,11 +68,12 @@ impl Probes {
     /// Everything that should have been counted and was not, since loading: what it is and how often. Only what
     /// has happened.
     pub fn lost(&self) -> Vec<(String, u64)> {
-        let Losses { events, requests, ends, connections, peers } = self.losses();
+        let Losses { events, requests, ends, cgroups, connections, peers } = self.losses();
         let full = [
             ("ends of processes (EVENTS full)", events),
             ("block requests (REQUESTS full)", requests),
             ("latencies of block requests (the kernel did not show their end)", ends),
+            ("cgroups that others made (CGROUPS full)", cgroups),
             ("connections not followed (CONNECTIONS full)", connections),
             ("peers of connections (PEERS full)", peers),
         ];

@@ -5,7 +5,7 @@ use std::{fs, io, thread};
 use crate::causes::in_one_line;
 use aya::{
     Btf, Ebpf, EbpfLoader, Endianness,
-    maps::{Array, HashMap, Map, RingBuf},
+    maps::{Array, HashMap, Map, Queue, RingBuf},
 };
 use aya_log::EbpfLogger;
 use ebpf_probes::{Counters, demand::Demand};
@@ -25,9 +25,9 @@ const POSSIBLE_CPUS: &str = "/sys/devices/system/cpu/possible";
 
 /// Maps that are pinned: all that hold something.
 #[rustfmt::skip]
-const MAPS: [&str; 13] = [
+const MAPS: [&str; 16] = [
     "SLOTS", "COUNTERS", "SHARED", "DEMAND", "CPUS", "REQUESTS", "WRITERS", "CONNECTIONS", "PEERS", "FAULTS",
-    "EVENTS", "LOSSES", "AYA_LOGS",
+    "EVENTS", "FREE", "HOST", "CGROUPS", "LOSSES", "AYA_LOGS",
 ];
 
 pub(super) fn load(options: &Options, instance: Option<&Instance>) -> Result<Probes, ProbeError> {
@@ -63,6 +63,7 @@ pub(super) fn load(options: &Options, instance: Option<&Instance>) -> Result<Pro
         .map_max_entries("COUNTERS", slots * cpus)
         .map_max_entries("SHARED", slots)
         .map_max_entries("DEMAND", slots)
+        .map_max_entries("FREE", slots)
         .map_max_entries("CPUS", cpus)
         .load(OBJECT)
         .map_err(|error| ProbeError::Object { why: with_remedy(in_one_line(&error)) })?;
@@ -94,6 +95,11 @@ fn assemble(mut ebpf: Ebpf, slots: u32, cpus: u32, programs: Programs) -> Result
             .map_err(|error| ProbeError::map("CONNECTIONS", &error))?,
         peers: HashMap::try_from(take(&mut ebpf, "PEERS")?)
             .map_err(|error| ProbeError::map("PEERS", &error))?,
+        free_for_host: Queue::try_from(take(&mut ebpf, "FREE")?)
+            .map_err(|error| ProbeError::map("FREE", &error))?,
+        host: Array::try_from(take(&mut ebpf, "HOST")?).map_err(|error| ProbeError::map("HOST", &error))?,
+        cgroups: RingBuf::try_from(take(&mut ebpf, "CGROUPS")?)
+            .map_err(|error| ProbeError::map("CGROUPS", &error))?,
         losses: Array::try_from(take(&mut ebpf, "LOSSES")?)
             .map_err(|error| ProbeError::map("LOSSES", &error))?,
         // Without it the programs' warnings go unheard, and nothing else.

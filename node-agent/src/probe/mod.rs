@@ -9,6 +9,7 @@ mod bpf;
 mod cost;
 mod counters;
 mod coverage;
+mod host;
 pub mod kernel_btf;
 mod load;
 pub(crate) mod offsets;
@@ -19,18 +20,20 @@ use std::{collections::VecDeque, io};
 
 use aya::{
     Ebpf,
-    maps::{Array, HashMap, MapData, MapError, RingBuf},
+    maps::{Array, HashMap, MapData, MapError, Queue, RingBuf},
 };
 use aya_log::EbpfLogger;
 pub use ebpf_probes::{Losses, ProcessExit};
 
 pub(crate) use self::counters::Mapped;
 use self::peers::{Connection, Peer, PeerKey};
+pub(crate) use self::pin::bpf_file_system;
 use self::{attach::Programs, counters::Tables, kernel_btf::BtfError};
 pub use self::{
     cost::{ProgramCost, Stats},
     counters::Reading,
     coverage::{Measure, ProbeStatus, State},
+    host::CgroupChange,
     pin::Instance,
 };
 use ebpf_probes::demand::{SCALES, Scale};
@@ -112,6 +115,10 @@ pub struct Probes {
     events: RingBuf<MapData>,
     connections: HashMap<MapData, u64, Connection>,
     peers: HashMap<MapData, PeerKey, Peer>,
+    /// Slots for cgroups that others make.
+    free_for_host: Queue<MapData, u32>,
+    host: Array<MapData, u64>,
+    cgroups: RingBuf<MapData>,
     losses: Array<MapData, [u64; size_of::<Losses>() / 8]>,
     /// Carries the programs' warnings to the `log` crate.
     logger: Option<EbpfLogger<&'static dyn log::Log>>,
@@ -296,8 +303,9 @@ impl Probes {
 
     /// What was lost since loading.
     pub fn losses(&self) -> Losses {
-        let [events, requests, ends, connections, peers] = self.losses.get(&0, 0).unwrap_or_default();
-        Losses { events, requests, ends, connections, peers }
+        let [events, requests, ends, cgroups, connections, peers] =
+            self.losses.get(&0, 0).unwrap_or_default();
+        Losses { events, requests, ends, cgroups, connections, peers }
     }
 }
 

@@ -8,14 +8,14 @@ mod act;
 mod live;
 mod watch;
 
-pub(super) use live::{Live, View};
+pub(super) use live::{Left, Live, View};
 
-use crate::balance::{Action, Balance, Cause, Event, How, Rules, Stall};
+use crate::balance::{Action, Balance, Cause, Event, How, Rules, Slow, Stall};
 use crate::cgroup::InstanceCgroup;
-use crate::steer::{Address, SLOTS_MAX, Steered, Steering};
+use crate::steer::{Address, Listener, SLOTS_MAX, Steered, Steering};
 use nix::sys::eventfd::{EfdFlags, EventFd};
 use std::collections::BTreeMap;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::mpsc::{self, Receiver, Sender};
 use std::time::{Duration, Instant};
@@ -36,6 +36,8 @@ pub(super) enum Command {
     Born { slot: u32, pid: i32, pidfd: OwnedFd, reply: Sender<()> },
     /// An instance could not be started; the slot, if it had got one.
     NotStarted(Option<u32>),
+    /// It is given these listeners; the answer says what is wrong with them.
+    Lend(u32, Vec<Listener>, Sender<Result<(), String>>),
     /// It can serve.
     Ready(u32),
     /// It is to be ended, being of no use: why.
@@ -152,6 +154,7 @@ pub(super) struct Guard {
     stall: Stall,
     /// The stall observer's last word was that the primary hangs.
     stalls: bool,
+    slow: Slow,
     stop_patience: Duration,
     began: Instant,
     commands: Receiver<Command>,
@@ -166,6 +169,7 @@ impl Guard {
     /// What `eventfd` says.
     pub(super) fn start(
         steering: Option<Steering>,
+        left: Option<Left>,
         rules: Rules,
         shadows: usize,
         stop_patience: Duration,
@@ -173,12 +177,20 @@ impl Guard {
     ) -> nix::Result<Line> {
         let bell = Arc::new(EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)?);
         let (sender, commands) = mpsc::channel();
+        let (balance, live) = match left {
+            None => (Balance::new(rules, shadows), BTreeMap::new()),
+            Some(left) => (
+                Balance::resume(rules, shadows, left.primary, &left.shadows(), Duration::ZERO),
+                left.instances.into_iter().collect(),
+            ),
+        };
         let guard = Self {
             steering,
-            balance: Balance::new(rules, shadows),
-            live: BTreeMap::new(),
+            balance,
+            live,
             stall: Stall::new(TICK_BUSY),
             stalls: false,
+            slow: Slow::default(),
             stop_patience,
             began: Instant::now(),
             commands,
@@ -194,6 +206,7 @@ impl Guard {
 
     fn run(mut self) {
         be_prompt();
+        self.take_up();
         self.decide(Event::Tick);
         // Ends when the supervisor has hung up.
         while self.serve_commands() {
@@ -205,6 +218,17 @@ impl Guard {
         }
         if let Some(steering) = &mut self.steering {
             steering.unpin();
+        }
+    }
+
+    /// Holds the listeners of instances that were there before, and sees which of them have died since.
+    fn take_up(&mut self) {
+        let slots: Vec<u32> = self.live.keys().copied().collect();
+        for slot in slots {
+            self.hold_listeners(slot, false);
+            if self.live.get(&slot).is_some_and(|live| live.is_dead) {
+                self.decide(Event::Died(slot, How(libc::SIGKILL)));
+            }
         }
     }
 
@@ -245,6 +269,7 @@ impl Guard {
                 slot.and_then(|slot| self.live.remove(&slot)).into_iter().for_each(|live| self.forget(&live));
                 self.decide(Event::NotStarted);
             }
+            Command::Lend(slot, listeners, reply) => _ = reply.send(self.lend(slot, listeners)),
             Command::Ready(slot) => self.decide(Event::Ready(slot)),
             Command::Discard(slot, why) => {
                 self.report(Report::Say(why));
@@ -295,6 +320,21 @@ impl Guard {
             steering.watch(slot, pid);
         }
         self.decide(Event::Started(slot));
+    }
+
+    fn lend(&mut self, slot: u32, listeners: Vec<Listener>) -> Result<(), String> {
+        let (Some(live), Some(steering)) = (self.live.get_mut(&slot), &mut self.steering) else {
+            return Ok(());
+        };
+        for listener in listeners {
+            let steered = steering.group(listener.address).and_then(|group| {
+                steering.register(slot, group, listener.as_fd())?;
+                steering.steer(&listener)
+            });
+            steered.map_err(|error| format!("{}: {error}", listener.address))?;
+            live.listeners.push(listener);
+        }
+        Ok(())
     }
 
     fn asked(&mut self, reply: &Sender<Result<(), String>>) {

@@ -8,6 +8,7 @@
 //! Cgroups: an instance has one of its own below that of the run; commands that warm one run in `warm` beside
 //! them, so that their connections can be told apart.
 
+pub mod adopt;
 mod bring_up;
 pub mod control;
 mod guard;
@@ -16,6 +17,7 @@ mod home;
 mod places;
 pub mod probe;
 mod record;
+mod sockets;
 mod supervisor;
 
 pub use home::{Home, Lodged};
@@ -26,6 +28,7 @@ pub use supervisor::{ServiceError, supervise};
 use crate::balance::Rules;
 use probe::Probe;
 use std::ffi::OsString;
+use std::net::SocketAddr;
 use std::time::Duration;
 
 /// How a shadow comes to be.
@@ -59,6 +62,12 @@ pub struct Options {
     pub warm_with: Option<OsString>,
     /// The ports that are the service's; whatever it listens on if empty.
     pub ports: Vec<u16>,
+    /// Sockets that the service is given (`LISTEN_FDS`), instead of binding its own.
+    pub listen: Vec<SocketAddr>,
+    /// The service says when it is ready (`READY=1` to `NOTIFY_SOCKET`).
+    pub notify: bool,
+    /// A primary that mostly takes longer to answer is too slow.
+    pub latency_max: Option<Duration>,
     /// How failures are dealt with.
     pub rules: Rules,
     /// How long a shadow may take to get ready.
@@ -81,6 +90,9 @@ impl Default for Options {
             probe_timeout: Duration::from_secs(2),
             warm_with: None,
             ports: Vec::new(),
+            listen: Vec::new(),
+            notify: false,
+            latency_max: None,
             rules: Rules::default(),
             start_timeout: None,
             stop_timeout: Duration::from_secs(10),

@@ -14,6 +14,7 @@ pub use ebpf_probes::steer::{
     EXITED, FATAL_SIGNAL, GroupKey, KILLED, LISTENS, NOBODY, PORTS_MAX, SLOTS_MAX, SteerEvent, Steered,
 };
 pub use listeners::{Address, Listener, connections, find};
+pub use load::Wanted;
 pub use strangers::strangers;
 
 use crate::probe::Mapped;
@@ -28,6 +29,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 /// Why connections can't be steered.
 #[derive(Debug, thiserror::Error)]
@@ -88,6 +90,12 @@ impl Switch {
         self.0.word(0, offset_of!(Control, active)).load(Ordering::SeqCst) as u32
     }
 
+    /// From when on an answer is late.
+    pub fn set_latency_max(&self, latency: Duration) {
+        let nanoseconds = u64::try_from(latency.as_nanos()).unwrap_or(u64::MAX);
+        self.store(offset_of!(Control, latency_max_ns), nanoseconds);
+    }
+
     fn set_ports(&self, ports: &[u16]) {
         for (index, port) in ports.iter().take(PORTS_MAX).enumerate() {
             self.store(offset_of!(Control, ports) + index * 8, u64::from(*port));
@@ -103,6 +111,8 @@ pub struct Steering {
     instances: HashMap<MapData, u64, u32>,
     watched: HashMap<MapData, u32, u32>,
     groups: HashMap<MapData, [u8; size_of::<GroupKey>()], u32>,
+    groups_used: Mapped<u64>,
+    served: HashMap<MapData, u32, u32>,
     warming: HashMap<MapData, u32, u32>,
     listeners: SockMap<MapData>,
     events: RingBuf<MapData>,
@@ -177,7 +187,27 @@ impl Steering {
         Errno::result(result).map(drop).map_err(refused)
     }
 
-    /// Registers a datagram socket, which has no `listen()` to do it in.
+    /// The group of an address, for a socket that is not bound by an instance itself.
+    ///
+    /// # Errors
+    /// [`SteerError`] if there are too many or the kernel refuses.
+    pub fn group(&mut self, address: Address) -> Result<u32, SteerError> {
+        if let Some((group, _)) = self.groups().into_iter().find(|(_, known)| *known == address) {
+            return Ok(group);
+        }
+        let group =
+            u32::try_from(self.groups_used.word(0, 0).fetch_add(1, Ordering::SeqCst)).unwrap_or(u32::MAX);
+        if group >= GROUPS_MAX {
+            let why = format!("more than {GROUPS_MAX} addresses");
+            return Err(SteerError::Refused { what: "GROUPS", why });
+        }
+        let refused = |error: aya::maps::MapError| SteerError::refused("GROUPS", &error);
+        self.groups.insert(address.key(), group, 0).map_err(refused)?;
+        self.served.insert(u32::from(address.socket.port()), 1, 0).map_err(refused)?;
+        Ok(group)
+    }
+
+    /// Registers a socket that no `listen()` of an instance registers: a datagram socket, or one of ours.
     ///
     /// # Errors
     /// [`SteerError`] if the kernel refuses or there are too many.
@@ -191,6 +221,11 @@ impl Steering {
         self.listeners
             .set(listener_key(slot, group, member), &socket.as_raw_fd(), 0)
             .map_err(|error| SteerError::refused("LISTENERS", &error))
+    }
+
+    /// Main processes that are watched, with their slots.
+    pub fn watched(&self) -> Vec<(u32, i32)> {
+        self.watched.iter().flatten().map(|(pid, slot)| (slot, pid.cast_signed())).collect()
     }
 
     /// Routes a connection that is about to be made from `port` to the instance that is warmed.
@@ -224,6 +259,8 @@ impl Steering {
             listeners_lost: word(offset_of!(Steered, listeners_lost)),
             events_lost: word(offset_of!(Steered, events_lost)),
             turned: word(offset_of!(Steered, turned)),
+            answered: word(offset_of!(Steered, answered)),
+            answered_late: word(offset_of!(Steered, answered_late)),
         }
     }
 
