@@ -8,6 +8,7 @@ mod adopt;
 mod budget;
 mod connection;
 mod forecast;
+mod host;
 mod life;
 mod socket;
 
@@ -53,6 +54,7 @@ struct Agent {
     writer: Writer,
     reader: RefCell<Reader>,
     forecasts: RefCell<Forecasts>,
+    host: RefCell<host::HostCgroups>,
     budget: RefCell<budget::Budget>,
     /// How long the last look at what the probes have took.
     drain: Cell<Duration>,
@@ -164,7 +166,8 @@ impl Agent {
             );
         }
         let mut store = opened.store;
-        let adopted = adopt::runs(&mut engine, &mut store)?;
+        let (adopted, of_others) = adopt::runs(&mut engine, &mut store)?;
+        let host = host::HostCgroups::start(&mut engine, config.agent.host_cgroups, of_others);
         recover::sweep_cgroups(engine.hierarchies(), engine.parent());
         let reader = Reader::open(&database).context("failed to read the database just opened")?;
         let agent = Rc::new(Self {
@@ -175,6 +178,7 @@ impl Agent {
             writer: Writer::start(store)?,
             reader: RefCell::new(reader),
             forecasts: RefCell::default(),
+            host: RefCell::new(host),
             budget: RefCell::default(),
             drain: Cell::default(),
             active: Cell::new(0),
@@ -218,8 +222,9 @@ impl Agent {
         });
     }
 
-    fn keep_house(&self) {
+    fn keep_house(self: &Rc<Self>) {
         self.keep_budget();
+        self.keep_host();
         let mut engine = self.engine.borrow_mut();
         let begun = Instant::now();
         engine.drain_exits();
@@ -251,6 +256,7 @@ impl Agent {
         _ = self.stop.send(true);
         let mut lives = self.lives.take();
         while lives.join_next().await.is_some() {}
+        self.checkpoint_host();
         if going_on == 0 {
             self.engine.borrow_mut().unpin();
         }

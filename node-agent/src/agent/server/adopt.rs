@@ -7,22 +7,30 @@ use crate::agent::{Engine, Task, recover};
 use crate::cgroup::RunCgroup;
 use crate::host::{self, ProcessId};
 use crate::store::Store;
-use crate::store::record::OpenRun;
+use crate::store::record::{Engine as EngineKind, OpenRun};
 use crate::wire::Leftover;
 use ebpf_probes::ProcessExit;
 use std::path::Path;
 use std::time::Duration;
 
-/// Takes up the runs whose tasks still go on and closes the others.
-pub(super) fn runs(engine: &mut Engine, store: &mut Store) -> anyhow::Result<Vec<Life>> {
+/// Takes up the runs whose tasks still go on and closes the others. Gives the lives of the former, and the runs of
+/// cgroups that others made, which have no main process.
+pub(super) fn runs(engine: &mut Engine, store: &mut Store) -> anyhow::Result<(Vec<Life>, Vec<OpenRun>)> {
     let mut open = store.open_runs()?;
     open.retain(|run| !run.owner.is_alive());
     // All at once, as the first look at the ends of processes drops those that nobody waits for.
     for main in open.iter().filter_map(|run| run.main.as_ref()) {
         engine.watch_exit(None, main.pid);
     }
-    let mut lives = Vec::new();
+    let (mut lives, mut of_others, mut kept) = (Vec::new(), Vec::new(), Vec::new());
     for run in open {
+        let slot = cgroup_of(engine, &run).and_then(|cgroup| engine.slot_of(&cgroup));
+        if let (None, EngineKind::Agent, Some(slot)) = (&run.main, run.engine, slot) {
+            store.adopt(run.id, &ProcessId::current())?;
+            kept.push(slot);
+            of_others.push(run);
+            continue;
+        }
         match take_up(engine, &run) {
             Some(life) => {
                 store.adopt(run.id, &ProcessId::current())?;
@@ -32,9 +40,9 @@ pub(super) fn runs(engine: &mut Engine, store: &mut Store) -> anyhow::Result<Vec
             None => close(engine, store, run)?,
         }
     }
-    let kept: Vec<_> = lives.iter().filter_map(|life| life.task.slot()).collect();
+    kept.extend(lives.iter().filter_map(|life| life.task.slot()));
     engine.untrack_others(&kept);
-    Ok(lives)
+    Ok((lives, of_others))
 }
 
 fn cgroup_of(engine: &Engine, run: &OpenRun) -> Option<RunCgroup> {
