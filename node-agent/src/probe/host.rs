@@ -54,7 +54,7 @@ impl Probes {
     }
 
     fn lend(&mut self, slot: u32) -> Result<(), ProbeError> {
-        self.tables.set(slot as usize, &super::Reading::default(), None);
+        self.tables.set(slot as usize, &super::Reading::default(), None)?;
         self.free_for_host.push(slot, 0).map_err(|error| ProbeError::map("FREE", &error))
     }
 

@@ -75,14 +75,15 @@ pub(super) fn load(options: &Options, instance: Option<&Instance>) -> Result<Pro
         return Err(ProbeError::NothingAttached { why });
     }
     let mut probes = assemble(ebpf, slots, cpus, programs)?;
-    probes.take_up(found);
+    probes.take_up(found)?;
     Ok(probes)
 }
 
 fn assemble(mut ebpf: Ebpf, slots: u32, cpus: u32, programs: Programs) -> Result<Probes, ProbeError> {
+    let demand = take(&mut ebpf, "DEMAND")?;
     let map = |name| ebpf.map(name).ok_or_else(|| missing(name));
-    let maps = [map("COUNTERS")?, map("SHARED")?, map("DEMAND")?, map("CPUS")?];
-    let tables = Tables::new(maps, slots as usize, cpus as usize)?;
+    let maps = [map("COUNTERS")?, map("SHARED")?, map("CPUS")?];
+    let tables = Tables::new(maps, demand, slots as usize, cpus as usize)?;
     Ok(Probes {
         status: programs.statuses(),
         programs,
