@@ -42,6 +42,8 @@ pub struct Task {
     started: Instant,
     /// Elapsed time before this agent took the run up.
     elapsed_before: Duration,
+    /// What the probes had lost when it began.
+    lost_before: Vec<(String, u64)>,
 }
 
 impl Task {
@@ -52,10 +54,22 @@ impl Task {
         notes: Vec<String>,
         measures: Measures,
         coverage: Coverage,
+        lost_before: &[(String, u64)],
     ) -> Self {
         let collector = Collector::new(measures, coverage);
         let (watch, started) = (cgroup.watch(), Instant::now());
-        Self { cgroup, watch, slot, plan, notes, collector, started, elapsed_before: Duration::ZERO }
+        let lost_before = lost_before.to_vec();
+        Self {
+            cgroup,
+            watch,
+            slot,
+            plan,
+            notes,
+            collector,
+            started,
+            elapsed_before: Duration::ZERO,
+            lost_before,
+        }
     }
 
     /// A run that another agent began. Pinned probes have counted it all the time; where there are none, new ones
@@ -82,6 +96,7 @@ impl Task {
             plan: Plan { prediction: Prediction::default(), limits: run.limits.clone(), policy: run.policy },
             notes,
             started: Instant::now(),
+            lost_before: engine.lost(),
             elapsed_before: Duration::from_millis(
                 u64::try_from(host::now_ms() - run.started_at_ms).unwrap_or(0),
             ),
@@ -227,7 +242,10 @@ impl Task {
         };
         self.collector.demand(self.slot.and_then(|slot| engine.demand(slot)));
         self.collector.peers(self.slot.and_then(|slot| engine.peers(slot)));
-        let measured = self.collector.finish(sample);
+        let mut measured = self.collector.finish(sample);
+        if self.slot.is_some() {
+            measured.coverage.0.extend(engine.shortcomings(self.started, &self.lost_before));
+        }
         let exited = status.filter(|&status| libc::WIFEXITED(status));
         let signaled = status.filter(|&status| libc::WIFSIGNALED(status));
         let ending = Ending {
