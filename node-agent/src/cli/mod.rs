@@ -4,6 +4,7 @@ mod agent;
 mod backtest;
 mod db;
 mod doctor;
+mod events;
 mod exit;
 mod explain;
 mod import;
@@ -80,6 +81,8 @@ enum Verb {
     Backtest(backtest::BacktestArgs),
     /// Take runs that were measured elsewhere into the database
     Import(import::ImportArgs),
+    /// Say what standin did to tasks, and when: limits that followed, waits, releases
+    Events(events::EventsArgs),
     /// Say what works on this host, and what does not and why
     Doctor(doctor::DoctorArgs),
     /// About the database

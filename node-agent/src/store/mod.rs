@@ -15,11 +15,12 @@
 //!
 //! **Layout.** `schema/*.sql` has the tables and views, `schema/README.md` explains each column. Here
 //! `open` opens and migrates, `columns` maps a fingerprint to its columns and rows, `write` writes, `history`
-//! reads what predictions are made from, `read` what people look at, and `writer` is the thread that
-//! batches the agent's writes.
+//! reads what predictions are made from, `read` what people look at, and `event` is the log
+//! of what standin did, and `writer` the thread that batches the agent's writes.
 
 mod columns;
 mod error;
+pub mod event;
 mod history;
 mod open;
 pub mod past;
@@ -163,6 +164,24 @@ impl Store {
     pub fn close_lost(&mut self, id: RunId, ended_at_ms: i64) -> Result<(), StoreError> {
         let changed = self.transaction(|db| write::close_lost(db, id, ended_at_ms))?;
         self.running(id, changed)
+    }
+
+    /// Writes down that something happened.
+    ///
+    /// # Errors
+    /// As [`Store::begin_run`].
+    pub fn log(&mut self, event: &event::Event) -> Result<(), StoreError> {
+        self.transaction(|db| event::log(db, event))
+    }
+
+    /// Deletes events that are older than `keep_days` days (0 means no bound), and the oldest of more than
+    /// [`event::EVENTS_MAX`]. Returns how many.
+    ///
+    /// # Errors
+    /// As [`Store::begin_run`].
+    pub fn prune_events(&mut self, keep_days: u32) -> Result<usize, StoreError> {
+        let before_ms = prune::before_ms(crate::host::now_ms(), keep_days).unwrap_or(i64::MIN);
+        self.transaction(|db| event::prune(db, before_ms, event::EVENTS_MAX))
     }
 
     /// Deletes closed runs beyond the newest `keep_runs_per_task` of each task, and those that ended more

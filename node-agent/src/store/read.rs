@@ -3,7 +3,7 @@
 use super::error::StoreError;
 use super::past::{self, PastRun};
 use super::record::{Engine, OpenRun, RunId};
-use super::{columns, history, open, write};
+use super::{columns, event, history, open, write};
 use crate::fingerprint::Measured;
 use crate::fingerprint::key::{Feature, FeatureValue, TaskKey};
 use crate::fingerprint::series::{Point, Series};
@@ -223,6 +223,14 @@ impl Reader {
     /// As [`Reader::tasks`].
     pub fn open_runs(&self) -> Result<Vec<OpenRun>, StoreError> {
         self.run_query(open_runs)
+    }
+
+    /// The newest events, newest first: at most `limit`.
+    ///
+    /// # Errors
+    /// As [`Reader::tasks`].
+    pub fn events(&self, filter: &event::Filter, limit: usize) -> Result<Vec<event::EventRow>, StoreError> {
+        self.run_query(|db| event::read(db, filter, limit))
     }
 
     fn run_query<T>(&self, query: impl FnOnce(&Connection) -> Result<T>) -> Result<T, StoreError> {

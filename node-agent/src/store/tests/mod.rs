@@ -1,11 +1,13 @@
 //! What the store promises, in files by what a user would ask about.
 
+mod events;
 mod hostile;
 mod readme;
 mod runs;
 mod sums;
 mod writer;
 
+use super::event::{Event, Filter, Severity};
 use super::record::*;
 use super::*;
 use crate::fingerprint::key::{Feature, FeatureValue};
