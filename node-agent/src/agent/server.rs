@@ -6,21 +6,25 @@
 
 mod connection;
 mod forecast;
+mod licenses;
 mod life;
+mod queue;
 mod socket;
 
-use super::{Engine, EngineOptions, Task, recover};
+use super::{Engine, EngineOptions, Task, recover, terms};
 use crate::cgroup::RunCgroup;
 use crate::config::Config;
 use crate::fingerprint::Measured;
 use crate::host::{self, ProcessId};
 use crate::probe::State;
-use crate::store::record::{Ending, NewRun, OpenRun, RunId};
+use crate::store::record::{Admission, Ending, NewRun, OpenRun, RunId};
 use crate::store::{Reader, Store, StoreError, Writer};
 use crate::wire::{AgentStatus, Leftover};
 use anyhow::{Context, bail};
 use forecast::Forecasts;
+use licenses::Uses;
 use life::{Life, Record};
+use queue::{Entry, Queue};
 use std::cell::{Cell, RefCell};
 use std::io;
 use std::os::fd::OwnedFd;
@@ -53,6 +57,10 @@ struct Agent {
     writer: Writer,
     reader: RefCell<Reader>,
     forecasts: RefCell<Forecasts>,
+    /// Licence servers whose connections are counted.
+    pools: licenses::Pools,
+    /// Promises, and who waits for one.
+    queue: Queue,
     /// Tasks under way.
     active: Cell<usize>,
     /// Runs recorded.
@@ -146,7 +154,7 @@ async fn accept(
 impl Agent {
     /// Loads probes, opens the database and takes up what the last agent left.
     fn start(config: Config, database: PathBuf) -> anyhow::Result<Rc<Self>> {
-        let mut engine = Engine::new(&EngineOptions::new(&config.agent))?;
+        let mut engine = Engine::new(&EngineOptions::new(&config))?;
         if !engine.hierarchies().is_writable() {
             bail!("the agent has to make cgroups and must be root; `standin run` works without an agent");
         }
@@ -164,7 +172,10 @@ impl Agent {
         let adopted = adopt_runs(&mut engine, &mut store)?;
         recover::sweep_cgroups(engine.hierarchies(), engine.parent());
         let reader = Reader::open(&database).context("failed to read the database just opened")?;
+        let queue = Queue::new(terms::total(&config, engine.capacity()));
         let agent = Rc::new(Self {
+            queue,
+            pools: licenses::Pools::new(&config),
             config,
             database,
             identity: ProcessId::current(),
@@ -177,7 +188,8 @@ impl Agent {
             stop: watch::Sender::new(false),
             lives: RefCell::new(JoinSet::new()),
         });
-        for life in adopted {
+        for (mut life, admission) in adopted {
+            life.place = Some(agent.hold_again(&life, admission));
             // The command runs; nobody waits for its report.
             let (tell, executed) = oneshot::channel();
             _ = tell.send(None);
@@ -193,6 +205,21 @@ impl Agent {
                 Err(why) => tracing::warn!("probe {name} is not attached: {why}"),
             }
         }
+    }
+
+    /// The promise that a run had which is taken up.
+    fn hold_again(self: &Rc<Self>, life: &Life, admission: Admission) -> queue::Place {
+        let entry = Entry {
+            task_type: life.key.task_type.clone(),
+            uid: life.key.uid,
+            pid: life.process.id.pid,
+            priority: admission.priority,
+            promise: admission.promise.clone(),
+            duration_ms: None,
+            since_ms: host::now_ms(),
+            run: None,
+        };
+        self.hold(entry, admission)
     }
 
     /// Lets a future lead a task.
@@ -283,7 +310,7 @@ impl Agent {
 }
 
 /// Takes up the runs whose tasks still go on and closes the others.
-fn adopt_runs(engine: &mut Engine, store: &mut Store) -> anyhow::Result<Vec<Life>> {
+fn adopt_runs(engine: &mut Engine, store: &mut Store) -> anyhow::Result<Vec<(Life, Admission)>> {
     let mut lives = Vec::new();
     for run in store.open_runs()? {
         if run.owner.is_alive() {
@@ -293,7 +320,7 @@ fn adopt_runs(engine: &mut Engine, store: &mut Store) -> anyhow::Result<Vec<Life
             Some(life) => {
                 store.adopt(run.id, &ProcessId::current())?;
                 tracing::info!("run {} goes on: process {}", run.id.0, life.process.id.pid);
-                lives.push(life);
+                lives.push((life, run.admission.unwrap_or_default()));
             }
             None => {
                 tracing::info!("run {} is lost: it ended while no agent was there", run.id.0);
@@ -322,5 +349,8 @@ fn take_up(engine: &mut Engine, run: &OpenRun) -> Option<Life> {
         task,
         leftover: Leftover::Leave,
         notes: Vec::new(),
+        place: None,
+        events: Vec::new(),
+        licenses: Uses::default(),
     })
 }

@@ -115,6 +115,18 @@ impl Event {
     }
 }
 
+impl Event {
+    /// The line for people.
+    pub fn message(&self) -> &str {
+        &self.message
+    }
+
+    /// Whether somebody should be told.
+    pub fn is_warning(&self) -> bool {
+        self.severity > Severity::Info
+    }
+}
+
 /// An event as it was logged.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 #[allow(missing_docs, reason = "the names say it, with units")]

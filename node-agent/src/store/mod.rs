@@ -18,6 +18,7 @@
 //! reads what predictions are made from, `read` what people look at, and `event` is the log
 //! of what standin did, and `writer` the thread that batches the agent's writes.
 
+mod admission;
 mod columns;
 mod error;
 pub mod event;
@@ -36,12 +37,14 @@ use crate::fingerprint::Measured;
 use crate::fingerprint::key::TaskKey;
 use crate::host::ProcessId;
 use crate::predict::History;
+use crate::size::admission::Licenses;
 pub use error::StoreError;
 pub use open::{APPLICATION_ID, SCHEMA_VERSION};
 pub use read::Reader;
 use record::{Ending, NewRun, OpenRun, RunId};
 use rusqlite::{Connection, TransactionBehavior};
 use std::path::{Path, PathBuf};
+pub(crate) use write::limit_parts;
 pub use writer::Writer;
 
 /// A connection that writes.
@@ -164,6 +167,14 @@ impl Store {
     pub fn close_lost(&mut self, id: RunId, ended_at_ms: i64) -> Result<(), StoreError> {
         let changed = self.transaction(|db| write::close_lost(db, id, ended_at_ms))?;
         self.running(id, changed)
+    }
+
+    /// Writes down the most licences that a run was seen to use.
+    ///
+    /// # Errors
+    /// As [`Store::begin_run`].
+    pub fn licenses_used(&mut self, id: RunId, licenses: &Licenses) -> Result<(), StoreError> {
+        self.transaction(|db| admission::licenses_used(db, id, licenses))
     }
 
     /// Writes down that something happened.

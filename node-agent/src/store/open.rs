@@ -25,6 +25,7 @@ const MIGRATIONS: &[M<'static>] = &[
     M::up(include_str!("../../../schema/0002_views.sql")),
     M::up(include_str!("../../../schema/0003_accuracy.sql")),
     M::up(include_str!("../../../schema/0004_events.sql")),
+    M::up(include_str!("../../../schema/0005_sizing.sql")),
 ];
 
 /// The schema this program knows: the `user_version` of a database that is up to date.

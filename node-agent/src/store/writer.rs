@@ -10,6 +10,7 @@ use super::record::{Ending, NewRun, RunId};
 use super::{Store, StoreError};
 use crate::fingerprint::Measured;
 use crate::host::ProcessId;
+use crate::size::admission::Licenses;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, channel, sync_channel};
@@ -39,6 +40,7 @@ enum Step {
     Checkpoint(RunId, Box<Measured>),
     Finish(RunId, i64, Ending, Box<Measured>),
     Log(Box<Event>),
+    Licenses(RunId, Licenses),
 }
 
 enum Command {
@@ -111,6 +113,11 @@ impl Writer {
     /// Writes down that something happened, after what was sent before. Never waits.
     pub fn log(&self, event: Event) {
         self.try_write(Step::Log(Box::new(event)), logged());
+    }
+
+    /// Writes down the most licences that a run was seen to use. Never waits.
+    pub fn licenses_used(&self, id: RunId, licenses: Licenses) {
+        self.try_write(Step::Licenses(id, licenses), logged());
     }
 
     /// Deletes old runs and events, see [`Store::prune`]; `reply` gets how many
@@ -266,6 +273,7 @@ impl Step {
                 store.finish_run(*id, *ended_at_ms, ending, measured)?;
             }
             Self::Log(event) => store.log(event)?,
+            Self::Licenses(id, licenses) => store.licenses_used(*id, licenses)?,
         }
         Ok(None)
     }

@@ -14,6 +14,7 @@ use crate::fingerprint::key::{Feature, FeatureValue};
 use crate::fingerprint::series::{Point, Series};
 use crate::fingerprint::{Coverage, Fingerprint, Source};
 use crate::predict::{Estimate, Level, Prediction, Resource};
+use crate::size::admission::{Licenses, Promise};
 use crate::size::{Limit, Limits, Origin, Policy};
 
 fn key(task_type: &str, uid: u32) -> TaskKey {
@@ -56,9 +57,24 @@ fn new_run(task_type: &str, uid: u32) -> NewRun {
             ],
         },
         limits: Limits(vec![
+            (Limit::CpuBurst(0.5), Origin::Predicted),
             (Limit::CpuWeight(150), Origin::Predicted),
+            (Limit::IoReadMax(1 << 20), Origin::Manual),
+            (Limit::IoWeight(300), Origin::Predicted),
+            (Limit::IoWriteMax(2 << 20), Origin::Manual),
             (Limit::MemoryHigh(300 << 20), Origin::Predicted),
+            (Limit::MemoryLow(200 << 20), Origin::Predicted),
         ]),
+        admission: Some(Admission {
+            priority: 3,
+            waited_ms: 1500,
+            promise: Promise {
+                memory_bytes: 300 << 20,
+                cpu_cores: 1.5,
+                licenses: Licenses::from([("cad".into(), 2)]),
+            },
+            overcommitted: true,
+        }),
     }
 }
 
