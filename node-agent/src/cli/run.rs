@@ -113,7 +113,7 @@ pub(super) fn run(settings: &Settings, mut arguments: RunArgs) -> anyhow::Result
     let mut launcher = Launcher { settings, arguments, command, result };
     launcher.say_missing_inputs();
     match launcher.agent() {
-        Ok(Some(agent)) => match launcher.with_agent(agent, start.clone()) {
+        Ok(Some(agent)) => match launcher.with_agent(agent, &start) {
             Ok(code) => Ok(code),
             Err(problem) => {
                 let problem = format!("agent at {}: {problem}", settings.socket.display());
@@ -213,7 +213,7 @@ impl Launcher<'_> {
     }
 
     /// Lets the agent take the run in. `Err` only while the command has not been started.
-    fn with_agent(&mut self, agent: UnixStream, start: Start) -> Result<u8, WireError> {
+    fn with_agent(&mut self, agent: UnixStream, start: &Start) -> Result<u8, WireError> {
         if self.result.is_some() || self.arguments.wait_all {
             self.stay(agent, start)
         } else {
@@ -221,9 +221,9 @@ impl Launcher<'_> {
         }
     }
 
-    fn become_command(&self, mut agent: UnixStream, start: Start) -> Result<u8, WireError> {
+    fn become_command(&self, mut agent: UnixStream, start: &Start) -> Result<u8, WireError> {
         let prepared = self.command.prepare();
-        let started = match self.asking().start(&mut agent, &start, || None)? {
+        let started = match self.asking().start(&mut agent, start, || None)? {
             Answer::Started(started) => started,
             Answer::Denied(why) => return Ok(denied(&why)),
             Answer::Interrupted(_) => return Ok(FAILED),
@@ -234,7 +234,7 @@ impl Launcher<'_> {
         Ok(cannot_run(&Unrunnable::from_errno(&self.command.name(), errno)))
     }
 
-    fn stay(&mut self, mut agent: UnixStream, start: Start) -> Result<u8, WireError> {
+    fn stay(&mut self, mut agent: UnixStream, start: &Start) -> Result<u8, WireError> {
         let mut child = match Child::fork(&self.command, None, &[]) {
             Ok(child) => child,
             Err(error) => {
@@ -242,7 +242,7 @@ impl Launcher<'_> {
                 return Ok(FAILED);
             }
         };
-        let start = Start { pid: Some(child.pid()), ..start };
+        let start = Start { pid: Some(child.pid()), ..start.clone() };
         let started = match self.asking().start(&mut agent, &start, || child.told_to_end()) {
             Ok(Answer::Started(started)) => started,
             Ok(Answer::Denied(why)) => {

@@ -175,6 +175,11 @@ impl Ledger {
         lacks(&self.total, &taken, promise, false)
     }
 
+    /// What a task lacks, whoever waits. Empty: only others hold it up.
+    pub fn lacks_now(&self, promise: &Promise) -> Vec<Lack> {
+        lacks(&self.total, &self.taken, promise, false)
+    }
+
     /// Makes a promise, whether there is room for it or not. `ends_at_ms` is when the task will probably end.
     pub fn promise(&mut self, promise: Promise, ends_at_ms: Option<i64>) -> Ticket {
         let ticket = self.next_ticket();

@@ -282,7 +282,7 @@ impl Agent {
         self.let_in();
         loop {
             let (ahead, expected_ms) = self.queue.place(place.ticket);
-            let lacks = what_lacks(&self.queue.ledger.borrow().lacks(&promise));
+            let lacks = what_lacks(&self.queue.ledger.borrow().lacks_now(&promise));
             if granted.try_recv().is_ok() {
                 break;
             }
@@ -300,7 +300,7 @@ impl Agent {
                 _ = stop.wait_for(|stop| *stop) => return Err(Denied::Gone),
                 () = too_late => {
                     let waited = format_duration(came.elapsed().as_secs_f64());
-                    let lacks = what_lacks(&self.queue.ledger.borrow().lacks(&promise));
+                    let lacks = what_lacks(&self.queue.ledger.borrow().lacks_now(&promise));
                     return Err(Denied::Because(format!("no room after {waited}: {lacks}")));
                 }
                 () = tokio::time::sleep(WORD_EVERY) => {}
@@ -326,7 +326,7 @@ impl Agent {
         let Some(ticket) = ticket else {
             return Err(Denied::Because("too many tasks wait already".into()));
         };
-        let lacks = what_lacks(&self.queue.ledger.borrow().lacks(&entry.promise));
+        let lacks = what_lacks(&self.queue.ledger.borrow().lacks_now(&entry.promise));
         self.writer.log(Event::new("queued", format!("waits: {lacks}")).task(&entry.task_type));
         let admission =
             Admission { priority, waited_ms: 0, promise: entry.promise.clone(), overcommitted: false };
