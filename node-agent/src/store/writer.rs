@@ -17,7 +17,7 @@ use std::sync::mpsc::{Receiver, SyncSender, TrySendError, channel, sync_channel}
 use std::thread::JoinHandle;
 
 /// Most commands that may wait.
-pub const QUEUE_MAX: usize = 1024;
+pub const QUEUE_MAX: usize = 8192;
 
 /// Most commands written in one transaction.
 const BATCH_MAX: usize = 256;
