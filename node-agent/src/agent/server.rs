@@ -6,6 +6,7 @@
 
 mod connection;
 mod forecast;
+mod keeper;
 mod licenses;
 mod life;
 mod queue;
@@ -96,6 +97,7 @@ fn watch<F: Into<OwnedFd>>(fd: F, interest: Interest) -> io::Result<AsyncFd<Owne
 /// # Errors
 /// Whatever keeps it from starting: no cgroups, no database, a socket that another agent holds.
 pub fn serve(config: Config, database: PathBuf, socket: &Path) -> anyhow::Result<()> {
+    let _keeper = keeper::start(Path::new(&config.agent.cgroup_parent));
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     LocalSet::new().block_on(&runtime, run(config, database, socket))
 }
@@ -169,6 +171,8 @@ impl Agent {
             );
         }
         let mut store = opened.store;
+        // Those that are taken up get their limits again; nobody would follow the others.
+        keeper::let_go(engine.hierarchies(), engine.parent());
         let adopted = adopt_runs(&mut engine, &mut store)?;
         recover::sweep_cgroups(engine.hierarchies(), engine.parent());
         let reader = Reader::open(&database).context("failed to read the database just opened")?;
