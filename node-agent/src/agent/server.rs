@@ -18,6 +18,7 @@ use crate::config::Config;
 use crate::fingerprint::Measured;
 use crate::host::{self, ProcessId};
 use crate::probe::State;
+use crate::store::event::Event;
 use crate::store::record::{Admission, Ending, NewRun, OpenRun, RunId};
 use crate::store::{Reader, Store, StoreError, Writer};
 use crate::wire::{AgentStatus, Leftover};
@@ -328,6 +329,8 @@ fn adopt_runs(engine: &mut Engine, store: &mut Store) -> anyhow::Result<Vec<(Lif
             }
             None => {
                 tracing::info!("run {} is lost: it ended while no agent was there", run.id.0);
+                let message = "ended while no agent was there: cgroup, limits and licences are free again";
+                store.log(&Event::new("released", message).task(&run.key.task_type).run(run.id))?;
                 recover::close(store, run, Some(engine.hierarchies()))?;
             }
         }

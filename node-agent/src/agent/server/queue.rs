@@ -80,6 +80,11 @@ impl Queue {
         !self.ledger.borrow().total().licenses.is_empty()
     }
 
+    /// Whether all of the host would not be enough.
+    fn is_too_large(&self, promise: &Promise) -> bool {
+        promise.memory_bytes > self.ledger.borrow().total().memory_bytes
+    }
+
     fn lacks(&self, promise: &Promise) -> Vec<Lack> {
         self.ledger.borrow().lacks(promise)
     }
@@ -258,7 +263,7 @@ impl Agent {
                     priority: terms.priority,
                     waited_ms: 0,
                     promise: entry.promise.clone(),
-                    overcommitted: lacks_memory,
+                    overcommitted: lacks_memory || self.queue.is_too_large(&entry.promise),
                 };
                 Ok(self.hold(Entry { since_ms: host::now_ms(), ..entry }, admission))
             }
@@ -328,8 +333,12 @@ impl Agent {
         };
         let lacks = what_lacks(&self.queue.ledger.borrow().lacks_now(&entry.promise));
         self.writer.log(Event::new("queued", format!("waits: {lacks}")).task(&entry.task_type));
-        let admission =
-            Admission { priority, waited_ms: 0, promise: entry.promise.clone(), overcommitted: false };
+        let admission = Admission {
+            priority,
+            waited_ms: 0,
+            promise: entry.promise.clone(),
+            overcommitted: self.queue.is_too_large(&entry.promise),
+        };
         self.queue.entries.borrow_mut().insert(ticket, entry);
         Ok(Place { agent: Rc::clone(self), ticket, admission })
     }
