@@ -3,12 +3,13 @@
 use super::task::{Plan, Task};
 use crate::cgroup::{CgroupError, Hierarchies, RunCgroup};
 use crate::config::{Config, Share};
-use crate::fingerprint::{Coverage, Measures, Source};
+use crate::fingerprint::{Coverage, Fingerprint, Measures, Peer, Source};
 use crate::host::{self, Capacity, Idle, ProcessId};
 use crate::predict::Prediction;
-use crate::probe::{Measure, Options, Probes, Slot, State};
+use crate::probe::{Instance, Measure, Options, Probes, Slot, State};
 use crate::size::elastic::Room;
 use crate::size::{Limit, Manual, Origin, Policy, size};
+use ebpf_probes::demand::{SCALES, Scale};
 use ebpf_probes::{Losses, ProcessExit};
 use std::cell::RefCell;
 use std::collections::HashMap;
@@ -26,6 +27,10 @@ pub struct EngineOptions {
     pub tasks_max: u32,
     /// Memory that is kept free of tasks.
     pub reserve: Share,
+    /// Whether the probes are to outlive this process.
+    pub pinned: bool,
+    /// BPF file system for that, where it is not the usual one.
+    pub bpffs: Option<PathBuf>,
 }
 
 impl EngineOptions {
@@ -33,8 +38,14 @@ impl EngineOptions {
     pub fn new(config: &Config) -> Self {
         let agent = &config.agent;
         let cgroup_parent = agent.cgroup_parent.clone().into();
-        let reserve = config.host.reserve_memory;
-        Self { cgroup_parent, probes: agent.probes, tasks_max: agent.tasks_max, reserve }
+        Self {
+            cgroup_parent,
+            probes: agent.probes,
+            tasks_max: agent.tasks_max,
+            reserve: config.host.reserve_memory,
+            pinned: false,
+            bpffs: agent.bpffs.clone(),
+        }
     }
 }
 
@@ -47,6 +58,8 @@ pub struct Engine {
     hierarchies: Hierarchies,
     parent: PathBuf,
     probes: Result<Probes, String>,
+    /// The place of pinned probes, held while this lives.
+    instance: Option<Instance>,
     capacity: Capacity,
     /// Memory that is kept free of tasks.
     reserve_bytes: u64,
@@ -68,17 +81,21 @@ impl Engine {
     pub fn new(options: &EngineOptions) -> Result<Self, CgroupError> {
         let hierarchies = Hierarchies::detect()?;
         let run_level = u32::try_from(options.cgroup_parent.components().count() + 1).unwrap_or(u32::MAX);
-        let probes = if options.probes {
-            Probes::load(&Options { tasks_max: options.tasks_max, run_level })
-                .map_err(|error| error.to_string())
-        } else {
-            Err("switched off by agent.probes in the configuration".into())
+        let instance = (options.probes && options.pinned).then(|| take_instance(options)).flatten();
+        let wanted = Options { tasks_max: options.tasks_max, run_level };
+        let probes = match (&instance, options.probes) {
+            (_, false) => Err("switched off by agent.probes in the configuration".into()),
+            (Some(instance), true) => {
+                Probes::load_pinned(&wanted, instance).map_err(|error| error.to_string())
+            }
+            (None, true) => Probes::load(&wanted).map_err(|error| error.to_string()),
         };
         let capacity = host::capacity();
         let mut engine = Self {
             hierarchies,
             parent: options.cgroup_parent.clone(),
             probes,
+            instance,
             capacity,
             reserve_bytes: options.reserve.of(capacity.memory_bytes),
             room: RefCell::default(),
@@ -176,10 +193,46 @@ impl Engine {
         Ok(Task::new(cgroup, slot, plan, notes, measured, self.capacity))
     }
 
-    /// Takes up a run that another agent began.
-    pub(super) fn track(&mut self, cgroup: &RunCgroup, notes: &mut Vec<String>) -> Option<Slot> {
+    fn track(&mut self, cgroup: &RunCgroup, notes: &mut Vec<String>) -> Option<Slot> {
         let probes = self.probes.as_mut().ok()?;
         probes.track(cgroup.id()).map_err(|error| notes.push(format!("not measured by probes: {error}"))).ok()
+    }
+
+    /// Tracks a cgroup on from what was counted of it before.
+    pub(super) fn track_from(
+        &mut self,
+        cgroup: &RunCgroup,
+        before: &Fingerprint,
+        notes: &mut Vec<String>,
+    ) -> Option<Slot> {
+        let probes = self.probes.as_mut().ok()?;
+        let (reading, demand) = before.as_counted();
+        probes
+            .track_from(cgroup.id(), &reading, demand.as_ref())
+            .map_err(|error| notes.push(format!("not measured by probes: {error}")))
+            .ok()
+    }
+
+    /// The slot that pinned probes have counted a cgroup in all the time.
+    pub(super) fn slot_of(&self, cgroup: &RunCgroup) -> Option<Slot> {
+        self.probes.as_ref().ok()?.slot_of(cgroup.id())
+    }
+
+    /// Ends counting for all cgroups but those in `kept`: nobody will ask for them.
+    pub(super) fn untrack_others(&mut self, kept: &[Slot]) {
+        let Ok(probes) = self.probes.as_mut() else { return };
+        for (slot, _) in probes.slots() {
+            if !kept.contains(&slot) {
+                probes.untrack(slot);
+            }
+        }
+    }
+
+    /// Removes what is pinned, so that nothing counts when this process has ended.
+    pub fn unpin(&mut self) {
+        if let Some(Err(error)) = self.instance.as_ref().map(Instance::remove) {
+            tracing::warn!("pinned probes not removed: {error}");
+        }
     }
 
     /// Which numbers of a task are real, and where they come from.
@@ -212,6 +265,23 @@ impl Engine {
             let reading = probes.read(slot);
             (reading.counters, reading.shared)
         })
+    }
+
+    /// CPU demand of a slot.
+    pub(super) fn demand(&self, slot: Slot) -> Option<[Scale; SCALES]> {
+        self.probes.as_ref().ok().map(|probes| probes.demand(slot))
+    }
+
+    /// Whom the tasks of a slot talked to.
+    pub(super) fn peers(&self, slot: Slot) -> Option<Vec<Peer>> {
+        self.probes.as_ref().ok().map(|probes| probes.peers(slot))
+    }
+
+    /// What is to be done about once a second.
+    pub fn settle_stale(&mut self) {
+        if let Ok(probes) = self.probes.as_mut() {
+            probes.settle_stale();
+        }
     }
 
     /// Whether a burst of this slot is still being run, so that its counters are not complete.
@@ -277,6 +347,16 @@ impl Engine {
         });
         self.released.is_empty()
     }
+}
+
+/// The place where probes are pinned, or none where that is not possible.
+fn take_instance(options: &EngineOptions) -> Option<Instance> {
+    let name = options.cgroup_parent.display().to_string();
+    Instance::take(options.bpffs.as_deref(), &name)
+        .inspect_err(|error| {
+            tracing::warn!("probes are not pinned, so counting ends with this agent: {error}");
+        })
+        .ok()
 }
 
 /// What stands in for a measure whose probe is missing.

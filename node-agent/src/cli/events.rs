@@ -3,6 +3,7 @@
 use super::exit::print;
 use super::report::{JSON_VERSION, print_json};
 use super::settings::Settings;
+use super::sizing::parse_time;
 use super::table::{Align, Table, printable};
 use super::{runs, when};
 use crate::host;
@@ -42,7 +43,7 @@ pub(super) struct EventsArgs {
     #[arg(long, value_enum, default_value = "info")]
     severity: SeverityArg,
     /// Only events of the last 30s, 15m, 2h or 7d
-    #[arg(long, value_name = "TIME", value_parser = when::parse_span)]
+    #[arg(long, value_name = "TIME", value_parser = parse_time)]
     since: Option<Duration>,
     /// How many at most: the newest
     #[arg(long, short = 'n', default_value_t = 50, value_name = "N", value_parser = runs::parse_limit)]

@@ -4,6 +4,7 @@ mod agent;
 mod ask;
 mod backtest;
 mod db;
+mod demand;
 mod doctor;
 mod events;
 mod exit;
@@ -12,6 +13,7 @@ mod import;
 mod ls;
 mod numbers;
 mod predict;
+mod ps;
 mod queue;
 mod reach;
 mod report;
@@ -67,9 +69,15 @@ struct Overrides {
 #[derive(Debug, Subcommand)]
 enum Verb {
     /// Run a command: profiled, remembered, sized
-    Run(run::RunArgs),
+    Run(Box<run::RunArgs>),
     /// Run the agent that measures and records for the whole host
     Agent(agent::AgentArgs),
+    /// List the services that run, with their shadows
+    Ps(ps::PsArgs),
+    /// Move the traffic of a service to a shadow
+    Failover(ps::FailoverArgs),
+    /// End a service
+    Stop(ps::StopArgs),
     /// List the tasks that are known
     Ls(ls::LsArgs),
     /// Show the fingerprint of a task

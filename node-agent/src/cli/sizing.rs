@@ -1,6 +1,5 @@
 //! Options of `standin run` about sizing: limits and promises by hand, and what happens when there is no room.
 
-use super::when;
 use crate::size::Manual;
 use crate::size::admission::{Licenses, PRIORITY_BOUND, WhenFull};
 use crate::units;
@@ -37,7 +36,7 @@ pub(super) struct SizingArgs {
     #[arg(long)]
     cpu_quota: bool,
     /// Where the host has no room, wait for it, at most TIME such as 10m
-    #[arg(long, value_name = "TIME", num_args = 0..=1, require_equals = true, value_parser = when::parse_span)]
+    #[arg(long, value_name = "TIME", num_args = 0..=1, require_equals = true, value_parser = parse_time)]
     #[arg(conflicts_with = "no_wait")]
     wait: Option<Option<Duration>>,
     /// Where the host has no room, fail with 125
@@ -98,6 +97,10 @@ impl SizingArgs {
     pub(super) fn takes_licenses(&self) -> bool {
         self.license.iter().any(|(_, count)| *count > 0)
     }
+}
+
+pub(super) fn parse_time(text: &str) -> Result<Duration, String> {
+    units::parse_duration(text).map_err(|error| error.to_string())
 }
 
 fn parse_bytes(text: &str) -> Result<u64, String> {

@@ -1,10 +1,6 @@
 //! Times for people.
 
 use crate::host;
-use std::time::Duration;
-
-/// Longest time that can be asked for, seconds: ten years.
-const SPAN_S_MAX: u64 = 10 * 366 * 86_400;
 
 /// How long ago, in one unit: `12 s ago`.
 pub(super) fn ago(at_ms: i64) -> String {
@@ -41,35 +37,9 @@ pub(super) fn clock(at_ms: i64) -> String {
     )
 }
 
-/// A length of time from people: `30s`, `15m`, `2h`, `7d`; a plain number counts seconds.
-pub(super) fn parse_span(text: &str) -> Result<Duration, String> {
-    let allowed = || "allowed is a time such as 30s, 15m, 2h or 7d".to_owned();
-    let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
-    let (number, unit) = text.split_at(digits);
-    let seconds = match unit {
-        "" | "s" => 1,
-        "m" | "min" => 60,
-        "h" => 3600,
-        "d" => 86_400,
-        _ => return Err(allowed()),
-    };
-    let number: u64 = number.parse().map_err(|_| allowed())?;
-    number.checked_mul(seconds).filter(|&s| s <= SPAN_S_MAX).map(Duration::from_secs).ok_or_else(allowed)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn spans_have_units() {
-        assert_eq!(parse_span("90"), Ok(Duration::from_secs(90)));
-        assert_eq!(parse_span("15m"), Ok(Duration::from_secs(900)));
-        assert_eq!(parse_span("2h"), Ok(Duration::from_secs(7200)));
-        for bad in ["", "s", "-1s", "1w", "1.5h", "99999999999999999999s", "9999999d"] {
-            assert!(parse_span(bad).unwrap_err().contains("30s"), "{bad}");
-        }
-    }
 
     #[test]
     fn the_unit_grows_with_the_time() {

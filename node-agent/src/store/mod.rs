@@ -20,11 +20,14 @@
 
 mod admission;
 mod columns;
+mod demand;
 mod error;
 pub mod event;
+pub mod failover;
 mod history;
 mod open;
 pub mod past;
+mod peers;
 mod prune;
 pub mod read;
 pub mod record;

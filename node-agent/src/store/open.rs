@@ -26,6 +26,9 @@ const MIGRATIONS: &[M<'static>] = &[
     M::up(include_str!("../../../schema/0003_accuracy.sql")),
     M::up(include_str!("../../../schema/0004_events.sql")),
     M::up(include_str!("../../../schema/0005_sizing.sql")),
+    M::up(include_str!("../../../schema/0006_cpu_demand.sql")),
+    M::up(include_str!("../../../schema/0007_profile.sql")),
+    M::up(include_str!("../../../schema/0008_failovers.sql")),
 ];
 
 /// The schema this program knows: the `user_version` of a database that is up to date.

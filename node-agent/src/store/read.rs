@@ -3,7 +3,7 @@
 use super::error::StoreError;
 use super::past::{self, PastRun};
 use super::record::{Engine, OpenRun, RunId};
-use super::{admission, columns, event, history, open, write};
+use super::{admission, columns, demand, event, history, open, peers, write};
 use crate::fingerprint::Measured;
 use crate::fingerprint::key::{Feature, FeatureValue, TaskKey};
 use crate::fingerprint::series::{Point, Series};
@@ -242,7 +242,7 @@ impl Reader {
         self.run_query(|db| event::read(db, filter, limit))
     }
 
-    fn run_query<T>(&self, query: impl FnOnce(&Connection) -> Result<T>) -> Result<T, StoreError> {
+    pub(super) fn run_query<T>(&self, query: impl FnOnce(&Connection) -> Result<T>) -> Result<T, StoreError> {
         query(&self.connection).map_err(|error| StoreError::of(&self.path, error))
     }
 }
@@ -374,6 +374,8 @@ fn fingerprint(db: &Connection, id: RunId, row: &Row<'_>) -> Result<Fingerprint>
             columns::set_histogram(&mut fingerprint, &kind, counts);
         }
     }
+    fingerprint.cpu_demand = demand::read(db, id)?;
+    fingerprint.peers = peers::read(db, id)?;
     Ok(fingerprint)
 }
 
