@@ -154,6 +154,23 @@ fn a_primary_whose_probe_fails_is_replaced() {
 }
 
 #[test]
+fn a_primary_that_gets_slow_is_replaced() {
+    require!(is_root(), "needs root");
+    let sandbox = Sandbox::new();
+    let (port, script, lame) = (free_port(), script(&sandbox), sandbox.path("lame"));
+    let place = format!("127.0.0.1:{port}");
+    let mut command =
+        sandbox.standin(["run", "--no-agent", "--name", "web", "--shadows", "1", "--max-latency", "20ms"]);
+    command.args(["--", "python3", script.to_str().unwrap(), &place]).env("LAME", &lame);
+    let service = Service::spawn(&sandbox, "web", port, &mut command);
+    service.wait_for_shadows(1);
+    let primary = service.primary();
+    fs::write(format!("{}{primary}", lame.display()), "").unwrap();
+    wait_until("another one answers", || service.ask() != primary);
+    wait_until("it is said", || service.log().contains("answers were late"));
+}
+
+#[test]
 fn one_writer_at_a_time() {
     require!(is_root(), "needs root");
     let sandbox = Sandbox::new();

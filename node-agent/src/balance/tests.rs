@@ -83,6 +83,9 @@ fn a_sick_primary_is_replaced_and_ended() {
     let actions = balance.decide(Event::Sick(0, hang()), at(10));
     assert_eq!(failover(&actions), Some((Some(0), 1, false, false)));
     assert_eq!(balance.role(0), Some(Role::Ending));
+    let mut balance = armed(Rules::default(), 1);
+    let actions = balance.decide(Event::Sick(0, Cause::Slow("late".into())), at(10));
+    assert_eq!(failover(&actions), Some((Some(0), 1, false, true)), "it finishes what it has");
     let mut careful = armed(Rules { single_writer: true, ..Rules::default() }, 1);
     let actions = careful.decide(Event::Sick(0, hang()), at(10));
     assert_eq!(failover(&actions), Some((Some(0), 1, true, false)), "fenced first");

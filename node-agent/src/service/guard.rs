@@ -10,7 +10,7 @@ mod watch;
 
 pub(super) use live::{Left, Live, View};
 
-use crate::balance::{Action, Balance, Cause, Event, How, Rules, Stall};
+use crate::balance::{Action, Balance, Cause, Event, How, Rules, Slow, Stall};
 use crate::cgroup::InstanceCgroup;
 use crate::steer::{Address, SLOTS_MAX, Steered, Steering};
 use nix::sys::eventfd::{EfdFlags, EventFd};
@@ -152,6 +152,7 @@ pub(super) struct Guard {
     stall: Stall,
     /// The stall observer's last word was that the primary hangs.
     stalls: bool,
+    slow: Slow,
     stop_patience: Duration,
     began: Instant,
     commands: Receiver<Command>,
@@ -187,6 +188,7 @@ impl Guard {
             live,
             stall: Stall::new(TICK_BUSY),
             stalls: false,
+            slow: Slow::default(),
             stop_patience,
             began: Instant::now(),
             commands,

@@ -9,7 +9,7 @@ use super::{Options, adopt, health, record};
 use crate::balance::How;
 use crate::cgroup::InstanceCgroup;
 use crate::launch::{Command, Dispositions, StartError};
-use crate::steer::{Address, Steering};
+use crate::steer::{Address, Steering, Wanted};
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use std::cell::{Cell, RefCell};
@@ -199,7 +199,8 @@ impl Ground {
     ) -> Result<(Steering, InstanceCgroup), String> {
         let warming = InstanceCgroup::create(run, WARMING).map_err(|error| error.to_string())?;
         let directory = File::open(run).map_err(|error| error.to_string())?;
-        let steering = Steering::load(&directory, warming.directory(), &options.ports, pins);
+        let wanted = Wanted { ports: options.ports.clone(), latency_max: options.latency_max };
+        let steering = Steering::load(&directory, warming.directory(), &wanted, pins);
         Ok((steering.map_err(|error| error.to_string())?, warming))
     }
 
@@ -255,6 +256,12 @@ impl Supervisor {
         tokio::task::spawn_local(health::watch(Rc::clone(&self.service)));
         if self.is_steered {
             tokio::task::spawn_local(health::level(Rc::clone(&self.service), Arc::clone(&self.card)));
+            let recorder = self.recorder.clone();
+            tokio::task::spawn_local(health::hours(
+                Rc::clone(&self.service),
+                Arc::clone(&self.card),
+                recorder,
+            ));
         }
         let mut pause = home.measure();
         loop {

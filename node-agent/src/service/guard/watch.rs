@@ -1,7 +1,7 @@
 //! What the guard sees: the kernel's events, the ends of processes, new listeners, a queue that nobody serves.
 
 use super::{Guard, Live, Report, TICK_BUSY, TICK_IDLE};
-use crate::balance::{Cause, Event, How, Look, Role};
+use crate::balance::{Cause, Event, How, Look, Role, Verdict};
 use crate::steer::{self, EXITED, FATAL_SIGNAL, KILLED, LISTENS, SteerEvent};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use std::os::fd::AsFd;
@@ -109,6 +109,7 @@ impl Guard {
         self.look_for_datagrams();
         self.look_for_deadlines();
         self.look_for_a_stall();
+        self.look_for_slowness();
     }
 
     /// Datagram sockets have no `listen()` that could be heard of.
@@ -162,6 +163,23 @@ impl Guard {
         }
     }
 
+    /// Answers that are late, unless it is the machine that is slow.
+    fn look_for_slowness(&mut self) {
+        let Some(slot) = self.balance.primary() else { return };
+        let (Some(live), Some(steering)) = (self.live.get(&slot), &self.steering) else { return };
+        let now = self.now();
+        if live.is_dead || !self.slow.is_due(now) {
+            return;
+        }
+        let steered = steering.steered();
+        let waited_ns = if steered.answered_late > 0 { run_queue_wait_ns(live) } else { 0 };
+        match self.slow.observe(now, steered.answered, steered.answered_late, waited_ns) {
+            Some(Verdict::Slow(words)) => self.decide(Event::Sick(slot, Cause::Slow(words))),
+            Some(Verdict::Well) if !self.stalls => self.decide(Event::Well(slot)),
+            _ => {}
+        }
+    }
+
     /// Gives back what instances that are over have held.
     pub(super) fn clean(&mut self) {
         let vacant = self.balance.vacant();
@@ -198,6 +216,20 @@ impl Guard {
         // Its last process may be on its way out still: the run's cgroup is swept at the end.
         _ = live.cgroup.remove();
     }
+}
+
+/// Time that its tasks have waited for a CPU so far (second field of `schedstat`).
+fn run_queue_wait_ns(live: &Live) -> u64 {
+    let tasks = live
+        .cgroup
+        .pids()
+        .into_iter()
+        .flat_map(|pid| std::fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten());
+    let wait = |task: std::fs::DirEntry| {
+        let text = std::fs::read_to_string(task.path().join("schedstat")).ok()?;
+        text.split(' ').nth(1)?.parse::<u64>().ok()
+    };
+    tasks.filter_map(wait).sum()
 }
 
 /// What an instance does: only asked while connections wait.
