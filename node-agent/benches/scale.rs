@@ -30,7 +30,10 @@ fn main() -> Result<()> {
         work(pause.parse()?);
     }
     ensure!(nix::unistd::geteuid().is_root(), "needs root, for probes and cgroups");
-    println!("the agent, over {} s: {BURST:?} of CPU per cgroup and second where they are busy\n", MEASURE.as_secs());
+    println!(
+        "the agent, over {} s: {BURST:?} of CPU per cgroup and second where they are busy\n",
+        MEASURE.as_secs()
+    );
     println!("{:<28}{:>14}{:>14}{:>14}", "cgroups", "CPU, % of one", "RSS, MiB", "look, us/s");
     for (name, cgroups, pause_ms) in
         [("none", 0, 0), ("200 busy", 200, 1000), ("2000 idle", 2000, 0), ("2000 busy", 2000, 1000)]
@@ -66,7 +69,8 @@ struct Stage {
 impl Stage {
     fn new() -> Result<Self> {
         let directory = tempfile::tempdir()?;
-        let slice = Hierarchies::detect()?.unified.join(format!("standin-bench-{}.slice", std::process::id()));
+        let slice =
+            Hierarchies::detect()?.unified.join(format!("standin-bench-{}.slice", std::process::id()));
         fs::create_dir(&slice)?;
         Ok(Self { directory, slice, agent: None, workers: Vec::new() })
     }

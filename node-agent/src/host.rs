@@ -143,3 +143,48 @@ pub fn hour_of_week() -> i32 {
 pub fn page_bytes() -> u64 {
     procfs::page_size()
 }
+
+/// Memory that a new task could have without swapping, bytes; 0 where `/proc` does not tell.
+pub fn memory_available_bytes() -> u64 {
+    use procfs::Current;
+    procfs::Meminfo::current().ok().and_then(|memory| memory.mem_available).unwrap_or(0)
+}
+
+/// How much of the host's CPUs idles: shares between two looks.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Idle {
+    idle: u64,
+    all: u64,
+}
+
+impl Idle {
+    /// Cores that idled since the last look; 0 at the first one.
+    pub fn cores(&mut self) -> f64 {
+        let text = std::fs::read_to_string("/proc/stat").unwrap_or_default();
+        let now = Self::of(&text).unwrap_or(*self);
+        let before = std::mem::replace(self, now);
+        let (idle, all) = (now.idle.saturating_sub(before.idle), now.all.saturating_sub(before.all));
+        if before.all == 0 || all == 0 { 0.0 } else { idle as f64 / all as f64 * cpus() as f64 }
+    }
+
+    /// From `/proc/stat`: its first line has user, nice, system, idle, iowait, irq, softirq, steal, in ticks.
+    fn of(text: &str) -> Option<Self> {
+        let ticks = text.lines().next()?.strip_prefix("cpu ")?.split_whitespace().take(8);
+        let ticks: Vec<u64> = ticks.map_while(|tick| tick.parse().ok()).collect();
+        Some(Self { idle: ticks.get(3)? + ticks.get(4)?, all: ticks.iter().sum() })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn idle_is_what_no_one_used() {
+        let idle = Idle::of("cpu  100 0 50 800 50 0 0 0 0 0\ncpu0 1 2 3\n").unwrap();
+        assert_eq!((idle.idle, idle.all), (850, 1000));
+        let mut looked = Idle::default();
+        assert_eq!(looked.cores(), 0.0, "one look tells nothing");
+        assert!((0.0..=cpus() as f64).contains(&looked.cores()));
+    }
+}

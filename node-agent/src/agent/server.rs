@@ -8,20 +8,25 @@ mod adopt;
 mod budget;
 mod connection;
 mod forecast;
-mod host;
+mod keeper;
+mod licenses;
 mod life;
+mod others;
+mod queue;
 mod socket;
 
-use super::{Engine, EngineOptions, recover};
+use super::{Engine, EngineOptions, recover, terms};
 use crate::config::Config;
 use crate::fingerprint::Measured;
-use crate::host::{OwnCost, ProcessId};
+use crate::host::{self, OwnCost, ProcessId};
 use crate::probe::{Found, Probes, State};
-use crate::store::record::{Ending, NewRun, RunId};
+use crate::store::record::{Admission, Ending, NewRun, RunId};
 use crate::store::{Reader, Store, StoreError, Writer};
 use crate::wire::AgentStatus;
 use anyhow::{Context, bail};
 use forecast::Forecasts;
+use life::Life;
+use queue::{Entry, Queue};
 use std::cell::{Cell, RefCell};
 use std::io;
 use std::os::fd::OwnedFd;
@@ -54,10 +59,14 @@ struct Agent {
     writer: Writer,
     reader: RefCell<Reader>,
     forecasts: RefCell<Forecasts>,
-    host: RefCell<host::HostCgroups>,
+    others: RefCell<others::Others>,
     budget: RefCell<budget::Budget>,
     /// How long the last look at what the probes have took.
     drain: Cell<Duration>,
+    /// Licence servers whose connections are counted.
+    pools: licenses::Pools,
+    /// Promises, and who waits for one.
+    queue: Queue,
     /// Tasks under way.
     active: Cell<usize>,
     /// Runs recorded.
@@ -93,6 +102,7 @@ fn watch<F: Into<OwnedFd>>(fd: F, interest: Interest) -> io::Result<AsyncFd<Owne
 /// # Errors
 /// Whatever keeps it from starting: no cgroups, no database, a socket that another agent holds.
 pub fn serve(config: Config, database: PathBuf, socket: &Path) -> anyhow::Result<()> {
+    let _keeper = keeper::start(Path::new(&config.agent.cgroup_parent));
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     LocalSet::new().block_on(&runtime, run(config, database, socket))
 }
@@ -151,7 +161,7 @@ async fn accept(
 impl Agent {
     /// Loads probes, opens the database and takes up what the last agent left.
     fn start(config: Config, database: PathBuf) -> anyhow::Result<Rc<Self>> {
-        let mut engine = Engine::new(&EngineOptions { pinned: true, ..EngineOptions::new(&config.agent) })?;
+        let mut engine = Engine::new(&EngineOptions { pinned: true, ..EngineOptions::new(&config) })?;
         if !engine.hierarchies().is_writable() {
             bail!("the agent has to make cgroups and must be root; `standin run` works without an agent");
         }
@@ -166,11 +176,16 @@ impl Agent {
             );
         }
         let mut store = opened.store;
+        // Those that are taken up get their limits again; nobody would follow the others.
+        keeper::let_go(engine.hierarchies(), engine.parent());
         let (adopted, of_others) = adopt::runs(&mut engine, &mut store)?;
-        let host = host::HostCgroups::start(&mut engine, config.agent.host_cgroups, of_others);
+        let others = others::Others::start(&mut engine, config.agent.host_cgroups, of_others);
         recover::sweep_cgroups(engine.hierarchies(), engine.parent());
         let reader = Reader::open(&database).context("failed to read the database just opened")?;
+        let queue = Queue::new(terms::total(&config, engine.capacity()));
         let agent = Rc::new(Self {
+            queue,
+            pools: licenses::Pools::new(&config),
             config,
             database,
             identity: ProcessId::current(),
@@ -178,7 +193,7 @@ impl Agent {
             writer: Writer::start(store)?,
             reader: RefCell::new(reader),
             forecasts: RefCell::default(),
-            host: RefCell::new(host),
+            others: RefCell::new(others),
             budget: RefCell::default(),
             drain: Cell::default(),
             active: Cell::new(0),
@@ -186,7 +201,8 @@ impl Agent {
             stop: watch::Sender::new(false),
             lives: RefCell::new(JoinSet::new()),
         });
-        for life in adopted {
+        for (mut life, admission) in adopted {
+            life.place = Some(agent.hold_again(&life, admission));
             // The command runs; nobody waits for its report.
             let (tell, executed) = oneshot::channel();
             _ = tell.send(None);
@@ -209,6 +225,21 @@ impl Agent {
         }
     }
 
+    /// The promise that a run had which is taken up.
+    fn hold_again(self: &Rc<Self>, life: &Life, admission: Admission) -> queue::Place {
+        let entry = Entry {
+            task_type: life.key.task_type.clone(),
+            uid: life.key.uid,
+            pid: life.process.id.pid,
+            priority: admission.priority,
+            promise: admission.promise.clone(),
+            duration_ms: None,
+            since_ms: host::now_ms(),
+            run: None,
+        };
+        self.hold(entry, admission)
+    }
+
     /// Lets a future lead a task.
     fn spawn(&self, life: impl Future<Output = ()> + 'static) {
         self.lives.borrow_mut().spawn_local(life);
@@ -224,7 +255,7 @@ impl Agent {
 
     fn keep_house(self: &Rc<Self>) {
         self.keep_budget();
-        self.keep_host();
+        self.keep_others();
         let mut engine = self.engine.borrow_mut();
         let begun = Instant::now();
         engine.drain_exits();
@@ -256,7 +287,7 @@ impl Agent {
         _ = self.stop.send(true);
         let mut lives = self.lives.take();
         while lives.join_next().await.is_some() {}
-        self.checkpoint_host();
+        self.checkpoint_others();
         if going_on == 0 {
             self.engine.borrow_mut().unpin();
         }

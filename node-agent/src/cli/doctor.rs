@@ -1,5 +1,7 @@
 //! `standin doctor`: what works on this host, and what does not, why, and what is used instead.
 
+mod failover;
+
 use super::exit::print;
 use super::reach::{self, Unreachable};
 use super::report::{JSON_VERSION, print_json};
@@ -81,6 +83,7 @@ pub(super) fn run(settings: &Settings, arguments: &DoctorArgs) -> anyhow::Result
         Ok(status) => [probes_of_agent(status), costs_and_losses(status)].concat(),
         Err(_) => probes(),
     });
+    findings.extend(failover::findings());
     if arguments.json {
         print_json(&Findings { version: JSON_VERSION, findings })?;
     } else {

@@ -12,6 +12,7 @@ use std::collections::HashSet;
 use std::ffi::OsString;
 use std::net::{Ipv4Addr, Ipv6Addr};
 use std::os::fd::OwnedFd;
+use std::path::PathBuf;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
@@ -58,10 +59,11 @@ impl Service {
         let number = self.started.get() + 1;
         self.started.set(number);
         let is_shadow = !self.line.look().is_vacant;
-        let run = self.run.clone().ok_or((None, "no cgroup for an instance".to_owned()))?;
-        let cgroup =
-            InstanceCgroup::create(&run, &format!("i{number}")).map_err(|error| (None, error.to_string()))?;
-        let directory = cgroup.directory().try_clone().map_err(|error| (None, error.to_string()))?;
+        let before = |error: String| (None, error);
+        let create = |run: &PathBuf| InstanceCgroup::create(run, &format!("i{number}"));
+        let cgroup = self.run.as_ref().map(create).transpose().map_err(|error| before(error.to_string()))?;
+        let directory = cgroup.as_ref().map(|cgroup| cgroup.directory().try_clone()).transpose();
+        let directory = directory.map_err(|error| before(error.to_string()))?;
         let admitted = self.line.ask(|reply| Say::Admit { number, cgroup, reply });
         let slot = admitted.unwrap_or(Err("the service is ending".into())).map_err(|why| (None, why))?;
         let failed = |error: String| (Some(slot), error);
@@ -82,7 +84,7 @@ impl Service {
         if !sockets.is_empty() {
             prepared = prepared.with_own_pid_as("LISTEN_PID");
         }
-        let place = Place { cgroup: Some(&directory), entrances: &self.entrances, descriptors: &sockets };
+        let place = Place { cgroup: directory.as_ref(), entrances: &self.entrances, descriptors: &sockets };
         let mut process = Held::fork(&self.command, &prepared, place, &self.original, Bond::Service)
             .map_err(|error| failed(error.to_string()))?;
         if is_shadow {
@@ -102,7 +104,11 @@ impl Service {
     async fn bring_up(self: Rc<Self>, born: Born) {
         let Born { slot, number, notice } = born;
         let began = Instant::now();
-        let Some(view) = self.listens(slot, number, began).await else { return };
+        let view = match self.is_steered {
+            true => self.listens(slot, number, began).await,
+            false => self.starting(&self.line.look(), number),
+        };
+        let Some(view) = view else { return };
         self.look_for_strangers(&view);
         let Ok(_turn) = self.turn.acquire().await else { return };
         self.line.ask(|reply| Say::Warm(Some(slot), reply));
@@ -166,11 +172,7 @@ impl Service {
     /// What is said of an instance that listens on nothing.
     fn why_silent(&self, view: &View) -> String {
         let seconds = SILENT.as_secs();
-        let pids: HashSet<i32> = InstanceCgroup::open(&view.cgroup)
-            .map(|cgroup| cgroup.pids())
-            .unwrap_or_default()
-            .into_iter()
-            .collect();
+        let pids: HashSet<i32> = view.pids.iter().copied().collect();
         if listens_on_unix_sockets(&pids) {
             return "it listens on unix sockets only: these can't be steered, so it has no shadow; it is restarted when it dies".into();
         }
@@ -192,8 +194,7 @@ impl Service {
 
     fn look_for_strangers(&self, view: &View) {
         let instances = self.line.look().instances;
-        let cgroups = instances.iter().filter_map(|view| InstanceCgroup::open(&view.cgroup).ok());
-        let mut own: HashSet<i32> = cgroups.flat_map(|cgroup| cgroup.pids()).collect();
+        let mut own: HashSet<i32> = instances.into_iter().flat_map(|view| view.pids).collect();
         own.insert(std::process::id().cast_signed());
         for (pid, address) in strangers(&view.addresses, &own) {
             self.say(&format!(
@@ -298,6 +299,12 @@ impl Service {
         let cgroup = self.warming.as_ref().filter(|_| warming).map(InstanceCgroup::directory);
         Setting { cgroup, original: &self.original, variables }
     }
+}
+
+/// How readily the kernel kills this process.
+pub(super) fn own_oom_score() -> i32 {
+    let score = std::fs::read_to_string("/proc/self/oom_score_adj");
+    score.ok().and_then(|score| score.trim().parse().ok()).unwrap_or(0)
 }
 
 /// Sets how readily the kernel kills processes when memory is short, -1000 to 1000. Only root may lower it again,

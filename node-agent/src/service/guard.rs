@@ -31,7 +31,7 @@ const PRIORITY: i32 = 10;
 /// What the supervisor says.
 pub(super) enum Command {
     /// An instance will be born in this cgroup: give it a slot.
-    Admit { number: u64, cgroup: InstanceCgroup, reply: Sender<Result<u32, String>> },
+    Admit { number: u64, cgroup: Option<InstanceCgroup>, reply: Sender<Result<u32, String>> },
     /// Its process is there, held; once this is answered it may go on.
     Born { slot: u32, pid: i32, pidfd: OwnedFd, reply: Sender<()> },
     /// An instance could not be started; the slot, if it had got one.
@@ -273,8 +273,8 @@ impl Guard {
             Command::Ready(slot) => self.decide(Event::Ready(slot)),
             Command::Discard(slot, why) => {
                 self.report(Report::Say(why));
-                if let Some(live) = self.live.get(&slot) {
-                    live.cgroup.kill();
+                if let Some(live) = self.live.get_mut(&slot) {
+                    live.kill();
                 }
             }
             Command::Sick(slot, cause) => self.decide(Event::Sick(slot, cause)),
@@ -301,11 +301,11 @@ impl Guard {
     }
 
     /// The first free slot.
-    fn admit(&mut self, number: u64, cgroup: InstanceCgroup) -> Result<u32, String> {
+    fn admit(&mut self, number: u64, cgroup: Option<InstanceCgroup>) -> Result<u32, String> {
         let slot = (0..SLOTS_MAX).find(|slot| !self.live.contains_key(slot));
         let slot =
             slot.ok_or_else(|| format!("{SLOTS_MAX} instances are there already, ending ones included"))?;
-        if let Some(steering) = &mut self.steering {
+        if let (Some(steering), Some(cgroup)) = (&mut self.steering, &cgroup) {
             steering.add(slot, cgroup.id()).map_err(|error| error.to_string())?;
         }
         self.live.insert(slot, Live::new(number, cgroup));

@@ -12,6 +12,7 @@ use crate::launch::{Command, Dispositions, StartError};
 use crate::steer::{Address, Steering, Wanted};
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
+use nix::unistd::{AccessFlags, access};
 use std::cell::{Cell, RefCell};
 use std::fs::File;
 use std::os::fd::OwnedFd;
@@ -102,6 +103,8 @@ pub(super) struct Service {
     /// `errno` of the first instance's `execve`.
     pub(super) exec_errno: Cell<Option<i32>>,
     pub(super) stopping: Cell<bool>,
+    /// `oom_score_adj` of this process, and of instances that serve.
+    oom_score: i32,
     say: Box<dyn Fn(&str)>,
 }
 
@@ -157,6 +160,7 @@ pub fn supervise(
         start_took: Cell::new(None),
         exec_errno: Cell::new(None),
         stopping: Cell::new(false),
+        oom_score: super::bring_up::own_oom_score(),
         say,
         command,
         options,
@@ -206,7 +210,9 @@ impl Ground {
             }
             Err(why) => {
                 say(&format!("connections are not steered ({why}): no shadow; it is restarted when it dies"));
-                Self { run: Some(run), steering: None, warming: None, left: None }
+                // Instances have cgroups all the same, where they can be made: they are killed as a whole then.
+                let run = Some(run).filter(|run| access(run, AccessFlags::W_OK).is_ok());
+                Self { run, steering: None, warming: None, left: None }
             }
         }
     }
@@ -321,14 +327,8 @@ impl Supervisor {
         let look = self.service.line.look();
         let Some(view) = look.instances.iter().find(|view| view.slot == slot) else { return };
         self.service.say(&format!("{} serves on {}", name(view.number, view.pid), list(&view.addresses)));
-        self.promote(&view.cgroup);
-    }
-
-    /// A shadow is the first that the kernel may kill when memory is short; a primary is not.
-    fn promote(&self, cgroup: &Path) {
-        if let Ok(cgroup) = InstanceCgroup::open(cgroup) {
-            super::bring_up::set_oom_score(&cgroup.pids(), 0);
-        }
+        // A shadow is the first that the kernel may kill when memory is short; a primary is not.
+        super::bring_up::set_oom_score(&view.pids, self.service.oom_score);
     }
 
     fn failed_over(&self, failover: Failover) {
@@ -343,7 +343,7 @@ impl Supervisor {
         ));
         let look = self.service.line.look();
         if let Some(view) = look.instances.iter().find(|view| view.number == number) {
-            self.promote(&view.cgroup);
+            super::bring_up::set_oom_score(&view.pids, self.service.oom_score);
         }
         if let Ok(mut card) = self.card.lock() {
             card.failed_over(&failover);

@@ -47,9 +47,9 @@ struct Watched {
 
 /// All of them, by v2 id.
 #[derive(Default)]
-pub(super) struct HostCgroups(HashMap<u64, Watched>);
+pub(super) struct Others(HashMap<u64, Watched>);
 
-impl HostCgroups {
+impl Others {
     /// Begins to watch. `open` are the rows of an agent before this one whose cgroups have been counted on.
     pub(super) fn start(engine: &mut Engine, most: u32, open: Vec<OpenRun>) -> Self {
         let mut all = Self::default();
@@ -147,6 +147,7 @@ impl Watched {
             features: Vec::new(),
             prediction: Prediction::default(),
             limits: Limits::default(),
+            admission: None,
         }
     }
 
@@ -165,7 +166,7 @@ impl Watched {
 
 impl Agent {
     /// To be called about once a second.
-    pub(super) fn keep_host(self: &Rc<Self>) {
+    pub(super) fn keep_others(self: &Rc<Self>) {
         if self.config.agent.host_cgroups == 0 {
             return;
         }
@@ -173,16 +174,14 @@ impl Agent {
         self.engine.borrow_mut().drain_cgroups(|change| changes.push(change));
         for change in changes {
             match change {
-                CgroupChange::Made { cgroup, path, slot, at_ns } => {
-                    self.host_made(cgroup, &path, slot, at_ns)
-                }
-                CgroupChange::Removed { cgroup, at_ns } => self.host_removed(cgroup, at_ns, true),
+                CgroupChange::Made { cgroup, path, slot, at_ns } => self.made(cgroup, &path, slot, at_ns),
+                CgroupChange::Removed { cgroup, at_ns } => self.removed(cgroup, at_ns, true),
             }
         }
-        self.sample_host();
+        self.sample_others();
     }
 
-    fn host_made(self: &Rc<Self>, id: u64, path: &str, slot: Option<Slot>, at_ns: u64) {
+    fn made(self: &Rc<Self>, id: u64, path: &str, slot: Option<Slot>, at_ns: u64) {
         let is_own = Path::new(path).starts_with(self.engine.borrow().parent());
         let cgroup = RunCgroup::known(self.engine.borrow().hierarchies(), Path::new(path), id);
         if is_own {
@@ -193,19 +192,19 @@ impl Agent {
         }
         let room = slot.is_some() || self.make_room();
         if room {
-            self.host.borrow_mut().take_in(&mut self.engine.borrow_mut(), cgroup, slot, at_ns, None);
+            self.others.borrow_mut().take_in(&mut self.engine.borrow_mut(), cgroup, slot, at_ns, None);
         }
     }
 
     /// Ends the watch over the idlest cgroup.
     fn make_room(self: &Rc<Self>) -> bool {
-        let idlest = self.host.borrow().idlest();
-        idlest.inspect(|id| self.host_removed(*id, host::since_boot_ns(), false)).is_some()
+        let idlest = self.others.borrow().idlest();
+        idlest.inspect(|id| self.removed(*id, host::since_boot_ns(), false)).is_some()
     }
 
     /// It is gone, or has to make room: what is known of it is recorded.
-    fn host_removed(self: &Rc<Self>, id: u64, at_ns: u64, lend: bool) {
-        let Some(mut watched) = self.host.borrow_mut().0.remove(&id) else { return };
+    fn removed(self: &Rc<Self>, id: u64, at_ns: u64, lend: bool) {
+        let Some(mut watched) = self.others.borrow_mut().0.remove(&id) else { return };
         watched.measure(&self.engine.borrow(), at_ns);
         watched.collector.peers(self.engine.borrow().peers(watched.slot));
         self.engine.borrow_mut().untrack_host(watched.slot, lend);
@@ -229,11 +228,11 @@ impl Agent {
     }
 
     /// Samples those that have used the CPU since the last time.
-    fn sample_host(&self) {
-        let (engine, mut host) = (self.engine.borrow(), self.host.borrow_mut());
+    fn sample_others(&self) {
+        let (engine, mut others) = (self.engine.borrow(), self.others.borrow_mut());
         let (now, now_ns) = (Instant::now(), host::since_boot_ns());
         let checkpoint_every = Duration::from_secs(self.config.agent.checkpoint_s);
-        for watched in host.0.values_mut().filter(|one| now.duration_since(one.sampled) >= SAMPLE_EVERY) {
+        for watched in others.0.values_mut().filter(|one| now.duration_since(one.sampled) >= SAMPLE_EVERY) {
             let Some((counters, shared)) = engine.counted(watched.slot) else { continue };
             if counters.on_cpu_ns == watched.cpu_ns {
                 continue;
@@ -256,9 +255,9 @@ impl Agent {
     }
 
     /// Records how far all have come; they are counted on.
-    pub(super) fn checkpoint_host(&self) {
+    pub(super) fn checkpoint_others(&self) {
         let engine = self.engine.borrow();
-        for watched in self.host.borrow_mut().0.values_mut() {
+        for watched in self.others.borrow_mut().0.values_mut() {
             if let Some(run) = watched.record.as_mut().and_then(Record::now) {
                 watched.measure(&engine, host::since_boot_ns());
                 self.writer.checkpoint(run, watched.collector.measured());
