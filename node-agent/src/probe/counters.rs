@@ -230,10 +230,10 @@ impl Tables {
             // by an exchange of its own.
             let taken = pack(window, 0);
             let share = self.share(slot, cpu);
-            if share.compare_exchange(seen, taken, Ordering::AcqRel, Ordering::Relaxed).is_ok() {
-                if let Some(demand) = &self.demand[slot] {
-                    settle(&Cells(demand.words(0)), window, ns / NS_PER_US);
-                }
+            if share.compare_exchange(seen, taken, Ordering::AcqRel, Ordering::Relaxed).is_ok()
+                && let Some(demand) = &self.demand[slot]
+            {
+                settle(&Cells(demand.words(0)), window, ns / NS_PER_US);
             }
         }
     }
