@@ -199,9 +199,9 @@ fn answers_of_redis() {
     require!(!service.is_null(), "no service probe");
     let counts: Vec<u64> = service.as_array().unwrap().iter().map(|count| count.as_u64().unwrap()).collect();
     let answers: u64 = counts.iter().sum();
-    // The benchmark asks for the configuration first.
+    // The benchmark asks for the configuration first, and the kernel does not show every arrival.
     println!("{answers} answers; {report}");
-    assert!((REQUESTS..REQUESTS + 20).contains(&answers), "{answers}");
+    assert!((REQUESTS - REQUESTS / 100..REQUESTS + 20).contains(&answers), "{answers}");
     let mut seen = 0;
     let median = counts.iter().position(|count| {
         seen += count;
