@@ -15,6 +15,7 @@ pub mod host;
 pub mod launch;
 pub mod predict;
 pub mod probe;
+pub mod shadow;
 pub mod size;
 pub mod store;
 pub mod units;
