@@ -57,7 +57,7 @@ fn more_than_a_fork_copies() {
 fn what_primary_and_copy_would_share() {
     require_copies!();
     assert_refused!("shared", Reason::SharedMemory { .. });
-    assert_refused!("lock", Reason::FileLock { .. });
+    assert_refused!("lock", Reason::FileLock { fd: Some(_) });
     assert_refused!("flock", Reason::FileLock { fd: Some(_) });
     for what in ["io_uring", "perf", "userfaultfd", "device"] {
         assert_refused!(what, Reason::Descriptor { .. });

@@ -78,7 +78,10 @@ int main(int argc, char **argv) {
         require(prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &program));
     } else if (!strcmp(name, "undumpable")) require(prctl(PR_SET_DUMPABLE, 0));
     else if (!strcmp(name, "children")) {
-        if (!fork()) idle(0);
+        if (!fork()) {
+            prctl(PR_SET_PDEATHSIG, SIGKILL);
+            idle(0);
+        }
     } else if (!strcmp(name, "traced") || !strcmp(name, "namespace")) {
         if (*name == 'n') require(syscall(SYS_unshare, 0x20000000 /* CLONE_NEWPID */));
         if (!(target = fork())) {

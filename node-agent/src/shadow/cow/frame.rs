@@ -136,7 +136,7 @@ mod tests {
             word(&frames, frames.resume + at(std::mem::offset_of!(libc::ucontext_t, uc_sigmask))),
             0xabcd
         );
-        let state_at = word(&frames, frames.resume + context + 8 * libc::NGREG as u64);
+        let state_at = word(&frames, frames.resume + context + 8 * (libc::REG_CR2 as u64 + 1));
         assert_eq!(state_at % ALIGNMENT, 0);
         let magic2 = usize::try_from(state_at + 832 - frames.bottom).unwrap();
         assert_eq!(frames.bytes[magic2..magic2 + 4], MAGIC2.to_ne_bytes());

@@ -62,7 +62,9 @@ struct Judged {
 
 /// Judges the process without touching it.
 fn judge(primary: Pid) -> Result<Judged, CowError> {
-    let standing = Standing::read(primary)?;
+    let mut standing = Standing::read(primary)?;
+    // Found among the holdings, with the descriptor.
+    standing.range_locks = 0;
     refusal::judge_standing(&standing, 0)?;
     let holdings = Holdings::read(primary)?;
     refusal::judge_holdings(&holdings)?;

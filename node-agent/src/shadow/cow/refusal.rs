@@ -93,9 +93,9 @@ pub enum Reason {
 impl fmt::Display for Reason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Threads(threads) => write!(f, "it has {threads} threads, and a fork copies only one"),
+            Self::Threads(threads) => write!(f, "it has {threads} threads, of which a fork copies one"),
             Self::Children(children) => {
-                write!(f, "it has {children} child processes, which a copy would not have")
+                write!(f, "it has child processes ({children}), which a copy would not have")
             }
             Self::NamespaceInit => f.write_str("it is the first process of a pid namespace"),
             Self::NotX86_64 => f.write_str("its program is not 64-bit x86 code"),
@@ -130,7 +130,7 @@ impl fmt::Display for Reason {
             Self::IntervalTimer => {
                 f.write_str("an interval timer runs (setitimer, alarm), which a fork drops")
             }
-            Self::PosixTimers(timers) => write!(f, "it has {timers} POSIX timers, which a fork drops"),
+            Self::PosixTimers(timers) => write!(f, "it has POSIX timers ({timers}), which a fork drops"),
             Self::Descriptor { fd, what } => {
                 write!(f, "its descriptor {fd} is {what}, which can't be copied")
             }

@@ -46,10 +46,10 @@ pub(super) struct Tracee<'a> {
 }
 
 impl<'a> Tracee<'a> {
-    /// Takes over a process that is at a [`Stop::Interrupted`], and writes nothing yet: from here on
-    /// [`Tracee::settle`] makes it go on as if it had not been disturbed.
+    /// Takes over a process that is at a [`Stop::Interrupted`], and sees to it that it goes on undisturbed.
     pub(super) fn new(pid: Pid, pidfd: OwnedFd, steps: Steps<'a>) -> io::Result<Self> {
         let registers = idle::as_if_undisturbed(&ptrace::registers(pid)?);
+        ptrace::set_registers(pid, &registers)?;
         let signal_mask = ptrace::signal_mask(pid)?;
         let origin = Origin { registers, signal_mask, memory: Vec::new(), memory_at: 0 };
         let made_calls = Cell::new(false);
@@ -197,18 +197,25 @@ impl<'a> Tracee<'a> {
 
     /// Puts the process back as it was stopped, wherever it is now, still traced. It goes on from there with the
     /// interrupted call, by the kernel's own rules: signals that have come in between count.
+    ///
+    /// The frames go last: until the registers are back, they are the way back.
     pub(super) fn settle(&self) -> Result<(), CowError> {
-        if self.made_calls.get() {
-            self.leave_call()?;
-            write_memory(self.pid, self.origin.memory_at, &self.origin.memory)
-                .map_err(CowError::failed("put the process's stack back"))?;
+        if !self.made_calls.get() {
+            return Ok(());
         }
+        self.leave_call()?;
         let failed = || CowError::failed("put the process's registers back");
         ptrace::set_registers(self.pid, &self.origin.registers).map_err(failed())?;
-        if self.made_calls.get() {
-            ptrace::set_signal_mask(self.pid, self.origin.signal_mask).map_err(failed())?;
-        }
-        Ok(())
+        self.told("registers put back");
+        ptrace::set_signal_mask(self.pid, self.origin.signal_mask).map_err(failed())?;
+        self.told("signals put back");
+        write_memory(self.pid, self.origin.memory_at, &self.origin.memory)
+            .map_err(CowError::failed("put the process's stack back"))
+    }
+
+    /// Tells a step of putting back, which is not broken off.
+    fn told(&self, step: &'static str) {
+        _ = self.steps.reached(step);
     }
 
     /// Gets from a stop in a call to a [`Stop::Interrupted`], on whose way to user mode the kernel looks after
@@ -225,7 +232,10 @@ impl<'a> Tracee<'a> {
         loop {
             ptrace::resume(self.pid, 0).map_err(failed())?;
             match self.wait()? {
-                Stop::Interrupted => return Ok(()),
+                Stop::Interrupted => {
+                    self.told("call left");
+                    return Ok(());
+                }
                 Stop::Signal(signal) => self.stop_came.set(signal == libc::SIGSTOP),
                 Stop::Call | Stop::Cloned | Stop::Group => {}
             }
