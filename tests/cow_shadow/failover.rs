@@ -81,6 +81,77 @@ fn a_copy_of_the_copy_takes_over_from_the_copy() {
     assert_eq!(server.connect().ask(), second.pid);
 }
 
+#[test]
+fn copying_under_load_loses_no_request() {
+    const COPIES: u32 = 20;
+    require_copies!();
+    let server = Server::start("epoll", 8);
+    let primary = server.process.pid();
+    let done = std::sync::atomic::AtomicBool::new(false);
+    let (asked, copied) = std::thread::scope(|scope| {
+        let ask = || {
+            let mut kept = server.connect();
+            let mut asked = 0;
+            while !done.load(std::sync::atomic::Ordering::Relaxed) {
+                assert_eq!(kept.ask(), primary);
+                assert_eq!(server.connect().ask(), primary);
+                asked += 1;
+            }
+            asked
+        };
+        let clients: Vec<_> = (0..3).map(|_| scope.spawn(ask)).collect();
+        let copied = (0..COPIES).filter(|_| copy(primary, &Cgroup::new()).is_ok()).count();
+        done.store(true, std::sync::atomic::Ordering::Relaxed);
+        let asked: u32 = clients.into_iter().map(|client| client.join().unwrap()).sum();
+        (asked, copied)
+    });
+    eprintln!("{copied} copies while {asked} times two requests were answered");
+    assert!(asked > 0 && copied > 0);
+}
+
+/// Waits on connections to this test and a pair of its own; says which of them are readable, and what they give.
+const CLIENT: &str = "
+import os, select, socket, sys
+primary = os.getpid()
+unix = socket.socket(socket.AF_UNIX); unix.connect(sys.argv[1])
+tcp = socket.create_connection(('127.0.0.1', int(sys.argv[2])))
+one, other = socket.socketpair()
+names = {unix.fileno(): (unix, 'unix'), tcp.fileno(): (tcp, 'tcp'), one.fileno(): (one, 'pair')}
+print('ready', flush=True)
+while names:
+    for fd in select.select(list(names), [], [])[0]:
+        read = names[fd][0].recv(100)
+        print('primary' if os.getpid() == primary else 'copy', names[fd][1], read.decode() or 'closed', flush=True)
+        if not read: del names[fd]
+";
+
+#[test]
+fn connections_to_others_look_closed_to_the_copy_alone() {
+    require_copies!();
+    require!(system_python().is_some(), "needs Python 3");
+    let into = Cgroup::new();
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("socket");
+    let unix = std::os::unix::net::UnixListener::bind(&path).unwrap();
+    let tcp = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = tcp.local_addr().unwrap().port().to_string();
+    let mut command = Command::new(system_python().unwrap());
+    let mut process = Primary::start(command.args(["-c", CLIENT, path.to_str().unwrap(), &port]));
+    let (mut unix, mut tcp) = (unix.accept().unwrap().0, tcp.accept().unwrap().0);
+    assert_eq!(process.line(), "ready");
+    wait_until_idle(process.pid());
+    let copy = copy(process.pid(), &into).unwrap();
+    assert_eq!(copy.repairs.connections, 2);
+    into.thaw();
+    let mut said = [process.line(), process.line()];
+    said.sort();
+    assert_eq!(said, ["copy tcp closed", "copy unix closed"]);
+    unix.write_all(b"one").unwrap();
+    assert_eq!(process.line(), "primary unix one");
+    tcp.write_all(b"two").unwrap();
+    assert_eq!(process.line(), "primary tcp two");
+}
+
 /// A field of a process's `smaps_rollup`, in kB.
 fn memory_kb(pid: Pid, field: &str) -> u64 {
     let text = fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).unwrap();

@@ -4,7 +4,7 @@ use crate::support::{self, wait_until};
 use crate::{Cgroup, Primary, Server, copy, program, require, require_copies, wait_until_idle};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use standin::shadow::cow::{CowError, Reason, fork_frozen};
+use standin::shadow::cow::{Busy, CowError, Reason, fork_frozen};
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::process::Command;
@@ -167,6 +167,17 @@ fn a_server_of_another_user_is_copied() {
     into.thaw();
     let server = Server { process, port };
     assert_eq!(server.connect().ask(), copy.pid);
+}
+
+#[test]
+fn a_process_at_work_is_left_alone() {
+    require_copies!();
+    let into = Cgroup::new();
+    let mut process = Primary::start(Command::new("sh").args(["-c", "echo at work; while :; do :; done"]));
+    assert_eq!(process.line(), "at work");
+    let busy = fork_frozen(process.pid(), &into.0);
+    assert!(matches!(busy, Err(CowError::Busy(Busy::Works))), "{busy:?}");
+    assert!(process.is_free());
 }
 
 #[test]

@@ -136,7 +136,7 @@ pub(super) fn parse_mappings(maps: &str) -> Vec<Mapping> {
 }
 
 impl Standing {
-    /// Reads it.
+    /// Reads it, but for [`Standing::frozen`].
     pub(super) fn read(pid: Pid) -> Result<Self, Reason> {
         let mut standing = Self::parse(&text(pid, "status")?);
         let children = text(pid, &format!("task/{pid}/children"))?;
@@ -145,7 +145,6 @@ impl Standing {
         let path = PathBuf::from("/proc/locks");
         let locks = fs::read_to_string(&path).map_err(|error| unreadable(path, &error))?;
         standing.range_locks = locks_of(&locks, pid.as_raw());
-        standing.frozen = is_frozen(pid);
         Ok(standing)
     }
 
@@ -175,7 +174,7 @@ impl Standing {
 }
 
 /// Whether the process's v2 cgroup is frozen; `false` where there is none.
-fn is_frozen(pid: Pid) -> bool {
+pub(super) fn is_frozen(pid: Pid) -> bool {
     let events = || {
         let cgroups = text(pid, "cgroup").ok()?;
         let path = cgroups.lines().find_map(|line| line.strip_prefix("0::/"))?;

@@ -6,7 +6,7 @@ use super::ptrace::{self, Stop};
 use super::repair::{self, Snapshot};
 use super::site::CallSite;
 use super::tracee::{Tracee, has_ended, wait_for_stop};
-use super::{Busy, Copy, CowError, OnStep, Reason, Repairs, Steps, idle, park, refusal};
+use super::{Busy, Copy, CowError, OnStep, Reason, Steps, idle, park, refusal};
 use nix::unistd::Pid;
 use rustix::process::{PidfdFlags, Signal, WaitId, WaitIdOptions};
 use std::cell::RefCell;
@@ -65,6 +65,7 @@ fn judge(primary: Pid) -> Result<Judged, CowError> {
     let mut standing = Standing::read(primary)?;
     // Found among the holdings, with the descriptor.
     standing.range_locks = 0;
+    standing.frozen = inspect::is_frozen(primary);
     refusal::judge_standing(&standing, 0)?;
     let holdings = Holdings::read(primary)?;
     refusal::judge_holdings(&holdings)?;
@@ -80,23 +81,32 @@ fn make_copy(pid: Pid, judged: &Judged, into: &Path, steps: Steps) -> Result<Cop
     let pidfd = open(pid)?;
     let start = Instant::now();
     stop(pid, pidfd.as_fd())?;
+    // Declared first to be dropped last: the primary goes on before the copy is ended.
+    let mut unfinished = Unfinished(None);
     let tracee = Tracee::new(pid, pidfd, steps).map_err(CowError::failed("read the process's registers"))?;
     let mut primary = Stopped { tracee, still: true };
     steps.reached("stopped")?;
     let (snapshot, mappings) = judge_stopped(pid, &primary.tracee, judged)?;
-    let made = fork(&mut primary.tracee, judged.site, snapshot)?;
-    let unfinished = Unfinished(Some(open(made.pid)?));
+    let made = fork(&mut primary.tracee, judged.site, snapshot);
+    unfinished.0 = primary.tracee.made().and_then(|pid| open(pid).ok());
+    let made = made?;
     let copy = primary.tracee.copy(made.pid, open(made.pid)?, made.exit_frame);
+    copy.wait()?;
+    ptrace::bind_to_tracer(made.pid).map_err(CowError::failed("bind the copy to its tracer"))?;
+    let kinds = descriptor::kinds(made.pid)?;
+    let connections = repair::close_what_is_made_anew(&copy, pid, &kinds)?;
     primary.let_go()?;
     let pause = start.elapsed();
     steps.reached("primary let go")?;
-    let repairs = finish(&copy, pid, judged, (&made.snapshot, &mappings))?;
+    judge_copy(made.pid, judged, &kinds, &mappings)?;
+    let repairs = repair::repair(&copy, &connections, &made.snapshot)?;
+    copy.settle()?;
     park::park(made.pid, into)?;
     steps.reached("copy parked")?;
     copy.detach()?;
     steps.reached("copy let go")?;
     park::wait_until_frozen(into)?;
-    let pidfd = unfinished.keep();
+    let pidfd = unfinished.0.take().ok_or(CowError::Ended)?;
     Ok(Copy { pid: made.pid, pidfd, parent: judged.parent, pause, repairs })
 }
 
@@ -149,14 +159,8 @@ impl Drop for Stopped<'_> {
     }
 }
 
-/// A copy that is ended, unless it is kept.
+/// A copy that is ended, unless it is taken out.
 struct Unfinished(Option<OwnedFd>);
-
-impl Unfinished {
-    fn keep(mut self) -> OwnedFd {
-        self.0.take().expect("taken here alone, by value")
-    }
-}
 
 impl Drop for Unfinished {
     fn drop(&mut self) {
@@ -231,8 +235,8 @@ fn fork(primary: &mut Tracee, site: CallSite, mut snapshot: Snapshot) -> Result<
     let tid_flags = if tid_at == 0 { 0 } else { libc::CLONE_CHILD_SETTID | libc::CLONE_CHILD_CLEARTID };
     let flags = u64::from((libc::CLONE_PARENT | tid_flags).cast_unsigned());
     let arguments = [flags, frames.exit, 0, tid_at, 0, 0];
-    let (_, made) = primary.call_that_may_clone("clone", libc::SYS_clone, arguments)?;
-    Ok(Made { pid: made.ok_or(CowError::Ended)?, exit_frame: frames.exit, snapshot })
+    primary.call("clone", libc::SYS_clone, arguments)?;
+    Ok(Made { pid: primary.made().ok_or(CowError::Ended)?, exit_frame: frames.exit, snapshot })
 }
 
 fn refuse_interval_timers(primary: &Tracee) -> Result<(), CowError> {
@@ -246,26 +250,18 @@ fn refuse_interval_timers(primary: &Tracee) -> Result<(), CowError> {
     Ok(())
 }
 
-/// Makes the stopped copy ready to serve. It has what the primary had when it stood still, so what could have
-/// changed between the first look and the stop is judged here.
-fn finish(
-    copy: &Tracee,
-    primary: Pid,
+/// Judges the stopped copy. It has what the primary had when it stood still, so this is about what could have
+/// changed between the first look and the stop.
+fn judge_copy(
+    copy: Pid,
     judged: &Judged,
-    (snapshot, mappings): (&Snapshot, &[Mapping]),
-) -> Result<Repairs, CowError> {
-    copy.wait()?;
-    let pid = copy.pid();
-    ptrace::bind_to_tracer(pid).map_err(CowError::failed("bind the copy to its tracer"))?;
-    let holdings = Holdings::read(pid)?;
+    kinds: &[(i32, Kind)],
+    mappings: &[Mapping],
+) -> Result<(), CowError> {
+    let holdings = Holdings::read(copy)?;
     refusal::judge_holdings(&holdings)?;
     refusal::judge_inheritance(mappings, &holdings.mappings)?;
-    if objects_in(&holdings.descriptors) != objects_in(&judged.kinds) {
-        return Err(CowError::Busy(Busy::Changed));
-    }
-    let repairs = repair::repair(copy, primary, &holdings.descriptors, snapshot)?;
-    copy.settle()?;
-    Ok(repairs)
+    if objects_in(kinds) == objects_in(&judged.kinds) { Ok(()) } else { Err(CowError::Busy(Busy::Changed)) }
 }
 
 /// The descriptors that the snapshot was made of.

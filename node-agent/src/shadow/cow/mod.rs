@@ -149,7 +149,8 @@ impl Steps<'_> {
 ///
 /// The work is done on a thread of its own (`ptrace` is by thread), for which the caller waits: some
 /// milliseconds, of which the primary stands still for [`Copy::pause`]. That grows with the primary's memory: a
-/// fork copies the page tables, 17 µs/MB with small pages. While it runs, whoever waits for `primary` in another
+/// fork copies the page tables (17 µs/MB with small pages), and with its connections, each of which is looked at.
+/// While it runs, whoever waits for `primary` in another
 /// thread of this process (`waitid`) may see its stops (`CLD_TRAPPED`), and must not take them for its end.
 ///
 /// `into` should be empty: all of it is frozen, and stays so. In v1 hierarchies the copy stays in the primary's

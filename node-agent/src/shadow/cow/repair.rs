@@ -8,14 +8,13 @@
 //!
 //! Pipes and Unix pairs within the primary (what it wakes itself with) stay shared: a frozen copy does not read.
 
-use super::descriptor::{self, Kind, Object, State, Watched};
-use super::inspect;
-use super::socket::{self, Replacement};
+use super::descriptor::{Kind, Object, State, Watched};
+use super::socket::{self, Connection, Family};
 use super::tracee::Tracee;
 use super::{CowError, Repairs};
 use libc::{SYS_close, SYS_dup3, SYS_epoll_create1, SYS_epoll_ctl, SYS_eventfd2, SYS_fcntl};
 use nix::unistd::Pid;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 
@@ -30,29 +29,47 @@ pub(super) struct Snapshot {
     pub parent_death_signal: u64,
 }
 
-/// Connections of the copy, by what takes their place and whether they block.
-type Connections = BTreeMap<(u8, u32, bool), Vec<(i32, bool)>>;
+/// Connections of the copy that it does not have any more, by their kind.
+pub(super) type Connections = BTreeMap<Connection, Vec<i32>>;
 
-/// Repairs `copy`, whose descriptors are `kinds`.
-pub(super) fn repair(
+/// Closes what the copy gets anew, and says which connections there were. To be done before the primary goes on:
+/// what it closes while the copy has it stays open, and in the primary's epoll instances.
+pub(super) fn close_what_is_made_anew(
     copy: &Tracee,
     primary: Pid,
     kinds: &[(i32, Kind)],
+) -> Result<Connections, CowError> {
+    let mut connections = Connections::new();
+    let mut is_closed = Vec::new();
+    for (fd, kind) in kinds {
+        let connection = match kind {
+            Kind::Socket => socket::connection(copy.pidfd(), *fd, primary)
+                .map_err(CowError::failed(format!("look at the copy's socket {fd}")))?,
+            _ => None,
+        };
+        is_closed.push(connection.is_some() || matches!(kind, Kind::Epoll | Kind::Event | Kind::Timer));
+        if let Some(connection) = connection {
+            connections.entry(connection).or_default().push(*fd);
+        }
+    }
+    let open: Vec<_> = kinds.iter().map(|(fd, _)| *fd).zip(is_closed).collect();
+    // One call closes a run of them.
+    for run in open.chunk_by(|one, next| one.1 == next.1).filter(|run| run[0].1) {
+        let (first, last) = (run[0].0, run[run.len() - 1].0);
+        copy.call("close_range", libc::SYS_close_range, [number(first), number(last), 0, 0, 0, 0])?;
+    }
+    Ok(connections)
+}
+
+/// Repairs the copy, after [`close_what_is_made_anew`].
+pub(super) fn repair(
+    copy: &Tracee,
+    connections: &Connections,
     snapshot: &Snapshot,
 ) -> Result<Repairs, CowError> {
-    let mut repairs = Repairs { objects: snapshot.objects.len(), ..Repairs::default() };
-    let epolls = epolls(copy.pid(), &snapshot.objects);
-    for ((family, kind, nonblocking), descriptors) in connections(copy, primary, kinds)? {
-        repairs.connections += descriptors.len();
-        let dead = match family {
-            UNIX => dead_unix(copy, kind)?,
-            family => dead_tcp(copy, family == TCP6).or_else(|_| dead_unix(copy, STREAM))?,
-        };
-        if nonblocking {
-            let flags = (libc::O_RDWR | libc::O_NONBLOCK).cast_unsigned();
-            copy.call("fcntl", SYS_fcntl, [dead, libc::F_SETFL as u64, flags.into(), 0, 0, 0])?;
-        }
-        put_in_place(copy, dead, &descriptors)?;
+    let epolls = epolls(copy.pid(), &snapshot.objects, connections);
+    for (connection, descriptors) in connections {
+        stand_in(copy, *connection, descriptors)?;
     }
     for object in &snapshot.objects {
         make_anew(copy, object)?;
@@ -61,41 +78,37 @@ pub(super) fn repair(
         watch_again(copy, epoll, &watched)?;
     }
     restore_attributes(copy, snapshot)?;
-    Ok(repairs)
+    let connections = connections.values().map(Vec::len).sum();
+    Ok(Repairs { connections, objects: snapshot.objects.len() })
+}
+
+/// Puts one connection whose peer has closed under all `descriptors`.
+fn stand_in(copy: &Tracee, connection: Connection, descriptors: &[i32]) -> Result<(), CowError> {
+    let dead = match connection.family {
+        Family::Unix(kind) => dead_unix(copy, kind)?,
+        // Without a loopback device.
+        family => dead_tcp(copy, family == Family::Tcp6).or_else(|_| dead_unix(copy, STREAM))?,
+    };
+    if connection.nonblocking {
+        let flags = (libc::O_RDWR | libc::O_NONBLOCK).cast_unsigned();
+        copy.call("fcntl", SYS_fcntl, [dead, libc::F_SETFL as u64, flags.into(), 0, 0, 0])?;
+    }
+    let descriptors: Vec<_> = descriptors.iter().map(|fd| (*fd, true)).collect();
+    put_in_place(copy, dead, &descriptors)
 }
 
 /// What each epoll instance watches.
-fn epolls(pid: Pid, objects: &[Object]) -> Vec<(i32, Vec<Watched>)> {
+fn epolls(pid: Pid, objects: &[Object], connections: &Connections) -> Vec<(i32, Vec<Watched>)> {
+    let made_anew = objects.iter().flat_map(|object| &object.descriptors).map(|(fd, _)| fd);
+    let closed: BTreeSet<i32> = connections.values().flatten().chain(made_anew).copied().collect();
     let epoll = |object: &Object| match &object.state {
-        State::Epoll(watched) => Some((object.descriptors[0].0, still_open(pid, watched))),
+        State::Epoll(watched) => Some((object.descriptors[0].0, still_open(pid, watched, &closed))),
         State::Event { .. } | State::Timer { .. } => None,
     };
     objects.iter().filter_map(epoll).collect()
 }
 
-const TCP4: u8 = 0;
-const TCP6: u8 = 1;
-const UNIX: u8 = 2;
 const STREAM: u32 = libc::SOCK_STREAM.cast_unsigned();
-
-fn connections(copy: &Tracee, primary: Pid, kinds: &[(i32, Kind)]) -> Result<Connections, CowError> {
-    let mut connections = Connections::new();
-    for (fd, _) in kinds.iter().filter(|(_, kind)| *kind == Kind::Socket) {
-        let replacement = socket::replacement(copy.pidfd(), *fd, primary)
-            .map_err(CowError::failed(format!("look at the copy's socket {fd}")))?;
-        let (family, kind) = match replacement {
-            None => continue,
-            Some(Replacement::Tcp4) => (TCP4, 0),
-            Some(Replacement::Tcp6) => (TCP6, 0),
-            Some(Replacement::Unix(kind)) => (UNIX, kind),
-        };
-        let info = inspect::text(copy.pid(), &format!("fdinfo/{fd}"))?;
-        let flags = descriptor::flags(&info);
-        let same = connections.entry((family, kind, flags & libc::O_NONBLOCK != 0));
-        same.or_default().push((*fd, flags & libc::O_CLOEXEC != 0));
-    }
-    Ok(connections)
-}
 
 /// A Unix socket whose peer has closed.
 fn dead_unix(copy: &Tracee, kind: u32) -> Result<u64, CowError> {
@@ -116,9 +129,9 @@ fn dead_tcp(copy: &Tracee, over_ipv6: bool) -> Result<u64, CowError> {
     address[..2].copy_from_slice(&family.to_ne_bytes()[..2]);
     // 127.0.0.1 or ::1, port 0
     if over_ipv6 {
-        address[23] = 1
+        address[23] = 1;
     } else {
-        address[4..8].copy_from_slice(&[127, 0, 0, 1])
+        address[4..8].copy_from_slice(&[127, 0, 0, 1]);
     }
     address[LENGTH_AT as usize..].copy_from_slice(&length.to_ne_bytes());
     let (at, length_at, length) = (copy.scratch(), copy.scratch() + LENGTH_AT, u64::from(length));
@@ -145,13 +158,22 @@ fn dead_tcp(copy: &Tracee, over_ipv6: bool) -> Result<u64, CowError> {
     client
 }
 
-/// Puts `new` under the given descriptors.
+/// Puts `new`, which is closed by `execve`, under the given descriptors alone; it may be one of them.
 fn put_in_place(copy: &Tracee, new: u64, descriptors: &[(i32, bool)]) -> Result<(), CowError> {
+    let mut is_in_place = false;
     for (fd, closes_at_execute) in descriptors {
-        let flags = if *closes_at_execute { libc::O_CLOEXEC as u64 } else { 0 };
-        copy.call("dup3", SYS_dup3, [new, number(*fd), flags, 0, 0, 0])?;
+        if number(*fd) == new {
+            is_in_place = true;
+            let flags = if *closes_at_execute { libc::FD_CLOEXEC as u64 } else { 0 };
+            copy.call("fcntl", SYS_fcntl, [new, libc::F_SETFD as u64, flags, 0, 0, 0])?;
+        } else {
+            let flags = if *closes_at_execute { libc::O_CLOEXEC as u64 } else { 0 };
+            copy.call("dup3", SYS_dup3, [new, number(*fd), flags, 0, 0, 0])?;
+        }
     }
-    copy.call("close", SYS_close, [new, 0, 0, 0, 0, 0])?;
+    if !is_in_place {
+        copy.call("close", SYS_close, [new, 0, 0, 0, 0, 0])?;
+    }
     Ok(())
 }
 
@@ -204,9 +226,10 @@ fn watch_again(copy: &Tracee, epoll: i32, watched: &[Watched]) -> Result<(), Cow
 
 /// What an epoll instance watches that is still under its number: a file that was closed while a duplicate
 /// keeps it open stays registered, and can't be added again. To be asked before descriptors are replaced.
-fn still_open(pid: Pid, watched: &[Watched]) -> Vec<Watched> {
+fn still_open(pid: Pid, watched: &[Watched], closed: &BTreeSet<i32>) -> Vec<Watched> {
     let inode = |fd| fs::metadata(format!("/proc/{pid}/fd/{fd}")).map(|file| file.ino()).ok();
-    watched.iter().copied().filter(|entry| inode(entry.fd) == Some(entry.inode)).collect()
+    let is_open = |entry: &Watched| closed.contains(&entry.fd) || inode(entry.fd) == Some(entry.inode);
+    watched.iter().copied().filter(is_open).collect()
 }
 
 fn restore_attributes(copy: &Tracee, snapshot: &Snapshot) -> Result<(), CowError> {

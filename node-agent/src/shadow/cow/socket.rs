@@ -9,36 +9,49 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 /// Standard descriptors, where a Unix connection is where output goes (journald): shared like a file.
 const STANDARD_FD_MAX: i32 = 2;
 
-/// What the copy gets in place of a connected socket: one whose peer has closed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(super) enum Replacement {
-    /// A TCP connection over IPv4.
+/// A socket with a peer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Connection {
+    /// What can stand in for it.
+    pub family: Family,
+    /// `O_NONBLOCK` is set.
+    pub nonblocking: bool,
+}
+
+/// Kinds of connections.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Family {
+    /// TCP over IPv4, and anything that is not named here.
     Tcp4,
-    /// A TCP connection over IPv6.
+    /// TCP over IPv6.
     Tcp6,
     /// A Unix socket of this type.
     Unix(u32),
 }
 
-/// What the copy needs in place of its socket `fd`; `None` for one that it shares: listeners, datagram sockets,
-/// unconnected ones, and pairs that the primary made for itself.
+/// The connection that `fd` is; `None` for what the copy shares: listeners, datagram sockets, unconnected ones,
+/// and pairs that the primary made for itself.
 ///
 /// Whether both ends of a Unix pair are the primary's is told by who made it (`SO_PEERCRED`): a pair that a
 /// parent made before it forked counts as a connection.
-pub(super) fn replacement(pidfd: BorrowedFd, fd: i32, primary: Pid) -> io::Result<Option<Replacement>> {
+///
+/// To be asked while the primary stands still: a connection that it closes while another holds it stays open,
+/// and in its epoll instances.
+pub(super) fn connection(pidfd: BorrowedFd, fd: i32, primary: Pid) -> io::Result<Option<Connection>> {
     let socket = pidfd_getfd(pidfd, fd, PidfdGetfdFlags::empty())?;
     let kind = sockopt::socket_type(&socket)?;
     let is_connection = matches!(kind, SocketType::STREAM | SocketType::SEQPACKET);
-    if !is_connection || sockopt::socket_acceptconn(&socket).unwrap_or(false) {
+    if !is_connection || sockopt::socket_acceptconn(&socket).unwrap_or(false) || !has_peer(&socket) {
         return Ok(None);
     }
-    let replacement = match sockopt::socket_domain(&socket)? {
+    let family = match sockopt::socket_domain(&socket)? {
         AddressFamily::UNIX if fd <= STANDARD_FD_MAX || is_own_pair(&socket, primary) => return Ok(None),
-        AddressFamily::UNIX => Replacement::Unix(kind.as_raw()),
-        AddressFamily::INET6 => Replacement::Tcp6,
-        _ => Replacement::Tcp4,
+        AddressFamily::UNIX => Family::Unix(kind.as_raw()),
+        AddressFamily::INET6 => Family::Tcp6,
+        _ => Family::Tcp4,
     };
-    Ok(has_peer(&socket).then_some(replacement))
+    let nonblocking = rustix::fs::fcntl_getfl(&socket)?.contains(rustix::fs::OFlags::NONBLOCK);
+    Ok(Some(Connection { family, nonblocking }))
 }
 
 fn is_own_pair(socket: &OwnedFd, primary: Pid) -> bool {
@@ -71,9 +84,9 @@ mod tests {
     use std::net::{TcpListener, TcpStream, UdpSocket};
     use std::os::unix::net::{UnixListener, UnixStream};
 
-    fn of(socket: &impl AsRawFd, primary: Pid) -> Option<Replacement> {
+    fn of(socket: &impl AsRawFd, primary: Pid) -> Option<Family> {
         let myself = pidfd_open(rustix::process::getpid(), PidfdFlags::empty()).unwrap();
-        replacement(myself.as_fd(), socket.as_raw_fd(), primary).unwrap()
+        connection(myself.as_fd(), socket.as_raw_fd(), primary).unwrap().map(|connection| connection.family)
     }
 
     #[test]
@@ -83,9 +96,9 @@ mod tests {
         let address = listener.local_addr().unwrap();
         let client = TcpStream::connect(address).unwrap();
         assert_eq!(of(&listener, me), None);
-        assert_eq!(of(&client, me), Some(Replacement::Tcp4));
+        assert_eq!(of(&client, me), Some(Family::Tcp4));
         drop(listener.accept().unwrap());
-        assert_eq!(of(&client, me), Some(Replacement::Tcp4), "the peer has closed, which was not read yet");
+        assert_eq!(of(&client, me), Some(Family::Tcp4), "the peer has closed, which was not read yet");
         let datagrams = UdpSocket::bind("127.0.0.1:0").unwrap();
         datagrams.connect(address).unwrap();
         assert_eq!(of(&datagrams, me), None);
@@ -95,7 +108,7 @@ mod tests {
     fn a_unix_pair_is_shared_only_with_whom_made_it() {
         let (end, _other) = UnixStream::pair().unwrap();
         assert_eq!(of(&end, Pid::this()), None);
-        let stream = Replacement::Unix(libc::SOCK_STREAM.cast_unsigned());
+        let stream = Family::Unix(libc::SOCK_STREAM.cast_unsigned());
         assert_eq!(of(&end, Pid::from_raw(1)), Some(stream));
         let directory = tempfile::tempdir().unwrap();
         let listener = UnixListener::bind(directory.path().join("socket")).unwrap();

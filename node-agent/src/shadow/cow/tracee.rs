@@ -42,6 +42,7 @@ pub(super) struct Tracee<'a> {
     origin: Origin,
     /// SIGSTOP, the one signal that can't be blocked and does not kill, came in between.
     stop_came: Cell<bool>,
+    made: Cell<Option<Pid>>,
     made_calls: Cell<bool>,
 }
 
@@ -61,6 +62,7 @@ impl<'a> Tracee<'a> {
             scratch: 0,
             origin,
             stop_came: Cell::new(false),
+            made: Cell::new(None),
             made_calls,
         })
     }
@@ -70,7 +72,17 @@ impl<'a> Tracee<'a> {
         let base = Registers { rsp: exit_frame, ..self.base };
         let (origin, made_calls) = (self.origin.clone(), Cell::new(true));
         let (steps, scratch) = (self.steps, self.scratch);
-        Self { pid, pidfd, steps, base, scratch, origin, stop_came: Cell::new(false), made_calls }
+        Self {
+            pid,
+            pidfd,
+            steps,
+            base,
+            scratch,
+            origin,
+            stop_came: Cell::new(false),
+            made: Cell::new(None),
+            made_calls,
+        }
     }
 
     /// Its process id.
@@ -126,25 +138,14 @@ impl<'a> Tracee<'a> {
     /// # Errors
     /// [`CowError::Failed`] with the call's own error.
     pub(super) fn call(&self, name: &str, number: i64, arguments: [u64; 6]) -> Result<u64, CowError> {
-        Ok(self.call_that_may_clone(name, number, arguments)?.0)
-    }
-
-    /// Makes one call; also returns which process it has made, if one.
-    pub(super) fn call_that_may_clone(
-        &self,
-        name: &str,
-        number: i64,
-        arguments: [u64; 6],
-    ) -> Result<(u64, Option<Pid>), CowError> {
         self.set_call(number, arguments)?;
         self.steps.reached("call")?;
         let failed = || CowError::failed(format!("make the call {name} in process {}", self.pid));
-        let mut made = None;
         // The stop at the call's entry, then the one at its exit.
         for step in ["call entered", "call returned"] {
             ptrace::resume_to_call(self.pid).map_err(failed())?;
             while self.wait_in_call()? == Stop::Cloned {
-                made = Some(ptrace::cloned(self.pid).map_err(failed())?);
+                self.made.set(Some(ptrace::cloned(self.pid).map_err(failed())?));
                 self.steps.reached("copy made")?;
                 ptrace::resume_to_call(self.pid).map_err(failed())?;
             }
@@ -153,8 +154,13 @@ impl<'a> Tracee<'a> {
         let result = ptrace::registers(self.pid).map_err(failed())?.rax.cast_signed();
         match i32::try_from(-result) {
             Ok(errno @ 1..4096) => Err(failed()(io::Error::from_raw_os_error(errno))),
-            _ => Ok((result.cast_unsigned(), made)),
+            _ => Ok(result.cast_unsigned()),
         }
+    }
+
+    /// The process that a call has made.
+    pub(super) fn made(&self) -> Option<Pid> {
+        self.made.get()
     }
 
     /// Waits for a stop that belongs to a call.
