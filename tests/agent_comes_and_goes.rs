@@ -66,7 +66,7 @@ fn a_job_survives_the_agent_and_the_next_agent_takes_it_up() {
 #[test]
 fn a_run_whose_end_nobody_saw_is_closed_as_lost() {
     require!(is_root(), "needs root");
-    let sandbox = Sandbox::with_config("checkpoint_s = 1\n");
+    let sandbox = Sandbox::with_config("checkpoint_s = 1\nprobes = false\n");
     let agent = sandbox.agent();
     let go = sandbox.path("go");
     let script = format!("while [ ! -e {} ]; do sleep 0.02; done", go.display());

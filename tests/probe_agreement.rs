@@ -28,6 +28,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use ebpf_probes::demand::{SCALE_WINDOWS, Scale, WINDOW_NS};
 use standin::probe::{Losses, Measure, Options, ProbeError, Probes, ProcessExit, Reading, Slot};
 
 const WORKLOAD: &str = "STANDIN_TEST_WORKLOAD";
@@ -47,6 +48,7 @@ fn workload() {
     match name.as_str() {
         "spin" => spin(Duration::from_millis(300)),
         "spin in threads" => spin_in_threads(),
+        "spin now and then" => spin_now_and_then(),
         "touch memory" => touch_memory(64 << 20),
         "start programs" => start_programs(PROGRAMS_STARTED),
         "read and write a file" => read_and_write_a_file(),
@@ -92,6 +94,14 @@ fn spin(cpu: Duration) {
 fn spin_in_threads() {
     let threads: Vec<_> = (0..4).map(|_| thread::spawn(|| spin(Duration::from_millis(60)))).collect();
     threads.into_iter().for_each(|thread| thread.join().unwrap());
+}
+
+/// Bursts of 30 ms of CPU, apart by more than a window of 100 ms.
+fn spin_now_and_then() {
+    for _ in 0..5 {
+        spin(Duration::from_millis(30));
+        thread::sleep(Duration::from_millis(120));
+    }
 }
 
 fn touch_memory(bytes: usize) {
@@ -443,6 +453,37 @@ fn cpu_time_of_threads_equals_rusage() {
         let counters = account.reading.counters;
         let waits: u64 = counters.wait_ns_histogram.iter().sum();
         assert_eq!(waits, counters.burst_ns.iter().sum::<u64>(), "one wait before each burst");
+    }
+}
+
+/// What a CPU holds back below a microsecond.
+const HELD_BACK_NS: u64 = 1000;
+
+#[test]
+fn windows_of_demand_add_up_to_the_cpu_time() {
+    for workload in ["spin", "spin in threads", "spin now and then"] {
+        let Some((stage, account)) = account_of(workload) else { return };
+        if !stage.probes.has(Measure::CpuWait) {
+            return skip::skip("no sched_info: no windows");
+        }
+        let counted = account.reading.counters.on_cpu_ns;
+        let cpus = standin::host::cpus() as u64;
+        let scales = stage.probes.demand(stage.slot);
+        for (scale, windows) in scales.iter().zip(SCALE_WINDOWS) {
+            let length_us = windows * WINDOW_NS / 1000;
+            println!("{workload}, {length_us} us: {} busy, peak {} us", scale.busy, scale.peak_us);
+            let off = counted.abs_diff(scale.cpu_us * 1000);
+            assert!(off <= cpus * HELD_BACK_NS, "{workload}: {off} ns of {counted} are in no window");
+            assert_eq!(scale.counts.iter().sum::<u64>(), scale.busy);
+            assert_eq!(scale.late, 0);
+            assert!(scale.peak_us * scale.busy >= scale.cpu_us);
+            // The clocks of two CPUs may differ a little.
+            assert!(scale.peak_us <= cpus * length_us + length_us / 10, "{scale:?}");
+        }
+        let squares = |scale: &Scale| scale.squares as f64 / 1e6;
+        assert!(
+            squares(&scales[0]) <= scales[0].busy as f64 * (scales[0].peak_us as f64 / 1e4).powi(2) + 1.0
+        );
     }
 }
 

@@ -4,6 +4,11 @@
 //! All counters only grow while a slot is in use; user space takes differences.
 #![no_std]
 
+#[path = "abi/demand.rs"]
+pub mod demand;
+#[path = "steer/abi.rs"]
+pub mod steer;
+
 /// Buckets of every histogram. Bucket `i` counts values in `[2^i, 2^(i+1))` nanoseconds; bucket 0 also
 /// holds 0 and the last one everything from 2^31 ns (2.1 s) up.
 pub const HISTOGRAM_BUCKETS: usize = 32;
@@ -25,14 +30,18 @@ pub struct Counters {
     pub switches_voluntary: u64,
     /// Switches where the task was still runnable (preempted or yielded).
     pub switches_forced: u64,
-    /// Of both, those of tasks that had not been seen to get the CPU: their faults and their wait of that
-    /// stretch are missing. One per CPU can be when the probe is attached; more come where a kernel does not
-    /// show every switch to programs.
-    pub switches_unseen: u64,
     /// Page faults without I/O, from `task_struct.min_flt`.
     pub faults_minor: u64,
     /// Page faults that waited for I/O, from `task_struct.maj_flt`.
     pub faults_major: u64,
+    /// Where the window of [`demand`] begins that this CPU was in last, on the scheduler's clock.
+    pub window_start_ns: u64,
+    /// What this CPU used in it and has not settled yet, see [`demand::pack`].
+    pub window: u64,
+    /// Of all switches, those of tasks that had not been seen to get the CPU: their faults and their wait of that
+    /// stretch are missing. One per CPU can be when the probe is attached; more come where a kernel does not
+    /// show every switch to programs.
+    pub switches_unseen: u64,
     /// Lengths of the stretches between switch-in and switch-out.
     pub burst_ns: Histogram,
     /// Waits before each of those stretches.
@@ -46,6 +55,22 @@ pub struct Counters {
     pub block_read_ops: u64,
     /// Block writes completed: requests.
     pub block_write_ops: u64,
+    /// Reads that began where the cgroup's last read ended.
+    pub block_read_sequential: u64,
+    /// Writes that began where the cgroup's last write ended.
+    pub block_write_sequential: u64,
+    /// Requests that somebody waits for (`REQ_SYNC`): reads, and writes by fsync, O_SYNC or O_DIRECT.
+    pub block_sync_ops: u64,
+    /// Requests to flush the device's cache, or writes past it (`REQ_OP_FLUSH`, `REQ_PREFLUSH`, `REQ_FUA`).
+    pub block_flush_ops: u64,
+    /// Requests to discard blocks.
+    pub block_discard_ops: u64,
+    /// Blocks discarded, bytes.
+    pub block_discard_bytes: u64,
+    /// Of the bytes written, those that the kernel wrote back for the cgroup's tasks later.
+    pub block_writeback_bytes: u64,
+    /// Time from start of a request until it went to the device.
+    pub block_queue_ns: Histogram,
     /// Time from start of a read request to its completion.
     pub block_read_ns: Histogram,
     /// Time from start of a write request to its completion.
@@ -65,6 +90,21 @@ pub struct Counters {
     pub tcp_accepts: u64,
     /// TCP segments sent again.
     pub tcp_retransmits: u64,
+    /// Connections that were asked for and refused, or given up.
+    pub tcp_connects_failed: u64,
+    /// Time from SYN to established, for connections that this side opened.
+    pub tcp_connect_ns: Histogram,
+    /// Time from the last byte of a request to the first byte of its answer, on accepted connections.
+    pub tcp_service_ns: Histogram,
+    /// Smoothed round-trip time of connections when they closed.
+    pub tcp_rtt_ns: Histogram,
+
+    /// User page faults right behind the thread's last one.
+    pub faults_sequential: u64,
+    /// User page faults as far from the thread's last one as that was from the one before.
+    pub faults_strided: u64,
+    /// All other user page faults but each thread's first.
+    pub faults_random: u64,
 
     /// Tasks (processes and threads) created.
     pub forks: u64,
@@ -95,6 +135,8 @@ pub struct Shared {
     pub ending: i64,
     /// Set by user space: the process whose end is sent to `EVENTS`; 0 has every process sent.
     pub main_pid: u64,
+    /// Sectors behind the last read and the last write.
+    pub block_ends: [u64; 2],
 }
 
 /// Entries of the cache of cgroups in [`OnCpu`]; a power of two.
@@ -119,12 +161,14 @@ pub struct OnCpu {
     pub slots_version: u64,
     /// The `slots_version` that the cache below belongs to; differs: the cache is emptied first.
     pub cache_version: u64,
-    /// Unused.
-    pub padding: u64,
+    /// Of `block_io`: the inode that was dirtied on this CPU last.
+    pub dirtied_inode: u64,
     /// Cache of cgroup ids (0: empty), at the place that [`cache_index`] gives.
     pub cgroups: [u64; CACHE_ENTRIES],
     /// Their slots, [`NO_SLOT`] for a cgroup that is not tracked.
     pub slots: [u32; CACHE_ENTRIES],
+    /// Of `block_io`: the thread that dirtied [`OnCpu::dirtied_inode`], as `bpf_get_current_pid_tgid` has it.
+    pub dirtied_by: u64,
 }
 
 /// Where in the cache of [`OnCpu`] a cgroup has its place. Ids are numbers of kernfs nodes, and a cgroup
@@ -150,6 +194,8 @@ pub struct ProcessExit {
     pub status: i32,
     /// Peak resident set, pages.
     pub rss_peak_pages: u64,
+    /// When, on `CLOCK_BOOTTIME`.
+    pub at_ns: u64,
 }
 
 /// A block request under way: value of the map `REQUESTS`, whose key is the address of the `request`.
@@ -160,8 +206,73 @@ pub struct Request {
     pub start_ns: u64,
     /// The tracked cgroup that it is charged to.
     pub cgroup: u64,
-    /// 1 for a write, 0 for a read.
-    pub write: u64,
+    /// Operation and flags (`cmd_flags`).
+    pub flags: u32,
+    /// 1 if the kernel writes back what tasks of the cgroup wrote before.
+    pub writeback: u32,
+}
+
+/// A TCP connection of a tracked cgroup: value of the map `CONNECTIONS`, whose key is the address of the
+/// `sock`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Connection {
+    /// `bpf_ktime_get_ns` when it was asked for, or accepted.
+    pub opened_ns: u64,
+    /// When data came in that has not been answered yet; 0: none.
+    pub request_ns: u64,
+    /// Time until it was established, for one that this side opened.
+    pub connect_ns: u64,
+    /// Payload sent.
+    pub sent_bytes: u64,
+    /// Payload received.
+    pub received_bytes: u64,
+    /// The other side.
+    pub peer: PeerKey,
+}
+
+/// Whom a cgroup talks to: key of the map `PEERS`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct PeerKey {
+    /// Address, network order; the first 4 bytes for IPv4.
+    pub address: [u8; 16],
+    /// Slot of the cgroup.
+    pub slot: u32,
+    /// `AF_INET` or `AF_INET6`.
+    pub family: u16,
+    /// Its port where this side opened the connection; 0 for a client.
+    pub port: u16,
+}
+
+/// Closed connections to one peer: value of the map `PEERS`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Peer {
+    /// How many.
+    pub connections: u64,
+    /// Payload sent.
+    pub sent_bytes: u64,
+    /// Payload received.
+    pub received_bytes: u64,
+    /// Time until they were established, in all.
+    pub connect_ns: u64,
+    /// How long they were open, in all.
+    pub held_ns: u64,
+    /// When the first was opened, on `CLOCK_MONOTONIC`.
+    pub first_ns: u64,
+}
+
+/// The last page fault of a thread: value of the map `FAULTS`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Fault {
+    /// The thread, as `bpf_get_current_pid_tgid` has it.
+    pub thread: u64,
+    /// Number of the page.
+    pub page: u64,
+    /// Pages between it and the fault before.
+    pub step: i64,
 }
 
 /// Where the fields are that the programs read, in bytes from the start of their struct, as this kernel's
@@ -180,6 +291,7 @@ pub struct Offsets {
     pub task_sum_exec_runtime: u32,
     pub task_prev_sum_exec_runtime: u32,
     pub task_run_delay: u32,
+    pub task_last_arrival: u32,
     pub task_min_flt: u32,
     pub task_maj_flt: u32,
     pub task_cgroups: u32,
@@ -209,6 +321,18 @@ pub struct Offsets {
     pub sock_cgroup: u32,
     pub sock_family: u32,
     pub sock_protocol: u32,
+    pub task_flags: u32,
+    pub request_sector: u32,
+    pub bio_io_vec: u32,
+    pub bio_vec_page: u32,
+    pub page_compound_head: u32,
+    pub page_mapping: u32,
+    pub mapping_host: u32,
+    pub inode_mode: u32,
+    pub sock_dport: u32,
+    pub sock_daddr: u32,
+    pub sock_v6_daddr: u32,
+    pub tcp_srtt_us: u32,
     /// Not an offset: 1 if `sched_process_exit` tells in its second argument whether the process ended
     /// (Linux 6.16), else 0.
     pub exit_tells_group_dead: u32,
@@ -230,14 +354,20 @@ pub struct Losses {
     pub events: u64,
     /// Block requests not measured because `REQUESTS` was full.
     pub requests: u64,
+    /// Connections not followed because `CONNECTIONS` was full.
+    pub connections: u64,
+    /// Connections whose peer was not kept because `PEERS` was full.
+    pub peers: u64,
 }
 
 const _: () = {
-    assert!(size_of::<Counters>() == 8 * (24 + 4 * HISTOGRAM_BUCKETS));
-    assert!(size_of::<Shared>() == 40);
+    assert!(size_of::<Counters>() == 8 * (37 + 8 * HISTOGRAM_BUCKETS));
+    assert!(size_of::<Shared>() == 56);
     assert!(size_of::<OnCpu>() == 192);
     assert!(size_of::<Request>() == 24);
-    assert!(size_of::<Offsets>() == 4 * 39);
-    assert!(size_of::<ProcessExit>() == 24);
-    assert!(size_of::<Losses>() == 16);
+    assert!(size_of::<Offsets>() == 4 * 52);
+    assert!(size_of::<ProcessExit>() == 32);
+    assert!(size_of::<Losses>() == 32);
+    assert!(size_of::<Connection>() == 64);
+    assert!(size_of::<PeerKey>() == 24);
 };

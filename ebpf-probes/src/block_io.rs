@@ -1,29 +1,54 @@
-//! Block I/O: bytes, requests and latency.
+//! Block I/O: bytes, requests, time in the queue and in all, order, and who it is for.
 //!
 //! | | |
 //! |---|---|
-//! | hooks | start: `tp_btf/block_io_start` (Linux 6.5), else `block_rq_issue`; end: `block_rq_complete` |
-//! | maps | `REQUESTS`: address of the request → [`Request`]; `SLOTS`, `COUNTERS` |
-//! | cost | start: a hash lookup or two and an insertion; end: two lookups and a deletion; requests of cgroups that nobody tracks: the lookups |
+//! | hooks | start: `tp_btf/block_io_start` (Linux 6.5), else `block_rq_issue`; to the device: `block_rq_issue`; end: `block_rq_complete`; writers: `writeback_dirty_folio` (Linux 5.16) |
+//! | maps | `REQUESTS`: address of the request → [`Request`]; `WRITERS`; `SLOTS`, `COUNTERS`, `SHARED` |
+//! | cost | start: a hash lookup or two and an insertion; to the device: two lookups; end: three lookups and a deletion; requests of cgroups that nobody tracks: the lookups; a page that becomes dirty: a comparison, and a hash update where another file was dirtied before |
 //! | floor | Linux 5.15 |
 //! | fallback | `block_rq_issue` misses the time in the I/O scheduler and may run in a kernel thread, which hides who submitted; below that `io.stat` |
 //!
 //! Charged to the cgroup that owns the bio where the io controller is on the v2 hierarchy, buffered writes
-//! included; elsewhere to the task that submits, which for buffered writes is a kernel thread. Bytes are
-//! counted at the end, not at the start: a request grows while others are merged into it. Devices that take
-//! bios directly (brd, pmem, zram) have no requests and are not seen.
-use aya_ebpf::{helpers::bpf_ktime_get_ns, macros::btf_tracepoint, programs::BtfTracePointContext};
+//! included. Elsewhere to the task that submits; where that is a kernel thread which writes dirty pages back, to
+//! the cgroup that dirtied the file last. Bytes are counted at the end, not at the start: a request grows while
+//! others are merged into it. Devices that take bios directly (brd, pmem, zram) have no requests and are not
+//! seen.
+//!
+//! The kernel runs no program within itself: where an interrupt's end of a request comes while the program books
+//! another one, it is skipped. So start and end have a second program each, which finds what the first one left.
+use aya_ebpf::{
+    helpers::{bpf_get_current_pid_tgid, bpf_ktime_get_ns},
+    macros::btf_tracepoint,
+    programs::BtfTracePointContext,
+};
 use ebpf_probes::{ABSENT, Counters, Request};
 
 use crate::{
-    kernel::{Pointer, cgroup_of_task, is_v2, load, offset},
-    maps::{self, REQUESTS, add, bucket, slot, tracked},
+    kernel::{Pointer, cgroup_of_task, is_v2, load, offset, read},
+    maps::{self, REQUESTS, WRITERS, add, bucket, exchange, slot, tracked},
 };
 
 /// Operations of `enum req_op` in the low 8 bits of `cmd_flags`.
 const OPERATION_MASK: u32 = 0xff;
 const READ: u32 = 0;
 const WRITE: u32 = 1;
+const FLUSH: u32 = 2;
+const DISCARD: u32 = 3;
+
+/// Flags of `enum req_flag_bits` above the operation (include/linux/blk_types.h), the same since 4.10.
+const SYNC: u32 = 1 << 11;
+const FUA: u32 = 1 << 17;
+const PREFLUSH: u32 = 1 << 18;
+const AHEAD: u32 = 1 << 19;
+
+/// `PF_KTHREAD` of include/linux/sched.h.
+const KERNEL_THREAD: u32 = 0x20_0000;
+
+/// `S_IFMT` and `S_IFBLK` of include/uapi/linux/stat.h.
+const FILE_TYPE: u16 = 0xf000;
+const BLOCK_DEVICE: u16 = 0x6000;
+
+const SECTOR_SHIFT: u64 = 9;
 
 #[btf_tracepoint(function = "block_io_start")]
 fn block_io_start(context: BtfTracePointContext) -> i32 {
@@ -32,10 +57,31 @@ fn block_io_start(context: BtfTracePointContext) -> i32 {
     0
 }
 
+#[btf_tracepoint(function = "block_io_start")]
+fn block_io_start_again(context: BtfTracePointContext) -> i32 {
+    let request: Pointer = context.arg(0);
+    if REQUESTS.get_ptr(&(request as u64)).is_none() {
+        // SAFETY: a struct request.
+        unsafe { start(request) }
+    }
+    0
+}
+
+/// Where there is no `block_io_start`.
 #[btf_tracepoint(function = "block_rq_issue")]
 fn block_rq_issue(context: BtfTracePointContext) -> i32 {
     // SAFETY: a struct request.
-    unsafe { start(context.arg(0)) }
+    unsafe {
+        start(context.arg(0));
+        send(context.arg(0));
+    }
+    0
+}
+
+#[btf_tracepoint(function = "block_rq_issue")]
+fn block_rq_send(context: BtfTracePointContext) -> i32 {
+    // SAFETY: a struct request.
+    unsafe { send(context.arg(0)) }
     0
 }
 
@@ -45,19 +91,14 @@ fn block_rq_issue(context: BtfTracePointContext) -> i32 {
 unsafe fn start(request: Pointer) {
     // SAFETY: the caller's promise.
     unsafe {
-        let operation = load::<u32>(request, offset!(request_cmd_flags)) & OPERATION_MASK;
-        let is_transfer = operation == READ || operation == WRITE;
-        if !is_transfer || load::<u32>(request, offset!(request_data_len)) == 0 {
+        let flags = load::<u32>(request, offset!(request_cmd_flags));
+        let operation = flags & OPERATION_MASK;
+        if operation > DISCARD {
             return;
         }
-        let Some(tracked) = tracked(owner(request)) else {
-            return;
-        };
-        let value = Request {
-            start_ns: bpf_ktime_get_ns(),
-            cgroup: tracked.cgroup,
-            write: u64::from(operation == WRITE),
-        };
+        let (cgroup, writeback) = owner(request, operation);
+        let Some(cgroup) = cgroup else { return };
+        let value = Request { start_ns: bpf_ktime_get_ns(), cgroup, flags, writeback: u32::from(writeback) };
         if REQUESTS.insert(&(request as u64), &value, 0).is_err()
             && let Some(losses) = maps::losses()
         {
@@ -66,35 +107,149 @@ unsafe fn start(request: Pointer) {
     }
 }
 
-/// The v2 cgroup that a request is charged to.
+/// The tracked cgroup that a request is charged to, and whether it writes back for it.
 ///
 /// # Safety
 /// `request` must be a `struct request` known to the verifier.
 #[inline(always)]
-unsafe fn owner(request: Pointer) -> Pointer {
+unsafe fn owner(request: Pointer, operation: u32) -> (Option<u64>, bool) {
     // SAFETY: the caller's promise; each step gives the struct that the next offset belongs to.
     unsafe {
+        let task = aya_ebpf::helpers::bpf_get_current_task_btf() as Pointer;
+        let by_kernel = load::<u32>(task, offset!(task_flags)) & KERNEL_THREAD != 0;
+        let writeback = by_kernel && operation == WRITE;
+        let bio: Pointer = load(request, offset!(request_bio));
         if offset!(bio_blkg) != ABSENT {
-            let bio: Pointer = load(request, offset!(request_bio));
             let blkg: Pointer = load(bio, offset!(bio_blkg));
             let blkcg: Pointer = load(blkg, offset!(blkg_blkcg));
             let cgroup: Pointer = load(blkcg, offset!(blkcg_cgroup));
             if !cgroup.is_null() && is_v2(cgroup) {
-                return cgroup;
+                return (tracked(cgroup).map(|tracked| tracked.cgroup), writeback);
             }
         }
-        cgroup_of_task(aya_ebpf::helpers::bpf_get_current_task_btf() as Pointer)
+        if writeback && offset!(mapping_host) != ABSENT {
+            let writer = inode_of(bio).and_then(|inode| WRITERS.get_ptr(&inode).map(|writer| *writer));
+            return (writer, true);
+        }
+        (tracked(cgroup_of_task(task)).map(|tracked| tracked.cgroup), false)
+    }
+}
+
+/// The inode whose page a bio begins with.
+///
+/// # Safety
+/// `bio` must be a `struct bio`; the helper checks the rest.
+#[inline(always)]
+unsafe fn inode_of(bio: Pointer) -> Option<u64> {
+    // SAFETY: the caller's promise. Of a large folio the first page alone has the mapping; the others point to
+    // it, with the lowest bit set (include/linux/page-flags.h).
+    unsafe {
+        let vector: Pointer = read(bio, offset!(bio_io_vec))?;
+        let page: Pointer = read(vector, offset!(bio_vec_page))?;
+        let head: u64 = read(page, offset!(page_compound_head))?;
+        let page = if head & 1 != 0 { (head - 1) as Pointer } else { page };
+        let mapping: Pointer = read(page, offset!(page_mapping))?;
+        read(mapping, offset!(mapping_host))
+    }
+}
+
+#[btf_tracepoint(function = "writeback_dirty_folio")]
+fn page_dirtied(context: BtfTracePointContext) -> i32 {
+    let mapping: Pointer = context.arg(1);
+    // SAFETY: an address_space, whose host is an inode; the rest points into map values.
+    unsafe {
+        if mapping.is_null() {
+            return 0;
+        }
+        let inode: Pointer = load(mapping, offset!(mapping_host));
+        let Some(state) = maps::on_cpu(maps::this_cpu()) else { return 0 };
+        let thread = bpf_get_current_pid_tgid();
+        // Of the last file and thread all is known.
+        if (*state).dirtied_inode == inode as u64 && (*state).dirtied_by == thread {
+            return 0;
+        }
+        if load::<u16>(inode, offset!(inode_mode)) & FILE_TYPE == BLOCK_DEVICE {
+            return 0;
+        }
+        let task = aya_ebpf::helpers::bpf_get_current_task_btf() as Pointer;
+        let key = inode as u64;
+        match tracked(cgroup_of_task(task)) {
+            Some(writer) => {
+                let _ = WRITERS.insert(&key, &writer.cgroup, 0);
+                (*state).dirtied_inode = inode as u64;
+                (*state).dirtied_by = thread;
+            }
+            // What others write to a file is not for who wrote it before.
+            None => {
+                if WRITERS.get_ptr(&key).is_some() {
+                    let _ = WRITERS.remove(&key);
+                }
+            }
+        }
+    }
+    0
+}
+
+/// A request goes to the device: it will not grow any more.
+///
+/// # Safety
+/// `request` must be a `struct request` known to the verifier.
+#[inline(always)]
+unsafe fn send(request: Pointer) {
+    // SAFETY: the caller's promise; an entry of `REQUESTS` stays until the request has ended.
+    unsafe {
+        let Some(begun) = REQUESTS.get_ptr(&(request as u64)).map(|begun| *begun) else {
+            return;
+        };
+        let Some(slot) = slot(begun.cgroup) else { return };
+        let (Some(counters), Some(shared)) = (maps::counters(slot, maps::this_cpu()), maps::shared(slot))
+        else {
+            return;
+        };
+        let waited = bpf_ktime_get_ns() - begun.start_ns;
+        add((&raw mut (*counters).block_queue_ns).cast::<u64>().add(bucket(waited)), 1);
+        let first: u64 = load(request, offset!(request_sector));
+        let end = first + (u64::from(load::<u32>(request, offset!(request_data_len))) >> SECTOR_SHIFT);
+        let ends = (&raw mut (*shared).block_ends).cast::<u64>();
+        match begun.flags & OPERATION_MASK {
+            READ if exchange(ends, end) == first => add(&raw mut (*counters).block_read_sequential, 1),
+            WRITE if exchange(ends.add(1), end) == first => {
+                add(&raw mut (*counters).block_write_sequential, 1);
+            }
+            _ => {}
+        }
     }
 }
 
 #[btf_tracepoint(function = "block_rq_complete")]
 fn block_rq_complete(context: BtfTracePointContext) -> i32 {
-    let (request, bytes): (Pointer, u32) = (context.arg(0), context.arg(2));
+    // SAFETY: a struct request.
+    unsafe { end(context.arg(0), context.arg(2)) }
+    0
+}
+
+#[btf_tracepoint(function = "block_rq_complete")]
+fn block_rq_complete_again(context: BtfTracePointContext) -> i32 {
+    // What the first one has booked is not there any more, but for the parts of a request.
+    // SAFETY: a struct request.
+    unsafe {
+        let (request, bytes): (Pointer, u32) = (context.arg(0), context.arg(2));
+        if bytes >= load::<u32>(request, offset!(request_data_len)) {
+            end(request, bytes);
+        }
+    }
+    0
+}
+
+/// # Safety
+/// `request` must be a `struct request` known to the verifier.
+#[inline(always)]
+unsafe fn end(request: Pointer, bytes: u32) {
     let key = request as u64;
-    // SAFETY: a struct request, whose entry nobody replaces before it has ended.
+    // SAFETY: the caller's promise; nobody replaces the entry of a request before it has ended.
     unsafe {
         let Some(begun) = REQUESTS.get_ptr(&key).map(|begun| *begun) else {
-            return 0;
+            return;
         };
         // Part of a request can end by itself; what is left then stays in `__data_len`.
         let is_last = bytes >= load::<u32>(request, offset!(request_data_len));
@@ -108,7 +263,6 @@ fn block_rq_complete(context: BtfTracePointContext) -> i32 {
             let _ = REQUESTS.remove(&key);
         }
     }
-    0
 }
 
 /// # Safety
@@ -117,17 +271,42 @@ fn block_rq_complete(context: BtfTracePointContext) -> i32 {
 unsafe fn book(counters: *mut Counters, request: &Request, bytes: u64, is_last: bool) {
     // SAFETY: the caller's promise; a bucket is inside its histogram.
     unsafe {
-        let (total, operations, histogram) = if request.write != 0 {
-            let histogram = (&raw mut (*counters).block_write_ns).cast::<u64>();
-            (&raw mut (*counters).block_write_bytes, &raw mut (*counters).block_write_ops, histogram)
-        } else {
-            let histogram = (&raw mut (*counters).block_read_ns).cast::<u64>();
-            (&raw mut (*counters).block_read_bytes, &raw mut (*counters).block_read_ops, histogram)
+        let operation = request.flags & OPERATION_MASK;
+        let transfer = match operation {
+            WRITE => Some((
+                &raw mut (*counters).block_write_bytes,
+                &raw mut (*counters).block_write_ops,
+                (&raw mut (*counters).block_write_ns).cast::<u64>(),
+            )),
+            READ => Some((
+                &raw mut (*counters).block_read_bytes,
+                &raw mut (*counters).block_read_ops,
+                (&raw mut (*counters).block_read_ns).cast::<u64>(),
+            )),
+            _ => None,
+        };
+        if is_last && (operation == FLUSH || request.flags & (PREFLUSH | FUA) != 0) {
+            add(&raw mut (*counters).block_flush_ops, 1);
+        }
+        // A write of nothing is a flush.
+        let Some((total, operations, histogram)) = transfer.filter(|_| bytes > 0) else {
+            if operation == DISCARD && is_last {
+                add(&raw mut (*counters).block_discard_ops, 1);
+                add(&raw mut (*counters).block_discard_bytes, bytes);
+            }
+            return;
         };
         add(total, bytes);
+        if request.writeback != 0 {
+            add(&raw mut (*counters).block_writeback_bytes, bytes);
+        }
         if is_last {
             add(operations, 1);
             add(histogram.add(bucket(bpf_ktime_get_ns() - request.start_ns)), 1);
+            // Every read is waited for, unless the kernel reads ahead.
+            if request.flags & SYNC != 0 || (operation == READ && request.flags & AHEAD == 0) {
+                add(&raw mut (*counters).block_sync_ops, 1);
+            }
         }
     }
 }

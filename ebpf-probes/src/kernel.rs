@@ -16,6 +16,7 @@ pub(crate) static OFFSETS: Offsets = Offsets {
     task_sum_exec_runtime: 0,
     task_prev_sum_exec_runtime: 0,
     task_run_delay: 0,
+    task_last_arrival: 0,
     task_min_flt: 0,
     task_maj_flt: 0,
     task_cgroups: 0,
@@ -45,6 +46,18 @@ pub(crate) static OFFSETS: Offsets = Offsets {
     sock_cgroup: 0,
     sock_family: 0,
     sock_protocol: 0,
+    task_flags: 0,
+    request_sector: 0,
+    bio_io_vec: 0,
+    bio_vec_page: 0,
+    page_compound_head: 0,
+    page_mapping: 0,
+    mapping_host: 0,
+    inode_mode: 0,
+    sock_dport: 0,
+    sock_daddr: 0,
+    sock_v6_daddr: 0,
+    tcp_srtt_us: 0,
     exit_tells_group_dead: 0,
     cpus: 0,
     run_level: 0,
@@ -143,7 +156,7 @@ pub(crate) unsafe fn ancestor_id_at_run_level(cgroup: Pointer) -> Option<u64> {
 /// # Safety
 /// The helper checks the address; what is there must be a `T`.
 #[inline(always)]
-unsafe fn read<T>(pointer: Pointer, offset: u32) -> Option<T> {
+pub(crate) unsafe fn read<T>(pointer: Pointer, offset: u32) -> Option<T> {
     // SAFETY: see above; wrapping, as the pointer means nothing to the compiler.
     unsafe { bpf_probe_read_kernel(pointer.wrapping_add(offset as usize).cast()) }.ok()
 }

@@ -7,7 +7,10 @@
 //! | cost | a hash lookup or two per event; these are rare beside switches |
 //! | floor | Linux 5.15; `mark_victim` 6.10 (it gave only a pid before) |
 //! | fallback | `pids.peak`, `cgroup.events`, pidfds; victims: `memory.events` |
-use aya_ebpf::{bindings::BPF_RB_NO_WAKEUP, macros::btf_tracepoint, programs::BtfTracePointContext};
+use aya_ebpf::{
+    bindings::BPF_RB_NO_WAKEUP, helpers::generated::bpf_ktime_get_boot_ns, macros::btf_tracepoint,
+    programs::BtfTracePointContext,
+};
 use aya_log_ebpf::warn;
 use ebpf_probes::{ABSENT, Losses, ProcessExit};
 
@@ -136,6 +139,7 @@ unsafe fn report_exit(context: &BtfTracePointContext, tracked: Tracked, task: Po
             pid,
             status: exit_status(task, signal),
             rss_peak_pages,
+            at_ns: bpf_ktime_get_boot_ns(),
         });
         // User space drains on its own clock.
         event.submit(u64::from(BPF_RB_NO_WAKEUP));

@@ -7,10 +7,12 @@
 //! Built by `cargo xtask ebpf`, never by a plain `cargo build`.
 #![no_std]
 #![no_main]
-#![feature(core_intrinsics)]
+#![feature(asm_experimental_arch, core_intrinsics)]
 #![expect(internal_features, reason = "the bpf target has no atomic types; see maps::add")]
 
 mod block_io;
+mod demand;
+mod faults;
 mod kernel;
 mod lifecycle;
 mod maps;

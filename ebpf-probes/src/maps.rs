@@ -5,27 +5,43 @@
 //! | `SLOTS` | v2 cgroup id → slot | user space |
 //! | `COUNTERS` | `slot * cpus + cpu` → [`Counters`] | that CPU |
 //! | `SHARED` | slot → [`Shared`] | all CPUs, atomically |
+//! | `DEMAND` | slot → [`Demand`] | all CPUs and user space, atomically |
 //! | `CPUS` | cpu → [`OnCpu`] | that CPU; user space writes `slots_version` |
 //! | `REQUESTS` | address of a block request → [`Request`] | `block_io` |
+//! | `WRITERS` | address of an inode → v2 cgroup id of who dirtied it last | `block_io` |
+//! | `CONNECTIONS` | address of a TCP socket → [`Connection`] | `socket` |
+//! | `PEERS` | slot and address → [`Peer`] | `socket`, user space |
+//! | `FAULTS` | low bits of a thread's id → [`Fault`] | `faults` |
 //! | `EVENTS` | ring of [`ProcessExit`] | `lifecycle` |
 //! | `LOSSES` | 0 → [`Losses`] | all CPUs, atomically |
 //!
 //! The arrays can be mapped into user space, which reads them without a system call. Entries of `SLOTS`,
-//! `COUNTERS`, `SHARED` and `CPUS` are set at load.
-use core::intrinsics::{AtomicOrdering, atomic_xadd};
+//! `COUNTERS`, `SHARED`, `DEMAND` and `CPUS` are set at load.
+use core::intrinsics::{AtomicOrdering, atomic_xadd, atomic_xchg};
 
 use aya_ebpf::{
     bindings::BPF_F_MMAPABLE,
-    btf_maps::{Array, HashMap, RingBuf},
+    btf_maps::{Array, HashMap, LruHashMap, RingBuf},
     helpers::bpf_get_smp_processor_id,
     macros::btf_map,
 };
-use ebpf_probes::{Counters, Losses, NO_SLOT, OnCpu, ProcessExit, Request, Shared};
+use ebpf_probes::{
+    Connection, Counters, Fault, Losses, NO_SLOT, OnCpu, Peer, PeerKey, ProcessExit, Request, Shared,
+    demand::Demand,
+};
 
 use crate::kernel::{self, Pointer, offset};
 
 /// Most block requests under way at once that are measured; more are counted in [`Losses`].
 const REQUESTS_MAX: usize = 8192;
+/// Files whose last writer is remembered; the least recently used one is forgotten.
+const WRITERS_MAX: usize = 16_384;
+/// Most TCP connections that are followed at once; more are counted in [`Losses`].
+const CONNECTIONS_MAX: usize = 16_384;
+/// Most pairs of cgroup and peer; more are counted in [`Losses`].
+const PEERS_MAX: usize = 8192;
+/// Threads whose last fault is remembered; a power of two.
+pub(crate) const FAULTS_MAX: usize = 4096;
 /// Room for the exits of 8192 processes between two drains.
 const EVENTS_BYTES: usize = 256 * 1024;
 
@@ -36,9 +52,19 @@ static COUNTERS: Array<Counters, 1, { BPF_F_MMAPABLE as usize }> = Array::new();
 #[btf_map]
 static SHARED: Array<Shared, 1, { BPF_F_MMAPABLE as usize }> = Array::new();
 #[btf_map]
+static DEMAND: Array<Demand, 1, { BPF_F_MMAPABLE as usize }> = Array::new();
+#[btf_map]
 static CPUS: Array<OnCpu, 1, { BPF_F_MMAPABLE as usize }> = Array::new();
 #[btf_map]
 pub(crate) static REQUESTS: HashMap<u64, Request, REQUESTS_MAX> = HashMap::new();
+#[btf_map]
+pub(crate) static WRITERS: LruHashMap<u64, u64, WRITERS_MAX> = LruHashMap::new();
+#[btf_map]
+pub(crate) static CONNECTIONS: HashMap<u64, Connection, CONNECTIONS_MAX> = HashMap::new();
+#[btf_map]
+pub(crate) static PEERS: HashMap<PeerKey, Peer, PEERS_MAX> = HashMap::new();
+#[btf_map]
+pub(crate) static FAULTS: Array<Fault, FAULTS_MAX> = Array::new();
 #[btf_map]
 pub(crate) static EVENTS: RingBuf<ProcessExit, EVENTS_BYTES> = RingBuf::new();
 #[btf_map]
@@ -61,6 +87,12 @@ pub(crate) fn counters(slot: u32, cpu: u32) -> Option<*mut Counters> {
 #[inline(always)]
 pub(crate) fn shared(slot: u32) -> Option<*mut Shared> {
     SHARED.get_ptr_mut(slot)
+}
+
+/// The CPU demand of a slot.
+#[inline(always)]
+pub(crate) fn demand(slot: u32) -> Option<*mut Demand> {
+    DEMAND.get_ptr_mut(slot)
 }
 
 /// The scheduler program's state of a CPU.
@@ -133,6 +165,16 @@ pub(crate) unsafe fn fetch_add(counter: *mut u64, value: u64) -> u64 {
     // Not Relaxed: LLVM 22 then drops the fetch and gives back the addend, even where the result is used.
     // SAFETY: the caller's promise.
     unsafe { atomic_xadd::<u64, u64, { AtomicOrdering::AcqRel }>(counter, value) }
+}
+
+/// Replaces a word, and tells what it was before.
+///
+/// # Safety
+/// `word` must point into a map value.
+#[inline(always)]
+pub(crate) unsafe fn exchange(word: *mut u64, value: u64) -> u64 {
+    // SAFETY: the caller's promise.
+    unsafe { atomic_xchg::<u64, { AtomicOrdering::AcqRel }>(word, value) }
 }
 
 /// Tries of [`raise_to`]; losing that often to other CPUs in a row does not happen in practice.

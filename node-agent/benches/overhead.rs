@@ -5,6 +5,7 @@
 //! trusted. Other agents on the host count in both halves. Run by `cargo xtask bench overhead`, as root.
 mod bpftrace;
 mod compile;
+mod empty_program;
 mod ping_pong;
 mod quartiles;
 mod tracked_cgroup;
@@ -24,6 +25,7 @@ const COMPILE_PAIRS: usize = 10;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Attached {
     Nothing,
+    Empty,
     Standin,
     Bpftrace,
 }
@@ -33,6 +35,7 @@ impl Attached {
     fn attach(self, cgroup: &TrackedCgroup) -> Result<Box<dyn Any>> {
         Ok(match self {
             Self::Nothing => Box::new(()),
+            Self::Empty => Box::new(empty_program::attach()?),
             Self::Standin => Box::new(cgroup.probes()?),
             Self::Bpftrace => Box::new(Bpftrace::start()?),
         })
@@ -41,6 +44,7 @@ impl Attached {
     fn name(self) -> &'static str {
         match self {
             Self::Nothing => "nothing (how far this can be trusted)",
+            Self::Empty => "a program that does nothing",
             Self::Standin => "standin, all probes",
             Self::Bpftrace => "bpftrace, bursts and waits",
         }
@@ -77,7 +81,7 @@ fn pair<T>(
 }
 
 fn switches(cgroup: &TrackedCgroup) -> Result<()> {
-    let mut contestants = vec![Attached::Nothing, Attached::Standin];
+    let mut contestants = vec![Attached::Nothing, Attached::Empty, Attached::Standin];
     match Bpftrace::start() {
         Ok(_) => contestants.push(Attached::Bpftrace),
         Err(error) => println!("not measured: {error:#}"),
@@ -109,8 +113,11 @@ fn print_switches(contestants: &[Attached], without: &[f64], added: &[Vec<f64>])
     for (contestant, added) in contestants.iter().zip(&medians) {
         println!("{:<40}{:>24} ns", contestant.name(), added.show(0));
     }
-    if let [_, standin, bpftrace] = medians[..] {
-        println!("\nbpftrace / standin: {:.1}", bpftrace.median / standin.median);
+    if let [_, empty, standin, rest @ ..] = &medians[..] {
+        println!("\nstandin above a program that does nothing: {:.0} ns", standin.median - empty.median);
+        if let [bpftrace] = rest {
+            println!("bpftrace / standin: {:.1}", bpftrace.median / standin.median);
+        }
     }
     Ok(())
 }

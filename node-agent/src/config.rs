@@ -39,6 +39,9 @@ pub struct Agent {
     pub cgroup_parent: String,
     /// Whether BPF programs are loaded; without them the kernel's own accounts serve.
     pub probes: bool,
+    /// BPF file system that keeps the probes counting while no agent is there; by default `/sys/fs/bpf`, else one
+    /// that the agent mounts on `/run/standin/bpf`.
+    pub bpffs: Option<PathBuf>,
     /// Most tasks measured at once.
     pub tasks_max: u32,
     /// Seconds between two records of a run that is under way.
@@ -53,6 +56,7 @@ impl Default for Agent {
             socket_group: "standin".into(),
             cgroup_parent: "standin".into(),
             probes: true,
+            bpffs: None,
             tasks_max: 1024,
             checkpoint_s: 10,
         }

@@ -84,6 +84,21 @@ pub fn now_ms() -> i64 {
         .map_or(0, |since| i64::try_from(since.as_millis()).unwrap_or(i64::MAX))
 }
 
+/// Nanoseconds since boot, time asleep included: `CLOCK_BOOTTIME`.
+pub fn since_boot_ns() -> u64 {
+    clock_ns(rustix::time::ClockId::Boottime)
+}
+
+/// Nanoseconds of `CLOCK_MONOTONIC`, the clock of `bpf_ktime_get_ns`.
+pub fn monotonic_ns() -> u64 {
+    clock_ns(rustix::time::ClockId::Monotonic)
+}
+
+fn clock_ns(clock: rustix::time::ClockId) -> u64 {
+    let time = rustix::time::clock_gettime(clock);
+    u64::try_from(time.tv_sec).unwrap_or(0) * 1_000_000_000 + u64::try_from(time.tv_nsec).unwrap_or(0)
+}
+
 /// Hour of the week by local time: 0 is Sunday 00:00–00:59, 167 is Saturday 23:00–23:59.
 pub fn hour_of_week() -> i32 {
     let now = now_ms() / 1000;

@@ -6,6 +6,7 @@
 
 pub mod agent;
 pub mod backtest;
+pub mod balance;
 pub mod causes;
 pub mod cgroup;
 pub mod cli;
@@ -15,8 +16,10 @@ pub mod host;
 pub mod launch;
 pub mod predict;
 pub mod probe;
+pub mod service;
 pub mod shadow;
 pub mod size;
+pub mod steer;
 pub mod store;
 pub mod units;
 pub mod wire;

@@ -1,6 +1,7 @@
 //! Numbers for people, and sizes from people. Bytes are binary throughout: `512M`, `512MiB` and what is
 //! printed as `512.0 MiB` are the same, as in the files of cgroup v2.
 
+use std::time::Duration;
 use thiserror::Error;
 
 /// Why a text is no size.
@@ -20,6 +21,18 @@ pub enum ParseError {
         /// What was given.
         text: String,
     },
+}
+
+/// A time: `50ms`, `2s`, `1m30s`, `1h`; a bare number is seconds.
+///
+/// # Errors
+/// When it is none, or negative.
+pub fn parse_duration(text: &str) -> Result<Duration, String> {
+    let allowed = || format!("{text:?} is no time: write a number with ms, s, m, h or d, such as 500ms");
+    match text.trim().parse::<f64>() {
+        Ok(seconds) => Duration::try_from_secs_f64(seconds).map_err(|_| allowed()),
+        Err(_) => humantime::parse_duration(text).map_err(|_| allowed()),
+    }
 }
 
 /// A size in bytes: `4096`, `512M`, `2G`, `1.5GiB`, `100MB`. Case does not matter.
@@ -116,6 +129,16 @@ fn clean(number: f64) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn times_are_parsed() {
+        assert_eq!(parse_duration("50ms"), Ok(Duration::from_millis(50)));
+        assert_eq!(parse_duration("1m30s"), Ok(Duration::from_secs(90)));
+        assert_eq!(parse_duration("2.5"), Ok(Duration::from_millis(2500)));
+        for wrong in ["", "-1", "1 fortnight", "NaN", "1e300"] {
+            assert!(parse_duration(wrong).is_err(), "{wrong}");
+        }
+    }
 
     #[test]
     fn sizes_are_parsed() {

@@ -246,6 +246,40 @@ fn a_stop_in_between_stops_the_primary() {
 }
 
 #[test]
+fn a_thread_that_waits_for_the_primary_takes_nothing_away() {
+    use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
+    require_copies!();
+    let into = Cgroup::new();
+    let server = Server::start("poll", 1);
+    let pid = server.process.pid();
+    let done = std::sync::atomic::AtomicBool::new(false);
+    let stops = std::thread::scope(|scope| {
+        let wait = || {
+            let mut stops = 0;
+            while !done.load(std::sync::atomic::Ordering::Relaxed) {
+                match waitpid(pid, Some(WaitPidFlag::WNOHANG)) {
+                    Ok(WaitStatus::StillAlive) => {}
+                    Ok(
+                        WaitStatus::PtraceEvent(..) | WaitStatus::PtraceSyscall(_) | WaitStatus::Stopped(..),
+                    ) => {
+                        stops += 1;
+                    }
+                    other => panic!("{other:?}"),
+                }
+            }
+            stops
+        };
+        let waiter = scope.spawn(wait);
+        let copied = crate::copy(pid, &into);
+        done.store(true, std::sync::atomic::Ordering::Relaxed);
+        copied.unwrap();
+        waiter.join().unwrap()
+    });
+    eprintln!("{stops} stops were taken by another thread");
+    assert_eq!(server.connect().ask(), pid);
+}
+
+#[test]
 fn a_primary_that_dies_in_between_leaves_no_copy() {
     require_copies!();
     for step in ["stopped", "call entered", "call returned", "copy made", "primary let go"] {

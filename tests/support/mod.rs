@@ -63,12 +63,23 @@ impl Sandbox {
         let number = SANDBOXES.fetch_add(1, Ordering::Relaxed);
         let parent = format!("standin-test-{}-{number}", std::process::id());
         let sandbox = Self { dir, parent };
-        let text = format!("[agent]\ncgroup_parent = \"{}\"\n{config}", sandbox.parent);
-        fs::write(sandbox.path("config.toml"), text).unwrap();
+        sandbox.configure(config);
         // Other users must get through to what is made for them.
         let mode = std::os::unix::fs::PermissionsExt::from_mode(0o755);
         fs::set_permissions(sandbox.dir.path(), mode).unwrap();
         sandbox
+    }
+
+    /// Writes the configuration anew.
+    pub fn configure(&self, config: &str) {
+        let bpffs = self.bpffs().display().to_string();
+        let text = format!("[agent]\ncgroup_parent = \"{}\"\nbpffs = {bpffs:?}\n{config}", self.parent);
+        fs::write(self.path("config.toml"), text).unwrap();
+    }
+
+    /// Where agents mount a BPF file system of their own.
+    pub fn bpffs(&self) -> PathBuf {
+        self.path("bpf")
     }
 
     pub fn path(&self, name: &str) -> PathBuf {
@@ -193,6 +204,8 @@ impl Default for Sandbox {
 
 impl Drop for Sandbox {
     fn drop(&mut self) {
+        // With it goes what is pinned in it. Where no agent ran nothing is mounted.
+        _ = nix::mount::umount2(&self.bpffs(), nix::mount::MntFlags::MNT_DETACH);
         for cgroup in self.run_cgroups() {
             _ = fs::write(cgroup.join("cgroup.kill"), "1");
         }
@@ -284,6 +297,10 @@ pub struct Job(pub Child);
 impl Job {
     pub fn start(command: &mut Command) -> Self {
         Self(command.stderr(Stdio::null()).spawn().unwrap())
+    }
+
+    pub fn start_with_stderr(command: &mut Command, stderr: fs::File) -> Self {
+        Self(command.stderr(stderr).spawn().unwrap())
     }
 
     pub fn is_running(&mut self) -> bool {

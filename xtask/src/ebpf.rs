@@ -1,5 +1,5 @@
 //! `cargo xtask ebpf`: from the crate `ebpf-probes` to the committed object. In goes a BPF tool chain, which
-//! is looked for and can be installed; out comes `standin.bpf.o` and, beside it, what it was made with.
+//! is looked for and can be installed; out come the objects and, beside them, what they were made with.
 //!
 //! The same sources and tool chain give the same bytes in any directory: paths of the checkout, of the
 //! target directory and of cargo's registry are mapped to fixed ones. (LLVM copies source lines into
@@ -17,6 +17,9 @@ use crate::{
     debian,
     process::{done, has, output},
 };
+
+/// Binaries of the crate, and the objects that are made of them.
+const OBJECTS: [(&str, &str); 2] = [("standin-probes", "standin.bpf.o"), ("standin-steer", "steer.bpf.o")];
 
 const TARGET: &str = "bpfel-unknown-none";
 const LINKER_VERSION: &str = "0.13.0";
@@ -45,22 +48,26 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     let workspace = crate::workspace()?;
     let prebuilt = workspace.join("ebpf-probes/prebuilt");
     let tools = ToolChain::find(options.install)?;
-    let object = tools.build(workspace)?;
+    let built = tools.build(workspace)?;
     let recorded = tools.describe()?;
     if options.check {
-        return check(&tools, &prebuilt, &object, &recorded);
+        return OBJECTS
+            .iter()
+            .try_for_each(|(_, object)| check(&tools, &prebuilt, object, &built.join(object), &recorded));
     }
     fs::create_dir_all(&prebuilt)?;
-    fs::copy(&object, prebuilt.join("standin.bpf.o"))?;
+    for (_, object) in OBJECTS {
+        let bytes = fs::copy(built.join(object), prebuilt.join(object))?;
+        println!("wrote {} ({bytes} bytes)", prebuilt.join(object).display());
+    }
     fs::write(prebuilt.join("toolchain.txt"), recorded)?;
-    println!("wrote {} ({} bytes)", prebuilt.join("standin.bpf.o").display(), fs::metadata(&object)?.len());
     Ok(())
 }
 
 /// Compares a rebuild with the committed object: byte for byte if the tool chain is the recorded one, else
 /// by instructions, since another compiler may lay out debug information in its own way.
-fn check(tools: &ToolChain, prebuilt: &Path, rebuilt: &Path, versions: &str) -> Result<()> {
-    let committed = prebuilt.join("standin.bpf.o");
+fn check(tools: &ToolChain, prebuilt: &Path, object: &str, rebuilt: &Path, versions: &str) -> Result<()> {
+    let committed = prebuilt.join(object);
     if fs::read(&committed)? == fs::read(rebuilt)? {
         println!("{} is what these sources give", committed.display());
         return Ok(());
@@ -124,7 +131,7 @@ impl ToolChain {
         Ok(Self { compiler, linker })
     }
 
-    /// Builds and strips the object; gives its path under `target/bpf`.
+    /// Builds and strips the objects; gives the directory that they are in.
     fn build(&self, workspace: &Path) -> Result<PathBuf> {
         let target = workspace.join("target/bpf");
         // First of all, so that every registry has its directory when paths are mapped.
@@ -133,17 +140,18 @@ impl ToolChain {
         cargo
             .current_dir(workspace)
             .args(["--locked", "--profile", "bpf", "--package", "ebpf-probes"])
-            .args(["--bin", "standin-probes", "--features", "programs", "--target", TARGET])
+            .args(["--bins", "--features", "programs", "--target", TARGET])
             .arg("--target-dir")
             .arg(&target)
             .env("CARGO_ENCODED_RUSTFLAGS", self.flags(workspace, &target)?.join("\x1f"))
             .env_remove("RUSTFLAGS");
         done(&mut cargo)?;
-        let object = target.join("standin.bpf.o");
-        // DWARF goes, BTF stays.
-        let built = target.join(TARGET).join("bpf/standin-probes");
-        done(Command::new(strip_tool()).arg("-g").arg("-o").arg(&object).arg(built))?;
-        Ok(object)
+        for (binary, object) in OBJECTS {
+            // DWARF goes, BTF stays.
+            let built = target.join(TARGET).join("bpf").join(binary);
+            done(Command::new(strip_tool()).arg("-g").arg("-o").arg(target.join(object)).arg(built))?;
+        }
+        Ok(target)
     }
 
     fn flags(&self, workspace: &Path, target: &Path) -> Result<Vec<String>> {

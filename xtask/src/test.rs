@@ -9,13 +9,14 @@ use anyhow::{Context, Result};
 use crate::{debian, process};
 
 /// Programs that tests use, and Debian's packages with them.
-const PROGRAMS: [(&str, &str); 14] = [
+const PROGRAMS: [(&str, &str); 15] = [
     ("bash", "bash"),
     ("cc", "gcc libc6-dev"),
     ("curl", "curl"),
     ("fio", "fio"),
     ("iperf3", "iperf3"),
     ("mount", "mount"),
+    ("nginx", "nginx-light"),
     ("ps", "procps"),
     ("python3", "python3"),
     ("script", "bsdutils"),

@@ -1,6 +1,10 @@
 //! The launcher leads its one task itself: no daemon, nothing set up. As root with probes, cgroup and limits;
 //! otherwise with the kernel's accounts of its child only. The same record comes out.
 
+mod service;
+
+pub use service::EmbeddedHome;
+
 use super::{Engine, EngineOptions, Plan, Task, recover};
 use crate::config::Config;
 use crate::fingerprint::Measured;
@@ -21,6 +25,9 @@ const TASKS_MAX: u32 = 4;
 
 /// Old runs are dropped once in so many runs: looking for them reads the whole table.
 const PRUNE_EVERY: i64 = 256;
+
+/// Until a run has lasted that long it is looked at so often that nothing is stale.
+const SETTLE_AFTER: Duration = Duration::from_secs(2);
 
 /// How long the last processes of the task may take to leave its cgroup before it is left to the next sweep.
 const LEAVE_WAIT: Duration = Duration::from_millis(200);
@@ -254,6 +261,9 @@ impl<'a> Embedded<'a> {
         if let Ok(engine) = &mut self.engine {
             task.sample(engine);
             engine.drain_exits();
+            if task.elapsed() > SETTLE_AFTER {
+                engine.settle_stale();
+            }
         }
         if recorded.elapsed() >= Duration::from_secs(self.config.agent.checkpoint_s) {
             *recorded = Instant::now();

@@ -3,12 +3,13 @@
 use super::task::{Plan, Task};
 use crate::cgroup::{CgroupError, Hierarchies, RunCgroup};
 use crate::config;
-use crate::fingerprint::{Coverage, Measures, Source};
+use crate::fingerprint::{Coverage, Fingerprint, Measures, Peer, Source};
 use crate::host::Capacity;
 use crate::host::{self, ProcessId};
 use crate::predict::Prediction;
-use crate::probe::{Measure, Options, Probes, Slot, State};
+use crate::probe::{Instance, Measure, Options, Probes, Slot, State};
 use crate::size::{Manual, Policy, size};
+use ebpf_probes::demand::{SCALES, Scale};
 use ebpf_probes::{Losses, ProcessExit};
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -22,13 +23,23 @@ pub struct EngineOptions {
     pub probes: bool,
     /// Most tasks measured at once.
     pub tasks_max: u32,
+    /// Whether the probes are to outlive this process.
+    pub pinned: bool,
+    /// BPF file system for that, where it is not the usual one.
+    pub bpffs: Option<PathBuf>,
 }
 
 impl EngineOptions {
     /// As configured.
     pub fn new(agent: &config::Agent) -> Self {
         let cgroup_parent = agent.cgroup_parent.clone().into();
-        Self { cgroup_parent, probes: agent.probes, tasks_max: agent.tasks_max }
+        Self {
+            cgroup_parent,
+            probes: agent.probes,
+            tasks_max: agent.tasks_max,
+            pinned: false,
+            bpffs: agent.bpffs.clone(),
+        }
     }
 }
 
@@ -38,6 +49,8 @@ pub struct Engine {
     hierarchies: Hierarchies,
     parent: PathBuf,
     probes: Result<Probes, String>,
+    /// The place of pinned probes, held while this lives.
+    instance: Option<Instance>,
     capacity: Capacity,
     /// Main processes whose exit is waited for, and the exit once it is known.
     exits: HashMap<u32, Option<ProcessExit>>,
@@ -55,16 +68,20 @@ impl Engine {
     pub fn new(options: &EngineOptions) -> Result<Self, CgroupError> {
         let hierarchies = Hierarchies::detect()?;
         let run_level = u32::try_from(options.cgroup_parent.components().count() + 1).unwrap_or(u32::MAX);
-        let probes = if options.probes {
-            Probes::load(&Options { tasks_max: options.tasks_max, run_level })
-                .map_err(|error| error.to_string())
-        } else {
-            Err("switched off by agent.probes in the configuration".into())
+        let instance = (options.probes && options.pinned).then(|| take_instance(options)).flatten();
+        let wanted = Options { tasks_max: options.tasks_max, run_level };
+        let probes = match (&instance, options.probes) {
+            (_, false) => Err("switched off by agent.probes in the configuration".into()),
+            (Some(instance), true) => {
+                Probes::load_pinned(&wanted, instance).map_err(|error| error.to_string())
+            }
+            (None, true) => Probes::load(&wanted).map_err(|error| error.to_string()),
         };
         Ok(Self {
             hierarchies,
             parent: options.cgroup_parent.clone(),
             probes,
+            instance,
             capacity: host::capacity(),
             exits: HashMap::new(),
             created: 0,
@@ -123,10 +140,46 @@ impl Engine {
         Ok(Task::new(cgroup, slot, plan, notes, measures, coverage))
     }
 
-    /// Takes up a run that another agent began.
-    pub(super) fn track(&mut self, cgroup: &RunCgroup, notes: &mut Vec<String>) -> Option<Slot> {
+    fn track(&mut self, cgroup: &RunCgroup, notes: &mut Vec<String>) -> Option<Slot> {
         let probes = self.probes.as_mut().ok()?;
         probes.track(cgroup.id()).map_err(|error| notes.push(format!("not measured by probes: {error}"))).ok()
+    }
+
+    /// Tracks a cgroup on from what was counted of it before.
+    pub(super) fn track_from(
+        &mut self,
+        cgroup: &RunCgroup,
+        before: &Fingerprint,
+        notes: &mut Vec<String>,
+    ) -> Option<Slot> {
+        let probes = self.probes.as_mut().ok()?;
+        let (reading, demand) = before.as_counted();
+        probes
+            .track_from(cgroup.id(), &reading, demand.as_ref())
+            .map_err(|error| notes.push(format!("not measured by probes: {error}")))
+            .ok()
+    }
+
+    /// The slot that pinned probes have counted a cgroup in all the time.
+    pub(super) fn slot_of(&self, cgroup: &RunCgroup) -> Option<Slot> {
+        self.probes.as_ref().ok()?.slot_of(cgroup.id())
+    }
+
+    /// Ends counting for all cgroups but those in `kept`: nobody will ask for them.
+    pub(super) fn untrack_others(&mut self, kept: &[Slot]) {
+        let Ok(probes) = self.probes.as_mut() else { return };
+        for (slot, _) in probes.slots() {
+            if !kept.contains(&slot) {
+                probes.untrack(slot);
+            }
+        }
+    }
+
+    /// Removes what is pinned, so that nothing counts when this process has ended.
+    pub fn unpin(&mut self) {
+        if let Some(Err(error)) = self.instance.as_ref().map(Instance::remove) {
+            tracing::warn!("pinned probes not removed: {error}");
+        }
     }
 
     /// Which numbers of a task are real, and where they come from.
@@ -159,6 +212,23 @@ impl Engine {
             let reading = probes.read(slot);
             (reading.counters, reading.shared)
         })
+    }
+
+    /// CPU demand of a slot.
+    pub(super) fn demand(&self, slot: Slot) -> Option<[Scale; SCALES]> {
+        self.probes.as_ref().ok().map(|probes| probes.demand(slot))
+    }
+
+    /// Whom the tasks of a slot talked to.
+    pub(super) fn peers(&self, slot: Slot) -> Option<Vec<Peer>> {
+        self.probes.as_ref().ok().map(|probes| probes.peers(slot))
+    }
+
+    /// What is to be done about once a second.
+    pub fn settle_stale(&mut self) {
+        if let Ok(probes) = self.probes.as_mut() {
+            probes.settle_stale();
+        }
     }
 
     /// Whether a burst of this slot is still being run, so that its counters are not complete.
@@ -224,6 +294,16 @@ impl Engine {
         });
         self.released.is_empty()
     }
+}
+
+/// The place where probes are pinned, or none where that is not possible.
+fn take_instance(options: &EngineOptions) -> Option<Instance> {
+    let name = options.cgroup_parent.display().to_string();
+    Instance::take(options.bpffs.as_deref(), &name)
+        .inspect_err(|error| {
+            tracing::warn!("probes are not pinned, so counting ends with this agent: {error}");
+        })
+        .ok()
 }
 
 /// What stands in for a measure whose probe is missing.

@@ -4,23 +4,22 @@
 //! The loop holds the [`Engine`] only between awaits. What a killed agent leaves behind is taken up by the
 //! next one: tasks that still run are measured on, others are closed with what is known.
 
+mod adopt;
 mod connection;
 mod forecast;
 mod life;
 mod socket;
 
-use super::{Engine, EngineOptions, Task, recover};
-use crate::cgroup::RunCgroup;
+use super::{Engine, EngineOptions, recover};
 use crate::config::Config;
 use crate::fingerprint::Measured;
-use crate::host::{self, ProcessId};
-use crate::probe::State;
-use crate::store::record::{Ending, NewRun, OpenRun, RunId};
+use crate::host::ProcessId;
+use crate::probe::{Found, Probes, State};
+use crate::store::record::{Ending, NewRun, RunId};
 use crate::store::{Reader, Store, StoreError, Writer};
-use crate::wire::{AgentStatus, Leftover};
+use crate::wire::AgentStatus;
 use anyhow::{Context, bail};
 use forecast::Forecasts;
-use life::{Life, Record};
 use std::cell::{Cell, RefCell};
 use std::io;
 use std::os::fd::OwnedFd;
@@ -146,7 +145,7 @@ async fn accept(
 impl Agent {
     /// Loads probes, opens the database and takes up what the last agent left.
     fn start(config: Config, database: PathBuf) -> anyhow::Result<Rc<Self>> {
-        let mut engine = Engine::new(&EngineOptions::new(&config.agent))?;
+        let mut engine = Engine::new(&EngineOptions { pinned: true, ..EngineOptions::new(&config.agent) })?;
         if !engine.hierarchies().is_writable() {
             bail!("the agent has to make cgroups and must be root; `standin run` works without an agent");
         }
@@ -161,7 +160,7 @@ impl Agent {
             );
         }
         let mut store = opened.store;
-        let adopted = adopt_runs(&mut engine, &mut store)?;
+        let adopted = adopt::runs(&mut engine, &mut store)?;
         recover::sweep_cgroups(engine.hierarchies(), engine.parent());
         let reader = Reader::open(&database).context("failed to read the database just opened")?;
         let agent = Rc::new(Self {
@@ -187,6 +186,11 @@ impl Agent {
     }
 
     fn report_probes(&self) {
+        match self.engine.borrow().probes().map(Probes::found) {
+            Ok(Found::TakenUp) => tracing::info!("the probes have counted on while no agent was there"),
+            Ok(Found::Replaced) => tracing::warn!("the probes of another version were replaced"),
+            Ok(Found::Nothing) | Err(_) => {}
+        }
         for (name, state) in self.status().probes {
             match state {
                 Ok(hook) => tracing::debug!("probe {name}: {hook}"),
@@ -211,6 +215,7 @@ impl Agent {
     fn keep_house(&self) {
         let mut engine = self.engine.borrow_mut();
         engine.drain_exits();
+        engine.settle_stale();
         engine.sweep();
         let mut lives = self.lives.borrow_mut();
         while let Some(ended) = lives.try_join_next() {
@@ -232,10 +237,14 @@ impl Agent {
 
     /// Records how far every task has come, and ends; the tasks go on.
     async fn end(&self) {
-        tracing::info!("stopping; {} tasks go on", self.active.get());
+        let going_on = self.active.get();
+        tracing::info!("stopping; {going_on} tasks go on");
         _ = self.stop.send(true);
         let mut lives = self.lives.take();
         while lives.join_next().await.is_some() {}
+        if going_on == 0 {
+            self.engine.borrow_mut().unpin();
+        }
     }
 
     fn begin(&self, run: NewRun) -> oneshot::Receiver<Result<RunId, StoreError>> {
@@ -280,47 +289,4 @@ impl Agent {
             lost: (lost.events, lost.requests),
         }
     }
-}
-
-/// Takes up the runs whose tasks still go on and closes the others.
-fn adopt_runs(engine: &mut Engine, store: &mut Store) -> anyhow::Result<Vec<Life>> {
-    let mut lives = Vec::new();
-    for run in store.open_runs()? {
-        if run.owner.is_alive() {
-            continue;
-        }
-        match take_up(engine, &run) {
-            Some(life) => {
-                store.adopt(run.id, &ProcessId::current())?;
-                tracing::info!("run {} goes on: process {}", run.id.0, life.process.id.pid);
-                lives.push(life);
-            }
-            None => {
-                tracing::info!("run {} is lost: it ended while no agent was there", run.id.0);
-                recover::close(store, run, Some(engine.hierarchies()))?;
-            }
-        }
-    }
-    Ok(lives)
-}
-
-/// The life of a run that an agent before this one began, if its main process and cgroup are still there.
-fn take_up(engine: &mut Engine, run: &OpenRun) -> Option<Life> {
-    let main = run.main.as_ref().filter(|_| recover::is_going_on(run))?;
-    let (path, id) = run.cgroup.as_ref()?;
-    let cgroup =
-        RunCgroup::existing(engine.hierarchies(), Path::new(path)).filter(|cgroup| cgroup.id() == *id)?;
-    let process = Process::open(main.pid).ok()?;
-    let task = Task::adopt(engine, cgroup, run);
-    task.set_main(engine, main.pid);
-    Some(Life {
-        record: Record::known(run.id),
-        key: run.key.clone(),
-        features: Vec::new(),
-        user: host::user_name(run.key.uid),
-        process,
-        task,
-        leftover: Leftover::Leave,
-        notes: Vec::new(),
-    })
 }

@@ -58,18 +58,21 @@ impl Task {
         Self { cgroup, watch, slot, plan, notes, collector, started, elapsed_before: Duration::ZERO }
     }
 
-    /// A run that another agent began: its processes are in `cgroup` and go on. Counts between that agent's
-    /// last record and now are missing.
+    /// A run that another agent began. Pinned probes have counted it all the time; where there are none, new ones
+    /// go on from that agent's last record, and counts since then are missing.
     pub(super) fn adopt(engine: &mut Engine, cgroup: RunCgroup, run: &OpenRun) -> Self {
         let mut notes = Vec::new();
-        let slot = engine.track(&cgroup, &mut notes);
-        if let Some(slot) = slot {
-            let tasks = std::fs::read_to_string(cgroup.v2().join("cgroup.threads")).unwrap_or_default();
-            engine.set_tasks(slot, i64::try_from(tasks.lines().count()).unwrap_or(i64::MAX));
-        }
+        let counted = engine.slot_of(&cgroup);
+        let slot = counted.or_else(|| engine.track_from(&cgroup, &run.measured.fingerprint, &mut notes));
         let (measures, mut coverage) = engine.coverage(&cgroup, slot.is_some());
-        for source in coverage.0.iter_mut().filter(|source| source.measure != "memory") {
-            source.note = Some("the agent was restarted: counts while it was down are missing".into());
+        if counted.is_none() {
+            if let Some(slot) = slot {
+                let tasks = std::fs::read_to_string(cgroup.v2().join("cgroup.threads")).unwrap_or_default();
+                engine.set_tasks(slot, i64::try_from(tasks.lines().count()).unwrap_or(i64::MAX));
+            }
+            for source in coverage.0.iter_mut().filter(|source| source.measure != "memory") {
+                source.note = Some("the agent was restarted: counts while it was down are missing".into());
+            }
         }
         let mut task = Self {
             collector: Collector::resume(measures, coverage, run.measured.clone()),
@@ -86,6 +89,17 @@ impl Task {
         let sample = task.look(engine);
         task.collector.start_at(sample);
         task
+    }
+
+    /// Its place in the probes' maps.
+    pub(super) fn slot(&self) -> Option<Slot> {
+        self.slot
+    }
+
+    /// The run ended at `elapsed`, and not now.
+    pub(super) fn ended_after(&mut self, elapsed: Duration) {
+        self.elapsed_before = elapsed;
+        self.started = Instant::now();
     }
 
     /// Its cgroup.
@@ -140,11 +154,12 @@ impl Task {
         let last = self.collector.last();
         let cpu = self.watch.cpu();
         let is_idle = cpu.cpu_ns.is_some() && cpu.cpu_ns == last.accounts.cpu_ns;
-        let memory_bytes = if is_idle { last.accounts.memory_bytes } else { self.watch.memory_bytes() };
+        let memory = if is_idle { last.accounts } else { self.watch.memory() };
+        let (memory_bytes, working_set_bytes) = (memory.memory_bytes, memory.working_set_bytes);
         Sample {
             elapsed_ns: u64::try_from(self.elapsed().as_nanos()).unwrap_or(u64::MAX),
             counted: self.slot.and_then(|slot| engine.counted(slot)),
-            accounts: Accounts { memory_bytes, ..cpu },
+            accounts: Accounts { memory_bytes, working_set_bytes, ..cpu },
         }
     }
 
@@ -175,6 +190,7 @@ impl Task {
     pub fn measured(&mut self, engine: &Engine) -> Measured {
         let sample = self.look(engine);
         self.collector.sample(sample);
+        self.collector.demand(self.slot.and_then(|slot| engine.demand(slot)));
         self.collector.measured()
     }
 
@@ -194,7 +210,12 @@ impl Task {
     /// The measurement, and what of the ending shows in the accounts. `status` is that of the main process
     /// where it is known. Gives back everything the task held; processes that are still there are treated
     /// as `leftover` says.
-    pub fn finish(self, engine: &mut Engine, status: Option<i32>, leftover: Leftover) -> (Measured, Ending) {
+    pub fn finish(
+        mut self,
+        engine: &mut Engine,
+        status: Option<i32>,
+        leftover: Leftover,
+    ) -> (Measured, Ending) {
         let sample = self.look(engine);
         let accounts = sample.accounts;
         let limited = |of: fn(&Limit) -> bool| self.plan.limits.0.iter().any(|(limit, _)| of(limit));
@@ -204,6 +225,8 @@ impl Task {
             }
             _ => false,
         };
+        self.collector.demand(self.slot.and_then(|slot| engine.demand(slot)));
+        self.collector.peers(self.slot.and_then(|slot| engine.peers(slot)));
         let measured = self.collector.finish(sample);
         let exited = status.filter(|&status| libc::WIFEXITED(status));
         let signaled = status.filter(|&status| libc::WIFSIGNALED(status));

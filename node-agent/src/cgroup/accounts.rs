@@ -17,6 +17,8 @@ pub struct Accounts {
     pub cpu_system_ns: Option<u64>,
     /// Anonymous and shared memory now, children included.
     pub memory_bytes: Option<u64>,
+    /// The charge without pages of files that have not been used lately.
+    pub working_set_bytes: Option<u64>,
     /// Highest charge ever, page cache included.
     pub memory_charged_peak_bytes: Option<u64>,
     /// Processes that the out-of-memory killer took.
@@ -27,6 +29,8 @@ pub struct Accounts {
     pub quota_periods: Option<u64>,
     /// Of those, periods in which the quota ran out.
     pub quota_periods_throttled: Option<u64>,
+    /// How long tasks could not run because of that.
+    pub throttled_ns: Option<u64>,
 }
 
 /// The accounts that are looked at often, kept open: two reads tell CPU time and memory.
@@ -34,8 +38,9 @@ pub struct Accounts {
 pub struct Watch {
     cpu: Option<File>,
     memory: Option<File>,
-    /// Keys of anonymous and shared memory in `memory`.
-    memory_keys: [&'static str; 2],
+    /// Keys of anonymous, shared and inactive file memory in `memory`.
+    memory_keys: [&'static str; 3],
+    charge: Option<File>,
 }
 
 /// Longest account that is read; `memory.stat` has about 2 KiB.
@@ -54,11 +59,16 @@ impl Watch {
         }
     }
 
-    /// Anonymous and shared memory, bytes.
-    pub fn memory_bytes(&self) -> Option<u64> {
-        let stat = reread(self.memory.as_ref()?)?;
-        let [anonymous, shared] = self.memory_keys.map(|key| keyed(&stat, key));
-        Some(anonymous? + shared.unwrap_or(0))
+    /// Memory in use: anonymous and shared, and the working set; the other accounts stay `None`.
+    pub fn memory(&self) -> Accounts {
+        let stat = self.memory.as_ref().and_then(reread).unwrap_or_default();
+        let [anonymous, shared, inactive] = self.memory_keys.map(|key| keyed(&stat, key));
+        let charge = self.charge.as_ref().and_then(reread).and_then(|text| text.trim().parse::<u64>().ok());
+        Accounts {
+            memory_bytes: anonymous.map(|anonymous| anonymous + shared.unwrap_or(0)),
+            working_set_bytes: charge.zip(inactive).map(|(charge, inactive)| charge.saturating_sub(inactive)),
+            ..Accounts::default()
+        }
     }
 }
 
@@ -73,11 +83,17 @@ impl RunCgroup {
     /// Opens what is to be looked at often.
     pub fn watch(&self) -> Watch {
         let (memory, memory_keys) = match self.v1("memory") {
-            Some(v1) => (v1, ["total_rss", "total_shmem"]),
-            None => (self.v2(), ["anon", "shmem"]),
+            Some(v1) => (v1, ["total_rss", "total_shmem", "total_inactive_file"]),
+            None => (self.v2(), ["anon", "shmem", "inactive_file"]),
         };
+        let charge = if self.v1("memory").is_some() { "memory.usage_in_bytes" } else { "memory.current" };
         let open = |path: PathBuf| File::open(path).ok();
-        Watch { cpu: open(self.v2().join("cpu.stat")), memory: open(memory.join("memory.stat")), memory_keys }
+        Watch {
+            cpu: open(self.v2().join("cpu.stat")),
+            charge: open(memory.join(charge)),
+            memory: open(memory.join("memory.stat")),
+            memory_keys,
+        }
     }
 
     /// Reads all the accounts.
@@ -92,13 +108,17 @@ impl RunCgroup {
         let pids = of("pids", "pids.events", "pids.events");
         let quota = of("cpu", "cpu.stat", "cpu.stat").unwrap_or_default();
         let watch = self.watch();
+        let memory = watch.memory();
         Accounts {
-            memory_bytes: watch.memory_bytes(),
+            throttled_ns: keyed(&quota, "throttled_time")
+                .or(keyed(&quota, "throttled_usec").map(|us| us * 1000)),
             memory_charged_peak_bytes: peak.and_then(|text| text.trim().parse().ok()),
             oom_kills: oom.and_then(|text| keyed(&text, "oom_kill")),
             pids_max_hits: pids.and_then(|text| keyed(&text, "max")),
             quota_periods: keyed(&quota, "nr_periods"),
             quota_periods_throttled: keyed(&quota, "nr_throttled"),
+            memory_bytes: memory.memory_bytes,
+            working_set_bytes: memory.working_set_bytes,
             ..watch.cpu()
         }
     }

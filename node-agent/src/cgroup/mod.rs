@@ -5,10 +5,12 @@
 //! is made in those too, for limits and accounts. Only directories made here are ever written to.
 
 mod accounts;
+mod instance;
 mod limits;
 mod run_cgroup;
 
 pub use accounts::{Accounts, Watch};
+pub use instance::{InstanceCgroup, own_cgroup};
 pub use limits::Applied;
 pub use run_cgroup::RunCgroup;
 

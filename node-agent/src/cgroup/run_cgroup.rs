@@ -7,7 +7,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 /// Deepest level of cgroups below a run's own that removal walks into.
-const DEPTH_MAX: u32 = 16;
+pub(super) const DEPTH_MAX: u32 = 16;
 
 /// A run's cgroup: the v2 directory and its v1 twins. Dropping it leaves the directories alone.
 #[derive(Clone, Debug)]
@@ -140,7 +140,7 @@ impl RunCgroup {
     }
 }
 
-fn remove_tree(directory: &Path, depth: u32) -> Result<(), CgroupError> {
+pub(super) fn remove_tree(directory: &Path, depth: u32) -> Result<(), CgroupError> {
     if depth > 0 {
         let children = fs::read_dir(directory).into_iter().flatten().flatten();
         for child in children.filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir())) {

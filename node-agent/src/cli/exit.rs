@@ -11,7 +11,7 @@
 
 use super::settings::Settings;
 use super::table::printable;
-use super::{Cli, Verb, agent, backtest, db, doctor, explain, import, ls, predict, run, runs, show};
+use super::{Cli, Verb, agent, backtest, db, doctor, explain, import, ls, predict, ps, run, runs, show};
 use crate::causes::in_one_line;
 use clap::error::ErrorKind;
 use clap::{CommandFactory, Parser};
@@ -44,6 +44,9 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> u8 {
         Settings::resolve(cli.overrides).map_err(anyhow::Error::from).and_then(|settings| match cli.verb {
             Verb::Run(arguments) => run::run(&settings, arguments),
             Verb::Agent(arguments) => agent::run(settings, &arguments),
+            Verb::Ps(arguments) => ps::ps(&settings, &arguments),
+            Verb::Failover(arguments) => ps::failover(&settings, &arguments),
+            Verb::Stop(arguments) => ps::stop(&settings, &arguments),
             Verb::Ls(arguments) => ls::run(&settings, &arguments),
             Verb::Show(arguments) => show::run(&settings, &arguments),
             Verb::Runs(arguments) => runs::run(&settings, &arguments),

@@ -3,6 +3,7 @@
 mod agent;
 mod backtest;
 mod db;
+mod demand;
 mod doctor;
 mod exit;
 mod explain;
@@ -10,6 +11,7 @@ mod import;
 mod ls;
 mod numbers;
 mod predict;
+mod ps;
 mod reach;
 mod report;
 mod run;
@@ -66,6 +68,12 @@ enum Verb {
     Run(run::RunArgs),
     /// Run the agent that measures and records for the whole host
     Agent(agent::AgentArgs),
+    /// List the services that run, with their shadows
+    Ps(ps::PsArgs),
+    /// Move the traffic of a service to a shadow
+    Failover(ps::FailoverArgs),
+    /// End a service
+    Stop(ps::StopArgs),
     /// List the tasks that are known
     Ls(ls::LsArgs),
     /// Show the fingerprint of a task

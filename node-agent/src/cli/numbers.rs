@@ -1,7 +1,7 @@
 //! A fingerprint for people: its numbers, and its histograms as bars.
 
 use super::table::{Align, Table};
-use crate::fingerprint::{Fingerprint, Histogram};
+use crate::fingerprint::{Fingerprint, Histogram, Peer};
 use crate::units::{format_bytes, format_duration};
 
 /// What was measured, a line each; what was not is left out and told under the sources.
@@ -12,22 +12,35 @@ pub(super) fn numbers(fingerprint: &Fingerprint) -> String {
     let bytes = |bytes: u64| format_bytes(bytes as f64);
     let count = |count: u64| count.to_string();
     type Format<'a> = &'a dyn Fn(u64) -> String;
-    let rows: [(&'static str, Option<u64>, Format); 26] = [
+    let rows: [(&'static str, Option<u64>, Format); 41] = [
         ("duration", Some(fingerprint.duration_ns), &seconds),
         ("cpu time", fingerprint.cpu_ns, &seconds),
         ("cpu time in user mode", fingerprint.cpu_user_ns, &seconds),
         ("cpu time in the kernel", fingerprint.cpu_system_ns, &seconds),
         ("waiting for a cpu", fingerprint.cpu_wait_ns, &seconds),
+        ("throttled by a quota", fingerprint.cpu_throttled_ns, &seconds),
         ("switches, voluntary", fingerprint.switches_voluntary, &count),
         ("switches, forced", fingerprint.switches_forced, &count),
         ("memory, peak", fingerprint.memory_peak_bytes, &bytes),
         ("memory with page cache, peak", fingerprint.memory_charged_peak_bytes, &bytes),
+        ("working set, peak", fingerprint.memory_working_set_bytes, &bytes),
         ("page faults, minor", fingerprint.faults_minor, &count),
         ("page faults, major", fingerprint.faults_major, &count),
+        ("page faults in order", fingerprint.faults_sequential, &count),
+        ("page faults at even steps", fingerprint.faults_strided, &count),
+        ("page faults at random", fingerprint.faults_random, &count),
         ("block reads", fingerprint.block_read_bytes, &bytes),
         ("block read requests", fingerprint.block_read_ops, &count),
+        ("block reads in order", fingerprint.block_read_sequential, &count),
         ("block writes", fingerprint.block_write_bytes, &bytes),
         ("block write requests", fingerprint.block_write_ops, &count),
+        ("block writes in order", fingerprint.block_write_sequential, &count),
+        ("block requests waited for", fingerprint.block_sync_ops, &count),
+        ("block flushes", fingerprint.block_flush_ops, &count),
+        ("block discards", fingerprint.block_discard_ops, &count),
+        ("blocks discarded", fingerprint.block_discard_bytes, &bytes),
+        ("written back by the kernel", fingerprint.block_writeback_bytes, &bytes),
+        ("read from files", fingerprint.storage_read_bytes, &bytes),
         ("written to files", fingerprint.storage_write_bytes, &bytes),
         ("tcp sent", fingerprint.tcp_sent_bytes, &bytes),
         ("tcp received", fingerprint.tcp_received_bytes, &bytes),
@@ -35,7 +48,9 @@ pub(super) fn numbers(fingerprint: &Fingerprint) -> String {
         ("udp received", fingerprint.udp_received_bytes, &bytes),
         ("connections opened", fingerprint.tcp_connects, &count),
         ("connections accepted", fingerprint.tcp_accepts, &count),
+        ("connections failed", fingerprint.tcp_connects_failed, &count),
         ("tcp retransmits", fingerprint.tcp_retransmits, &count),
+        ("programs executed", fingerprint.execs, &count),
         ("tasks created", fingerprint.forks, &count),
         ("tasks at once, peak", fingerprint.tasks_peak, &count),
         ("out-of-memory kills", fingerprint.oom_kills, &count),
@@ -56,10 +71,46 @@ pub(super) fn histograms(fingerprint: &Fingerprint) -> impl Iterator<Item = (&'s
         ("Waits in the run queue", &fingerprint.cpu_wait_ns_histogram),
         ("Block read latency", &fingerprint.block_read_ns),
         ("Block write latency", &fingerprint.block_write_ns),
+        ("Block requests: time in the queue", &fingerprint.block_queue_ns),
+        ("Service time", &fingerprint.tcp_service_ns),
+        ("Time to connect", &fingerprint.tcp_connect_ns),
+        ("Round trips of connections", &fingerprint.tcp_rtt_ns),
     ]
     .into_iter()
     .filter_map(|(title, histogram)| Some((title, histogram.as_ref()?)))
     .filter(|(_, histogram)| histogram.iter().any(|&count| count > 0))
+}
+
+/// Whom it talked to.
+pub(super) fn peers(peers: &[Peer]) -> Table {
+    use Align::{Left, Right};
+    let mut table = Table::new(&[
+        ("  ADDRESS", Left),
+        ("CONNECTIONS", Right),
+        ("SENT", Right),
+        ("RECEIVED", Right),
+        ("CONNECT", Right),
+        ("OPEN", Right),
+    ]);
+    for peer in peers {
+        let address = match peer.port {
+            Some(port) => format!("  {} port {port}", peer.address),
+            None => format!("  {} (client)", peer.address),
+        };
+        let connect = match peer.port {
+            Some(_) => format_duration(peer.connect_ns as f64 / 1e9 / peer.connections.max(1) as f64),
+            None => "-".into(),
+        };
+        table.row([
+            address,
+            peer.connections.to_string(),
+            format_bytes(peer.sent_bytes as f64),
+            format_bytes(peer.received_bytes as f64),
+            connect,
+            format_duration(peer.held_ns as f64 / 1e9),
+        ]);
+    }
+    table
 }
 
 /// Widest bar, characters.
@@ -77,15 +128,15 @@ pub(super) fn draw(histogram: &Histogram) -> Table {
             continue;
         }
         let from = if bucket == 0 { 0.0 } else { (1_u64 << bucket) as f64 / 1e9 };
-        table.row([format_duration(from), count.to_string(), bar(count, most)]);
+        table.row([format_duration(from), count.to_string(), bar(count, most, BAR_WIDTH)]);
     }
     table
 }
 
 /// A bar in eighths of a character; anything above nothing shows.
-fn bar(count: u64, most: u64) -> String {
+pub(super) fn bar(count: u64, most: u64, width: u64) -> String {
     const EIGHTHS: [char; 8] = ['▏', '▎', '▍', '▌', '▋', '▊', '▉', '█'];
-    let eighths = (u128::from(count) * u128::from(BAR_WIDTH) * 8).div_ceil(u128::from(most)) as usize;
+    let eighths = (u128::from(count) * u128::from(width) * 8).div_ceil(u128::from(most)) as usize;
     let mut bar = "█".repeat(eighths / 8);
     if !eighths.is_multiple_of(8) {
         bar.push(EIGHTHS[eighths % 8 - 1]);
@@ -99,10 +150,10 @@ mod tests {
 
     #[test]
     fn bars_are_to_scale_and_never_vanish() {
-        assert_eq!(bar(8, 8).chars().count() as u64, BAR_WIDTH);
-        assert_eq!(bar(4, 8).chars().count() as u64, BAR_WIDTH / 2);
-        assert_eq!(bar(1, u64::MAX), "▏");
-        assert_eq!(bar(0, 5), "");
-        assert_eq!(bar(u64::MAX, u64::MAX).chars().count() as u64, BAR_WIDTH);
+        assert_eq!(bar(8, 8, BAR_WIDTH).chars().count() as u64, BAR_WIDTH);
+        assert_eq!(bar(4, 8, BAR_WIDTH).chars().count() as u64, BAR_WIDTH / 2);
+        assert_eq!(bar(1, u64::MAX, BAR_WIDTH), "▏");
+        assert_eq!(bar(0, 5, BAR_WIDTH), "");
+        assert_eq!(bar(u64::MAX, u64::MAX, BAR_WIDTH).chars().count() as u64, BAR_WIDTH);
     }
 }

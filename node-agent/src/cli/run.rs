@@ -4,6 +4,8 @@
 //! descriptors. Where it has to stay (no agent; `--json`, `--wait-all`), it runs the command as a child and
 //! ends as the command ends.
 
+mod service;
+
 use super::exit::{FAILED, complain};
 use super::settings::Settings;
 use super::{reach, report};
@@ -27,7 +29,8 @@ use std::time::Duration;
 Examples:
   standin run -- xz -T2 big.tar
   standin run --name nightly --feature rows=1000000 -- ./job.sh
-  standin run --policy strict --json result.json -- make -j4")]
+  standin run --policy strict --json result.json -- make -j4
+  standin run --shadows 1 --ready-probe http://localhost:8080/ -- python3 -m http.server 8080")]
 pub(super) struct RunArgs {
     /// Name of the task [default: from the command: the program, script or subcommand]
     #[arg(long, value_name = "NAME", value_parser = NonEmptyStringValueParser::new())]
@@ -65,6 +68,8 @@ pub(super) struct RunArgs {
     /// Measure the run here even if an agent answers
     #[arg(long)]
     no_agent: bool,
+    #[command(flatten)]
+    service: service::ServiceArgs,
     /// The command and its arguments
     #[arg(required = true, trailing_var_arg = true, value_name = "CMD")]
     command: Vec<OsString>,
@@ -129,6 +134,9 @@ pub(super) fn run(settings: &Settings, mut arguments: RunArgs) -> anyhow::Result
     }
     let mut launcher = Launcher { settings, arguments, command, result };
     launcher.say_missing_inputs();
+    if launcher.arguments.service.is_given() {
+        return launcher.serve(start);
+    }
     match launcher.agent() {
         Ok(Some(agent)) => match launcher.with_agent(agent, start.clone()) {
             Ok(code) => Ok(code),

@@ -1,11 +1,11 @@
 //! `standin show`: the fingerprint of a task, of its last finished run or of one that is named.
 
 use super::exit::{NOT_KNOWN, complain, print};
-use super::numbers::{draw, histograms, numbers};
+use super::numbers::{draw, histograms, numbers, peers};
 use super::report::{JSON_VERSION, describe_limits, print_json};
 use super::settings::Settings;
 use super::table::{Align, Table, printable};
-use super::{ls, predict, runs, when};
+use super::{demand, ls, predict, runs, when};
 use crate::fingerprint::key::{Feature, FeatureValue};
 use crate::predict::{Level, Resource};
 use crate::size::Policy;
@@ -96,9 +96,15 @@ fn describe(task: Option<&TaskDetail>, run: Option<&RunDetail>, accuracy: &[Accu
             parts.push(format!("How good predictions were so far\n{}", accuracies(accuracy)));
         }
         parts.push(format!("Measured\n{}", numbers(&run.fingerprint)));
+        if let Some(demand) = &run.fingerprint.cpu_demand {
+            parts.push(format!("CPU demand, cores in use per window\n{}", demand::describe(demand)));
+        }
         parts.extend(
             histograms(&run.fingerprint).map(|(title, histogram)| format!("{title}\n{}", draw(histogram))),
         );
+        if let Some(known) = &run.fingerprint.peers {
+            parts.push(format!("Peers\n{}", peers(known)));
+        }
         parts.push(format!("Where the numbers come from\n{}", sources(run)));
     }
     parts.join("\n")

@@ -4,12 +4,14 @@
 //! first, so that short runs have a course too, then once a second (see [`Collector::interval`]). Cores at
 //! peak are means over windows of at least [`CORES_WINDOW_NS`].
 
+use super::demand::CpuDemand;
 use super::series::{Point, Series};
-use super::{Coverage, Fingerprint, Histogram, Source};
+use super::{Coverage, Fingerprint, Histogram, Peer, Source};
 use crate::cgroup::Accounts;
 use crate::fingerprint::Measured;
 use crate::host;
 use crate::probe::Measure;
+use ebpf_probes::demand::{SCALES, Scale};
 use ebpf_probes::{Counters, Shared};
 use std::time::Duration;
 
@@ -53,14 +55,18 @@ pub struct Sample {
 pub struct Collector {
     measures: Measures,
     coverage: Coverage,
-    /// What an agent before this one had measured of the same run.
-    base: Fingerprint,
+    /// What an agent before this one had measured of the same run: its totals where nothing counts on.
+    before: Fingerprint,
     series: Series,
     last: Sample,
+    /// CPU demand when it was looked at last.
+    demand: Option<[Scale; SCALES]>,
     /// Start of the window for cores at peak: elapsed and CPU time.
     window: (u64, u64),
     cores_peak: Option<f64>,
     memory_peak: Option<u64>,
+    working_set: Option<u64>,
+    peers: Option<Vec<Peer>>,
 }
 
 impl Collector {
@@ -69,16 +75,19 @@ impl Collector {
         Self::resume(measures, coverage, Measured::default())
     }
 
-    /// For a run that was measured before: its totals go on from `before`.
+    /// For a run that was measured before. Counters that are sampled from now on begin with what it had.
     pub fn resume(measures: Measures, coverage: Coverage, before: Measured) -> Self {
         Self {
             measures,
             coverage,
             cores_peak: before.fingerprint.cpu_cores_peak,
             memory_peak: before.fingerprint.memory_peak_bytes,
-            base: before.fingerprint,
+            working_set: before.fingerprint.memory_working_set_bytes,
+            peers: None,
+            before: before.fingerprint,
             series: before.series,
             last: Sample::default(),
+            demand: None,
             window: (0, 0),
         }
     }
@@ -101,9 +110,8 @@ impl Collector {
 
     /// Takes a sample in.
     pub fn sample(&mut self, sample: Sample) {
-        if let Some(bytes) = sample.accounts.memory_bytes {
-            self.memory_peak = self.memory_peak.max(Some(bytes));
-        }
+        self.memory_peak = self.memory_peak.max(sample.accounts.memory_bytes);
+        self.working_set = self.working_set.max(sample.accounts.working_set_bytes);
         self.close_window(&sample);
         let (before, now) = (&self.last, &sample);
         let length_ns = now.elapsed_ns.saturating_sub(before.elapsed_ns);
@@ -140,6 +148,16 @@ impl Collector {
         }
     }
 
+    /// Takes in what the probes know of CPU demand; looked at less often than the rest, as it is larger.
+    pub fn demand(&mut self, scales: Option<[Scale; SCALES]>) {
+        self.demand = scales.filter(|_| self.measures.has(Measure::CpuWait));
+    }
+
+    /// Whom it talked to, as far as the probes know.
+    pub fn peers(&mut self, peers: Option<Vec<Peer>>) {
+        self.peers = peers.filter(|_| self.measures.has(Measure::Connections));
+    }
+
     /// What has been measured so far.
     pub fn measured(&self) -> Measured {
         let mut coverage = self.coverage.clone();
@@ -165,19 +183,22 @@ impl Collector {
 
     fn fingerprint(&self) -> Fingerprint {
         let Sample { elapsed_ns, counted, accounts } = self.last;
-        let mut now = counted
-            .map(|(counters, shared)| of_counters(&counters, &shared, &self.measures))
-            .unwrap_or_default();
-        now.add(&self.base);
-        let resumed = self.base.duration_ns > 0;
+        let mut now = match counted {
+            Some((counters, shared)) => of_counters(&counters, &shared, &self.measures),
+            None => self.before.clone(),
+        };
+        now.cpu_demand = self.demand.map(|scales| CpuDemand::new(&scales, elapsed_ns));
         now.duration_ns = elapsed_ns;
-        // The cgroup's accounts know nothing of agents that come and go, and exact between switches.
-        now.cpu_ns = if resumed { accounts.cpu_ns } else { now.cpu_ns.max(accounts.cpu_ns) };
+        // The cgroup's account is exact between switches too.
+        now.cpu_ns = now.cpu_ns.max(accounts.cpu_ns);
         now.cpu_user_ns = accounts.cpu_user_ns;
         now.cpu_system_ns = accounts.cpu_system_ns;
         now.cpu_cores_peak = self.cores_peak;
         now.memory_charged_peak_bytes = accounts.memory_charged_peak_bytes;
         now.memory_peak_bytes = self.memory_peak;
+        now.memory_working_set_bytes = self.working_set;
+        now.cpu_throttled_ns = accounts.throttled_ns;
+        now.peers.clone_from(&self.peers);
         now.raise_memory_peak();
         now.oom_kills = now.oom_kills.max(accounts.oom_kills);
         now
@@ -191,8 +212,8 @@ fn larger(known: Option<f64>, value: f64) -> Option<f64> {
 /// Counters as the fields of a fingerprint.
 fn of_counters(counters: &Counters, shared: &Shared, real: &Measures) -> Fingerprint {
     use Measure::{
-        Block, Connections, Cpu, CpuWait, Execs, Exits, Faults, OomKills, Retransmits, SocketBytes, Storage,
-        Tasks,
+        Access, Block, Connections, Cpu, CpuWait, Execs, Exits, Faults, OomKills, Retransmits, Service,
+        SocketBytes, Storage, Tasks, Writeback,
     };
     let number = |measure, value: u64| real.has(measure).then_some(value);
     let histogram = |measure, value: Histogram| real.has(measure).then_some(value);
@@ -212,6 +233,21 @@ fn of_counters(counters: &Counters, shared: &Shared, real: &Measures) -> Fingerp
         block_write_ops: number(Block, counters.block_write_ops),
         block_read_ns: histogram(Block, counters.block_read_ns),
         block_write_ns: histogram(Block, counters.block_write_ns),
+        faults_sequential: number(Access, counters.faults_sequential),
+        faults_strided: number(Access, counters.faults_strided),
+        faults_random: number(Access, counters.faults_random),
+        block_read_sequential: number(Block, counters.block_read_sequential),
+        block_write_sequential: number(Block, counters.block_write_sequential),
+        block_sync_ops: number(Block, counters.block_sync_ops),
+        block_flush_ops: number(Block, counters.block_flush_ops),
+        block_discard_ops: number(Block, counters.block_discard_ops),
+        block_discard_bytes: number(Block, counters.block_discard_bytes),
+        block_writeback_bytes: number(Writeback, counters.block_writeback_bytes),
+        tcp_connects_failed: number(Connections, counters.tcp_connects_failed),
+        block_queue_ns: histogram(Block, counters.block_queue_ns),
+        tcp_connect_ns: histogram(Connections, counters.tcp_connect_ns),
+        tcp_service_ns: histogram(Service, counters.tcp_service_ns),
+        tcp_rtt_ns: histogram(Connections, counters.tcp_rtt_ns),
         storage_read_bytes: number(Storage, counters.storage_read_bytes),
         storage_write_bytes: number(Storage, counters.storage_write_bytes),
         tcp_sent_bytes: number(SocketBytes, counters.tcp_sent_bytes),
@@ -238,54 +274,6 @@ impl Fingerprint {
         let charged_peak = self.memory_charged_peak_bytes.unwrap_or(u64::MAX);
         let process_peak = self.process_rss_peak_bytes.map(|bytes| bytes.min(charged_peak));
         self.memory_peak_bytes = self.memory_peak_bytes.max(process_peak);
-    }
-
-    /// Adds what was measured of the same run before: totals are summed, peaks are compared.
-    fn add(&mut self, before: &Self) {
-        let totals: [(&mut Option<u64>, Option<u64>); 22] = [
-            (&mut self.cpu_wait_ns, before.cpu_wait_ns),
-            (&mut self.switches_voluntary, before.switches_voluntary),
-            (&mut self.switches_forced, before.switches_forced),
-            (&mut self.faults_minor, before.faults_minor),
-            (&mut self.faults_major, before.faults_major),
-            (&mut self.block_read_bytes, before.block_read_bytes),
-            (&mut self.block_write_bytes, before.block_write_bytes),
-            (&mut self.block_read_ops, before.block_read_ops),
-            (&mut self.block_write_ops, before.block_write_ops),
-            (&mut self.storage_read_bytes, before.storage_read_bytes),
-            (&mut self.storage_write_bytes, before.storage_write_bytes),
-            (&mut self.tcp_sent_bytes, before.tcp_sent_bytes),
-            (&mut self.tcp_received_bytes, before.tcp_received_bytes),
-            (&mut self.udp_sent_bytes, before.udp_sent_bytes),
-            (&mut self.udp_received_bytes, before.udp_received_bytes),
-            (&mut self.tcp_connects, before.tcp_connects),
-            (&mut self.tcp_accepts, before.tcp_accepts),
-            (&mut self.tcp_retransmits, before.tcp_retransmits),
-            (&mut self.forks, before.forks),
-            (&mut self.execs, before.execs),
-            (&mut self.exits, before.exits),
-            (&mut self.oom_kills, before.oom_kills),
-        ];
-        for (total, before) in totals {
-            *total = total.map_or(before, |now| Some(now + before.unwrap_or(0)));
-        }
-        let histograms = [
-            (&mut self.cpu_burst_ns, before.cpu_burst_ns),
-            (&mut self.cpu_wait_ns_histogram, before.cpu_wait_ns_histogram),
-            (&mut self.block_read_ns, before.block_read_ns),
-            (&mut self.block_write_ns, before.block_write_ns),
-        ];
-        for (histogram, before) in histograms {
-            match (histogram.as_mut(), before) {
-                (Some(now), Some(before)) => {
-                    now.iter_mut().zip(before).for_each(|(now, before)| *now += before);
-                }
-                (None, before) => *histogram = before,
-                (Some(_), None) => {}
-            }
-        }
-        self.process_rss_peak_bytes = self.process_rss_peak_bytes.max(before.process_rss_peak_bytes);
-        self.tasks_peak = self.tasks_peak.max(before.tasks_peak);
     }
 }
 
@@ -330,13 +318,62 @@ mod tests {
     }
 
     #[test]
-    fn a_resumed_run_goes_on_from_what_was_measured() {
+    fn new_probes_count_on_from_what_was_measured() {
         let before = collector(Measured::default()).finish(sample(1000, 100, 700));
-        let after = collector(before).finish(sample(3000, 250, 100));
+        let seed = before.fingerprint.as_counted().0;
+        let mut next = sample(3000, 250, 100);
+        next.counted = next.counted.map(|(mut counters, shared)| {
+            counters.faults_minor += seed.counters.faults_minor;
+            (counters, shared)
+        });
+        let after = collector(before).finish(next);
         assert_eq!(after.fingerprint.faults_minor, Some(4000));
         assert_eq!(after.fingerprint.cpu_ns, Some(250_000_000));
         assert_eq!(after.fingerprint.memory_peak_bytes, Some(700));
         assert_eq!(after.fingerprint.duration_ns, 3_000_000_000);
+    }
+
+    #[test]
+    fn without_probes_a_resumed_run_keeps_what_was_measured() {
+        let before = collector(Measured::default()).finish(sample(1000, 100, 700));
+        let unprobed = Sample { counted: None, ..sample(3000, 250, 100) };
+        let after = collector(before).finish(unprobed);
+        assert_eq!(after.fingerprint.faults_minor, Some(1000));
+        assert_eq!(after.fingerprint.cpu_ns, Some(250_000_000));
+    }
+
+    #[test]
+    fn counters_and_fingerprint_tell_the_same() {
+        use Measure::{
+            Access, Block, Connections, Cpu, CpuWait, Execs, Exits, Faults, OomKills, Retransmits, Service,
+            SocketBytes, Storage, Tasks, Writeback,
+        };
+        let all = Measures(vec![
+            Access,
+            Block,
+            Connections,
+            Cpu,
+            CpuWait,
+            Execs,
+            Exits,
+            Faults,
+            OomKills,
+            Retransmits,
+            Service,
+            SocketBytes,
+            Storage,
+            Tasks,
+            Writeback,
+        ]);
+        // Every word another number, but those that a fingerprint does not keep.
+        let words: [u64; size_of::<Counters>() / 8] = std::array::from_fn(|word| word as u64 + 1);
+        // SAFETY: repr(C) with 64-bit integers only.
+        let mut counters =
+            unsafe { std::mem::transmute::<[u64; size_of::<Counters>() / 8], Counters>(words) };
+        (counters.window_start_ns, counters.window, counters.switches_unseen) = (0, 0, 0);
+        let shared = Shared { tasks_peak: 3, process_rss_peak_pages: 9, ..Shared::default() };
+        let (reading, _) = of_counters(&counters, &shared, &all).as_counted();
+        assert_eq!((reading.counters, reading.shared), (counters, shared));
     }
 
     #[test]

@@ -5,11 +5,14 @@
 //! the database) and a word in [`Coverage`], never a zero.
 
 mod collect;
+pub mod demand;
 pub mod key;
 mod rusage;
+mod seed;
 pub mod series;
 
 pub use collect::{CORES_WINDOW_NS, Collector, Measures, Sample};
+use demand::CpuDemand;
 pub use ebpf_probes::{HISTOGRAM_BUCKETS, Histogram};
 pub use rusage::from_rusage;
 use serde::{Deserialize, Serialize};
@@ -39,6 +42,10 @@ pub struct Fingerprint {
     pub cpu_burst_ns: Option<Histogram>,
     /// Waits in the run queue before each burst, same buckets.
     pub cpu_wait_ns_histogram: Option<Histogram>,
+    /// Time that tasks could not run because a CPU quota was used up.
+    pub cpu_throttled_ns: Option<u64>,
+    /// CPU used per window of 10 ms, 100 ms and 1 s.
+    pub cpu_demand: Option<CpuDemand>,
 
     /// Most memory the task could not do without: anonymous and shared memory of the cgroup as sampled, or
     /// the largest resident set of one process where that is more and was charged to the cgroup.
@@ -47,6 +54,15 @@ pub struct Fingerprint {
     pub memory_charged_peak_bytes: Option<u64>,
     /// Largest peak resident set of one process (as `ru_maxrss`).
     pub process_rss_peak_bytes: Option<u64>,
+    /// Most memory that was not idle page cache, as sampled: the charge without inactive pages of files, which is
+    /// what Kubernetes calls the working set (`memory.current` − `inactive_file`).
+    pub memory_working_set_bytes: Option<u64>,
+    /// User page faults right behind the thread's last one (the thresholds are in `ebpf-probes/src/faults.rs`).
+    pub faults_sequential: Option<u64>,
+    /// User page faults as far from the thread's last one as that was from the one before.
+    pub faults_strided: Option<u64>,
+    /// User page faults anywhere else.
+    pub faults_random: Option<u64>,
     /// Page faults without I/O.
     pub faults_minor: Option<u64>,
     /// Page faults that waited for I/O.
@@ -60,6 +76,22 @@ pub struct Fingerprint {
     pub block_read_ops: Option<u64>,
     /// Block write requests.
     pub block_write_ops: Option<u64>,
+    /// Of the reads, those that began where the last one ended.
+    pub block_read_sequential: Option<u64>,
+    /// Of the writes, those that began where the last one ended.
+    pub block_write_sequential: Option<u64>,
+    /// Reads and writes that somebody waited for.
+    pub block_sync_ops: Option<u64>,
+    /// Flushes of the device's cache, and writes past it.
+    pub block_flush_ops: Option<u64>,
+    /// Requests to discard blocks.
+    pub block_discard_ops: Option<u64>,
+    /// Blocks discarded, bytes.
+    pub block_discard_bytes: Option<u64>,
+    /// Of the bytes written, those that the kernel wrote back later, on behalf of the tasks.
+    pub block_writeback_bytes: Option<u64>,
+    /// Time of block requests from start until they went to the device.
+    pub block_queue_ns: Option<Histogram>,
     /// Time of block reads from start to completion, log2 ns buckets as above.
     pub block_read_ns: Option<Histogram>,
     /// Time of block writes from start to completion.
@@ -83,6 +115,16 @@ pub struct Fingerprint {
     pub tcp_accepts: Option<u64>,
     /// TCP segments sent again.
     pub tcp_retransmits: Option<u64>,
+    /// TCP connections asked for that did not come about.
+    pub tcp_connects_failed: Option<u64>,
+    /// Time from asking for a connection until it was there.
+    pub tcp_connect_ns: Option<Histogram>,
+    /// Time from the last byte of a request to the first of its answer, on accepted connections.
+    pub tcp_service_ns: Option<Histogram>,
+    /// Smoothed round-trip time of connections when they closed.
+    pub tcp_rtt_ns: Option<Histogram>,
+    /// Whom it talked to over TCP, the most bytes first: at most [`PEERS_MAX`].
+    pub peers: Option<Vec<Peer>>,
 
     /// Tasks (processes and threads) created.
     pub forks: Option<u64>,
@@ -94,6 +136,30 @@ pub struct Fingerprint {
     pub tasks_peak: Option<u64>,
     /// Processes killed by the out-of-memory killer.
     pub oom_kills: Option<u64>,
+}
+
+/// Most peers that a fingerprint has.
+pub const PEERS_MAX: usize = 16;
+
+/// TCP connections to one other side.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Peer {
+    /// Its address.
+    pub address: String,
+    /// Its port where the task opened the connections; `None` for clients, all ports of an address together.
+    pub port: Option<u16>,
+    /// Connections, those still open included.
+    pub connections: u64,
+    /// Payload sent.
+    pub sent_bytes: u64,
+    /// Payload received.
+    pub received_bytes: u64,
+    /// Time until they were established, in all.
+    pub connect_ns: u64,
+    /// How long they were open, in all.
+    pub held_ns: u64,
+    /// When the first was opened, milliseconds since the epoch.
+    pub first_at_ms: i64,
 }
 
 /// Which source a group of numbers came from, or why there is none: one row per measure.

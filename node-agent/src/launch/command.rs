@@ -95,7 +95,15 @@ impl Command {
 
     /// The pointer lists that `execve` takes, made while allocating is still allowed.
     pub fn prepare(&self) -> Prepared {
-        let environment: Vec<CString> = std::env::vars_os()
+        self.prepare_with(&[])
+    }
+
+    /// As [`Command::prepare`], with variables set on top of the environment.
+    pub fn prepare_with(&self, variables: &[(&str, OsString)]) -> Prepared {
+        let inherited = std::env::vars_os().filter(|(name, _)| variables.iter().all(|(set, _)| name != set));
+        let set = variables.iter().map(|(name, value)| (OsString::from(name), value.clone()));
+        let environment: Vec<CString> = inherited
+            .chain(set)
             .filter_map(|(mut name, value)| {
                 name.push("=");
                 name.push(value);

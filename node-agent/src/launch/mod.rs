@@ -2,7 +2,9 @@
 //! executed in place, or as a child whose signals, exit code and death by signal are passed on.
 
 mod command;
+mod held;
 mod supervise;
 
-pub use command::{Command, Unrunnable};
-pub use supervise::{Child, Exit, StartError, pass_on};
+pub use command::{Command, Prepared, Unrunnable};
+pub use held::{Bond, Dispositions, Exit, Held, Place, StartError};
+pub use supervise::{Child, pass_on};

@@ -8,7 +8,10 @@ use std::{
 };
 
 use aya::maps::Map;
-use ebpf_probes::{Counters, OnCpu, Shared};
+use ebpf_probes::{
+    Counters, OnCpu, Shared,
+    demand::{DEMAND_WORDS, Demand, RECENT_ALL, SCALES, Scale, Words, pack, settle, unpack},
+};
 use nix::sys::mman::{MapFlags, ProtFlags, mmap, munmap};
 
 use super::ProbeError;
@@ -24,7 +27,7 @@ pub struct Reading {
 
 /// A BPF array of `T`, mapped. The kernel's programs change it at any time, so it is only ever touched word
 /// by word, through atomics.
-struct Mapped<T> {
+pub(crate) struct Mapped<T> {
     start: NonNull<AtomicU64>,
     entries: usize,
     bytes: NonZeroUsize,
@@ -33,6 +36,8 @@ struct Mapped<T> {
 
 // SAFETY: the memory belongs to the mapping, not to a thread, and all access is atomic.
 unsafe impl<T> Send for Mapped<T> {}
+// SAFETY: as above.
+unsafe impl<T> Sync for Mapped<T> {}
 
 impl<T> Mapped<T> {
     const WORDS: usize = {
@@ -40,7 +45,8 @@ impl<T> Mapped<T> {
         size_of::<T>() / 8
     };
 
-    fn new(map: &Map, name: &'static str, entries: usize) -> Result<Self, ProbeError> {
+    /// Maps `entries` of them.
+    pub(crate) fn new(map: &Map, name: &'static str, entries: usize) -> Result<Self, ProbeError> {
         let error = |source| ProbeError::Map { name, source };
         let Map::Array(map) = map else {
             return Err(error(std::io::ErrorKind::InvalidData.into()));
@@ -60,14 +66,28 @@ impl<T> Mapped<T> {
         unsafe { std::slice::from_raw_parts(self.start.as_ptr().add(entry * Self::WORDS), Self::WORDS) }
     }
 
-    fn word(&self, entry: usize, offset: usize) -> &AtomicU64 {
+    /// The word at byte `offset` of an entry.
+    pub(crate) fn word(&self, entry: usize, offset: usize) -> &AtomicU64 {
         &self.words(entry)[offset / 8]
+    }
+
+    fn set(&self, entry: usize, value: &T) {
+        // SAFETY: the values are repr(C) and hold 64-bit integers only (see `WORDS` for their size).
+        let words = unsafe { std::slice::from_raw_parts(std::ptr::from_ref(value).cast(), Self::WORDS) };
+        let new: &[u64] = words;
+        self.words(entry).iter().zip(new).for_each(|(word, new)| word.store(*new, Ordering::Relaxed));
     }
 
     fn zero(&self, entry: usize) {
         for word in self.words(entry) {
             word.store(0, Ordering::Relaxed);
         }
+    }
+}
+
+impl<T> std::fmt::Debug for Mapped<T> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Mapped({} entries)", self.entries)
     }
 }
 
@@ -78,6 +98,29 @@ impl<T> Drop for Mapped<T> {
     }
 }
 
+const NS_PER_US: u64 = 1000;
+
+/// The words of a [`Demand`].
+struct Cells<'a>(&'a [AtomicU64]);
+
+impl Words for Cells<'_> {
+    fn load(&self, word: usize) -> u64 {
+        self.0[word].load(Ordering::Relaxed)
+    }
+
+    fn fetch_add(&self, word: usize, value: u64) -> u64 {
+        self.0[word].fetch_add(value, Ordering::AcqRel)
+    }
+
+    fn exchange(&self, word: usize, old: u64, new: u64) -> Result<(), u64> {
+        self.0[word].compare_exchange(old, new, Ordering::AcqRel, Ordering::Acquire).map(|_| ())
+    }
+
+    fn raise(&self, word: usize, value: u64) {
+        self.0[word].fetch_max(value, Ordering::AcqRel);
+    }
+}
+
 const COUNTER_WORDS: usize = size_of::<Counters>() / 8;
 const SHARED_WORDS: usize = size_of::<Shared>() / 8;
 
@@ -85,30 +128,79 @@ const SHARED_WORDS: usize = size_of::<Shared>() / 8;
 pub(super) struct Tables {
     counters: Mapped<Counters>,
     shared: Mapped<Shared>,
+    demand: Mapped<Demand>,
     cpus: Mapped<OnCpu>,
+    /// The shares of windows as they were when [`Tables::settle_stale`] looked last.
+    shares: Vec<u64>,
 }
 
 impl Tables {
-    /// Maps the arrays, which hold `slots` cgroups and `cpus` CPUs.
-    pub(super) fn new(
-        counters: &Map,
-        shared: &Map,
-        on_cpu: &Map,
-        slots: usize,
-        cpus: usize,
-    ) -> Result<Self, ProbeError> {
+    /// Maps the arrays `COUNTERS`, `SHARED`, `DEMAND` and `CPUS`, which hold `slots` cgroups and `cpus` CPUs.
+    pub(super) fn new(maps: [&Map; 4], slots: usize, cpus: usize) -> Result<Self, ProbeError> {
+        let [counters, shared, demand, on_cpu] = maps;
         Ok(Self {
             counters: Mapped::new(counters, "COUNTERS", slots * cpus)?,
             shared: Mapped::new(shared, "SHARED", slots)?,
+            demand: Mapped::new(demand, "DEMAND", slots)?,
             cpus: Mapped::new(on_cpu, "CPUS", cpus)?,
+            shares: vec![0; slots * cpus],
         })
     }
 
-    pub(super) fn zero(&self, slot: usize) {
-        for cpu in 0..self.cpus.entries {
+    /// Sets what a slot begins with: everything on the first CPU.
+    pub(super) fn set(&self, slot: usize, before: &Reading, demand: Option<&[Scale; SCALES]>) {
+        for cpu in 1..self.cpus.entries {
             self.counters.zero(slot * self.cpus.entries + cpu);
         }
-        self.shared.zero(slot);
+        self.counters.set(slot * self.cpus.entries, &before.counters);
+        self.shared.set(slot, &before.shared);
+        match demand {
+            None => self.demand.zero(slot),
+            Some(scales) => {
+                let all = Demand { recent: [0; RECENT_ALL], scales: *scales };
+                self.demand.set(slot, &all);
+            }
+        }
+    }
+
+    /// CPU demand up to now, with what CPUs have not settled yet.
+    pub(super) fn demand(&self, slot: usize) -> [Scale; SCALES] {
+        let copy: Vec<AtomicU64> =
+            self.demand.words(slot).iter().map(|word| AtomicU64::new(word.load(Ordering::Relaxed))).collect();
+        for cpu in 0..self.cpus.entries {
+            let (window, ns) = unpack(self.share(slot, cpu).load(Ordering::Relaxed));
+            if ns >= NS_PER_US {
+                settle(&Cells(&copy), window, ns / NS_PER_US);
+            }
+        }
+        let mut words = [0; DEMAND_WORDS];
+        words.iter_mut().zip(copy).for_each(|(word, copied)| *word = copied.into_inner());
+        // SAFETY: repr(C) with 64-bit integers only, so any words are valid.
+        unsafe { std::mem::transmute::<[u64; DEMAND_WORDS], Demand>(words) }.scales
+    }
+
+    /// Settles what a CPU left in its share and has not touched since the last call: it may not come back
+    /// before the window's place is taken by another one. To be called about once a second.
+    pub(super) fn settle_stale(&mut self, slot: usize) {
+        for cpu in 0..self.cpus.entries {
+            let seen = self.share(slot, cpu).load(Ordering::Relaxed);
+            let (window, ns) = unpack(seen);
+            let before = std::mem::replace(&mut self.shares[slot * self.cpus.entries + cpu], seen);
+            if before != seen || ns < NS_PER_US {
+                continue;
+            }
+            // A CPU only adds to the share while it is in that window, which ended long ago; else it takes it
+            // by an exchange of its own.
+            let taken = pack(window, 0);
+            let share = self.share(slot, cpu);
+            if share.compare_exchange(seen, taken, Ordering::AcqRel, Ordering::Relaxed).is_ok() {
+                settle(&Cells(self.demand.words(slot)), window, ns / NS_PER_US);
+            }
+        }
+    }
+
+    fn share(&self, slot: usize, cpu: usize) -> &AtomicU64 {
+        self.counters.word(slot * self.cpus.entries + cpu, std::mem::offset_of!(Counters, window))
     }
 
     pub(super) fn read(&self, slot: usize) -> Reading {

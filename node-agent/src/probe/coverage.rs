@@ -30,6 +30,12 @@ pub enum Measure {
     Connections,
     /// TCP segments sent again (`tcp_retransmits`).
     Retransmits,
+    /// How long servers take to answer (`tcp_service_ns`).
+    Service,
+    /// How memory is walked through (`faults_sequential`, `faults_strided`, `faults_random`).
+    Access,
+    /// Who wrote what the kernel writes back (`block_writeback_bytes`, and the owner of such requests).
+    Writeback,
 }
 
 /// The state of one measure on this host.
@@ -105,6 +111,9 @@ const ROWS: &[Row] = &[
     Row { probe: "lifecycle", measure: Measure::Storage, measures: "storage bytes of ended tasks", programs: &["process_exit"], instead: "/proc/PID/io" },
     Row { probe: "oom", measure: Measure::OomKills, measures: "victims of the out-of-memory killer", programs: &["oom_victim"], instead: "memory.events of the cgroup" },
     Row { probe: "block_io", measure: Measure::Block, measures: "block bytes, requests, latency", programs: &["block_io", "block_rq_complete"], instead: "io.stat of the cgroup" },
+    Row { probe: "block_io", measure: Measure::Writeback, measures: "writers of what is written back", programs: &["block_io", "block_rq_complete", "page_dirtied"], instead: "/proc/PID/io" },
+    Row { probe: "faults", measure: Measure::Access, measures: "pattern of memory accesses", programs: &["page_fault_user"], instead: "nothing" },
+    Row { probe: "socket", measure: Measure::Service, measures: "service time", programs: &["sock_data_ready", "sock_send_length", "inet_sock_set_state"], instead: "nothing" },
     Row { probe: "socket", measure: Measure::SocketBytes, measures: "TCP and UDP payload", programs: &["sock_send_length", "sock_recv_length"], instead: "nothing" },
     Row { probe: "socket", measure: Measure::Connections, measures: "TCP connections", programs: &["inet_sock_set_state"], instead: "nothing" },
     Row { probe: "socket", measure: Measure::Retransmits, measures: "TCP retransmits", programs: &["tcp_retransmit_skb"], instead: "nothing" },

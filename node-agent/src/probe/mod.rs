@@ -8,7 +8,9 @@ mod counters;
 mod coverage;
 pub mod kernel_btf;
 mod load;
-mod offsets;
+pub(crate) mod offsets;
+mod peers;
+mod pin;
 
 use std::{collections::VecDeque, io};
 
@@ -19,11 +21,15 @@ use aya::{
 use aya_log::EbpfLogger;
 pub use ebpf_probes::{Losses, ProcessExit};
 
+pub(crate) use self::counters::Mapped;
+use self::peers::{Connection, Peer, PeerKey};
 pub use self::{
     counters::Reading,
     coverage::{Measure, ProbeStatus, State},
+    pin::Instance,
 };
-use self::{counters::Tables, kernel_btf::BtfError};
+use self::{counters::Tables, kernel_btf::BtfError, pin::Pins};
+use ebpf_probes::demand::{SCALES, Scale};
 
 /// Most memory that the map of counters may take; it bounds [`Options::tasks_max`].
 pub const COUNTERS_BYTES_MAX: usize = 64 << 20;
@@ -99,7 +105,9 @@ pub struct Probes {
     tables: Tables,
     slots: HashMap<MapData, u64, u32>,
     events: RingBuf<MapData>,
-    losses: Array<MapData, [u64; 2]>,
+    connections: HashMap<MapData, u64, Connection>,
+    peers: HashMap<MapData, PeerKey, Peer>,
+    losses: Array<MapData, [u64; size_of::<Losses>() / 8]>,
     /// Carries the programs' warnings to the `log` crate.
     logger: Option<EbpfLogger<&'static dyn log::Log>>,
     /// Which cgroup holds each slot.
@@ -107,6 +115,19 @@ pub struct Probes {
     /// Slots to hand out, the longest unused first.
     free: VecDeque<u32>,
     exits: RecentExits,
+    found: Found,
+}
+
+/// What was pinned by a process before this one.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Found {
+    /// Nothing, or these probes are not pinned.
+    #[default]
+    Nothing,
+    /// The same probes: they are taken up.
+    TakenUp,
+    /// Others: they are gone, with what they counted.
+    Replaced,
 }
 
 impl std::fmt::Debug for Probes {
@@ -119,7 +140,46 @@ impl Probes {
     /// Loads and attaches what this kernel allows. An error means that nothing at all can be measured; a
     /// probe that fails alone is a row of [`Probes::status`].
     pub fn load(options: &Options) -> Result<Self, ProbeError> {
-        load::load(options)
+        load::load(options, None)
+    }
+
+    /// The same, pinned in the place of an instance: they count on when this process ends. What a process
+    /// before this one pinned there is taken up, with all that it counted and what it tracked.
+    pub fn load_pinned(options: &Options, instance: &Instance) -> Result<Self, ProbeError> {
+        load::load(options, Some(instance))
+    }
+
+    /// What became of probes that were pinned before.
+    pub fn found(&self) -> Found {
+        self.found
+    }
+
+    /// Finds out which cgroups pinned probes track.
+    fn take_up(&mut self, pins: &Pins) {
+        let tracked: Vec<(u64, u32)> = self.slots.iter().flatten().collect();
+        for (cgroup, slot) in tracked {
+            if let Some(place) = self.tracked.get_mut(slot as usize) {
+                *place = Some(cgroup);
+                self.free.retain(|&free| free != slot);
+            }
+        }
+        self.found = match (pins.found, pins.replaced) {
+            (true, _) => Found::TakenUp,
+            (false, true) => Found::Replaced,
+            (false, false) => Found::Nothing,
+        };
+    }
+
+    /// The slot of a cgroup that is tracked already.
+    pub fn slot_of(&self, cgroup: u64) -> Option<Slot> {
+        let slot = self.tracked.iter().position(|tracked| *tracked == Some(cgroup))?;
+        Some(Slot(slot as u32))
+    }
+
+    /// All slots in use, with their cgroups.
+    pub fn slots(&self) -> Vec<(Slot, u64)> {
+        let used = self.tracked.iter().enumerate();
+        used.filter_map(|(slot, cgroup)| Some((Slot(slot as u32), (*cgroup)?))).collect()
     }
 
     /// What is measured and what is not, one row per [`Measure`].
@@ -144,11 +204,21 @@ impl Probes {
 
     /// Begins to count for a cgroup (v2 id: the inode number of its directory), from zero.
     pub fn track(&mut self, cgroup: u64) -> Result<Slot, ProbeError> {
+        self.track_from(cgroup, &Reading::default(), None)
+    }
+
+    /// Begins to count for a cgroup, on from what was counted before by others.
+    pub fn track_from(
+        &mut self,
+        cgroup: u64,
+        before: &Reading,
+        demand: Option<&[Scale; SCALES]>,
+    ) -> Result<Slot, ProbeError> {
         if self.tracked.contains(&Some(cgroup)) {
             return Err(ProbeError::AlreadyTracked(cgroup));
         }
         let slot = self.free.pop_front().ok_or(ProbeError::Full { max: self.slots_max() })?;
-        self.tables.zero(slot as usize);
+        self.tables.set(slot as usize, before, demand);
         if let Err(error) = self.slots.insert(cgroup, slot, 0) {
             self.free.push_front(slot);
             return Err(ProbeError::map("SLOTS", &error));
@@ -163,6 +233,9 @@ impl Probes {
         let Some(cgroup) = self.tracked.get_mut(slot.0 as usize).and_then(Option::take) else {
             return;
         };
+        if self.has_connections(slot) {
+            self.forget_peers(slot);
+        }
         // Fails only if the entry is gone, which is what is wanted.
         let _ = self.slots.remove(&cgroup);
         self.tables.forget_slots();
@@ -184,6 +257,18 @@ impl Probes {
     /// [`Probes::is_on_cpu`] for its end.
     pub fn read(&self, slot: Slot) -> Reading {
         self.tables.read(slot.0 as usize)
+    }
+
+    /// CPU demand up to now, the finest scale first.
+    pub fn demand(&self, slot: Slot) -> [Scale; SCALES] {
+        self.tables.demand(slot.0 as usize)
+    }
+
+    /// Brings in what CPUs counted some time ago and hold back. To be called about once a second.
+    pub fn settle_stale(&mut self) {
+        for slot in (0..self.tracked.len()).filter(|&slot| self.tracked[slot].is_some()) {
+            self.tables.settle_stale(slot);
+        }
     }
 
     /// True while a task of the cgroup has begun to end (its exit may be reported already) but its last
@@ -210,8 +295,8 @@ impl Probes {
 
     /// What was lost since loading.
     pub fn losses(&self) -> Losses {
-        let [events, requests] = self.losses.get(&0, 0).unwrap_or_default();
-        Losses { events, requests }
+        let [events, requests, connections, peers] = self.losses.get(&0, 0).unwrap_or_default();
+        Losses { events, requests, connections, peers }
     }
 }
 
@@ -256,8 +341,8 @@ mod tests {
 
     #[test]
     fn a_short_record_is_no_exit() {
-        assert_eq!(exit_of(&[0; 23]), None);
-        assert_eq!(exit_of(&[0; 24]), Some(ProcessExit::default()));
+        assert_eq!(exit_of(&[0; 31]), None);
+        assert_eq!(exit_of(&[0; 32]), Some(ProcessExit::default()));
     }
 
     fn assert_send<T: Send>() {}

@@ -15,6 +15,8 @@ pub(super) enum Need {
     Exit,
     /// The block programs.
     Block,
+    /// The program that remembers who dirtied a file.
+    Writers,
     /// The socket programs.
     Socket,
     /// Nobody: the programs work with less.
@@ -54,6 +56,7 @@ fields! {
     task_prev_sum_exec_runtime: Nobody, "task_struct", "se.prev_sum_exec_runtime";
     task_prio: Sched, "task_struct", "prio";
     task_run_delay: Nobody, "task_struct", "sched_info.run_delay";
+    task_last_arrival: Nobody, "task_struct", "sched_info.last_arrival";
     task_min_flt: Sched, "task_struct", "min_flt";
     task_maj_flt: Sched, "task_struct", "maj_flt";
     task_cgroups: Every, "task_struct", "cgroups";
@@ -83,15 +86,40 @@ fields! {
     sock_cgroup: Socket, "sock", "sk_cgrp_data.cgroup";
     sock_family: Socket, "sock", "__sk_common.skc_family";
     sock_protocol: Socket, "sock", "sk_protocol";
+    task_flags: Block, "task_struct", "flags";
+    request_sector: Block, "request", "__sector";
+    bio_io_vec: Nobody, "bio", "bi_io_vec";
+    bio_vec_page: Nobody, "bio_vec", "bv_page";
+    page_compound_head: Nobody, "page", "compound_head";
+    page_mapping: Nobody, "page", "mapping";
+    mapping_host: Writers, "address_space", "host";
+    inode_mode: Nobody, "inode", "i_mode";
+    sock_dport: Socket, "sock", "__sk_common.skc_dport";
+    sock_daddr: Socket, "sock", "__sk_common.skc_daddr";
+    sock_v6_daddr: Nobody, "sock", "__sk_common.skc_v6_daddr";
+    tcp_srtt_us: Nobody, "tcp_sock", "srtt_us";
 }
 
 /// The offsets of the running kernel, and its BTF for further questions.
-pub(super) fn of_this_kernel() -> Result<(Offsets, KernelBtf), BtfError> {
+pub(crate) fn of_this_kernel() -> Result<(Offsets, KernelBtf), BtfError> {
     let btf = KernelBtf::of_this_kernel(STRUCTS)?;
     let mut offsets = resolve(&btf);
     // Half a path is no path.
     if [offsets.blkg_blkcg, offsets.blkcg_cgroup].contains(&ABSENT) {
         offsets.bio_blkg = ABSENT;
+    }
+    let path = [
+        offsets.bio_io_vec,
+        offsets.bio_vec_page,
+        offsets.page_compound_head,
+        offsets.page_mapping,
+        offsets.inode_mode,
+    ];
+    if path.contains(&ABSENT) {
+        offsets.mapping_host = ABSENT;
+    }
+    if offsets.task_last_arrival == ABSENT {
+        offsets.task_run_delay = ABSENT;
     }
     if offsets.task_write_bytes == ABSENT {
         offsets.task_read_bytes = ABSENT;
@@ -110,7 +138,7 @@ pub(super) fn lacks(offsets: &Offsets, need: Need) -> Option<String> {
 }
 
 /// The table as the bytes of the read-only global.
-pub(super) fn bytes_of(offsets: &Offsets) -> &[u8] {
+pub(crate) fn bytes_of(offsets: &Offsets) -> &[u8] {
     // SAFETY: `Offsets` is repr(C) and holds u32 only, so it has no padding, and the slice borrows it.
     unsafe { std::slice::from_raw_parts(std::ptr::from_ref(offsets).cast(), size_of::<Offsets>()) }
 }

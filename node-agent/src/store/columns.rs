@@ -6,7 +6,8 @@ use rusqlite::types::Value;
 use rusqlite::{Result, Row};
 
 macro_rules! columns {
-    (counters: $($counter:ident),+; reals: $($real:ident),+; histograms: $($histogram:ident => $kind:literal),+;) => {
+    (counters: $($counter:ident),+; reals: $($real:ident),+; histograms: $($histogram:ident => $kind:literal),+;
+     tables: $($apart:ident),+;) => {
         /// Names of columns of `run`, in the order of [`values`].
         pub(super) const COLUMNS: &[&str] = &[
             "duration_ns", $(stringify!($counter),)+ $(stringify!($real),)+
@@ -34,28 +35,35 @@ macro_rules! columns {
             }
         }
 
-        /// Reads a row that has all [`COLUMNS`]; its histograms are rows of their own.
+        /// Reads a row that has all [`COLUMNS`]; its histograms and tables are rows of their own.
         pub(super) fn fingerprint(row: &Row<'_>) -> Result<Fingerprint> {
             Ok(Fingerprint {
                 duration_ns: counter(row, "duration_ns")?.unwrap_or(0),
                 $($counter: counter(row, stringify!($counter))?,)+
                 $($real: row.get(stringify!($real))?,)+
                 $($histogram: None,)+
+                $($apart: None,)+
             })
         }
     };
 }
 
 columns! {
-    counters: cpu_ns, cpu_user_ns, cpu_system_ns, cpu_wait_ns, switches_voluntary, switches_forced,
+    counters: cpu_ns, cpu_throttled_ns, cpu_user_ns, cpu_system_ns, cpu_wait_ns, switches_voluntary, switches_forced,
         memory_peak_bytes, memory_charged_peak_bytes, process_rss_peak_bytes, faults_minor, faults_major,
+        memory_working_set_bytes, faults_sequential, faults_strided, faults_random,
         block_read_bytes, block_write_bytes, block_read_ops, block_write_ops,
+        block_read_sequential, block_write_sequential, block_sync_ops, block_flush_ops, block_discard_ops,
+        block_discard_bytes, block_writeback_bytes,
         storage_read_bytes, storage_write_bytes,
         tcp_sent_bytes, tcp_received_bytes, udp_sent_bytes, udp_received_bytes,
-        tcp_connects, tcp_accepts, tcp_retransmits, forks, execs, exits, tasks_peak, oom_kills;
+        tcp_connects, tcp_accepts, tcp_retransmits, tcp_connects_failed, forks, execs, exits, tasks_peak, oom_kills;
     reals: cpu_cores_peak;
     histograms: cpu_burst_ns => "cpu_burst_ns", cpu_wait_ns_histogram => "cpu_wait_ns",
-        block_read_ns => "block_read_ns", block_write_ns => "block_write_ns";
+        block_read_ns => "block_read_ns", block_write_ns => "block_write_ns",
+        block_queue_ns => "block_queue_ns", tcp_connect_ns => "tcp_connect_ns",
+        tcp_service_ns => "tcp_service_ns", tcp_rtt_ns => "tcp_rtt_ns";
+    tables: cpu_demand, peers;
 }
 
 /// SQLite's integers are signed: what does not fit is kept as the largest.

@@ -19,10 +19,13 @@
 //! batches the agent's writes.
 
 mod columns;
+mod demand;
 mod error;
+pub mod failover;
 mod history;
 mod open;
 pub mod past;
+mod peers;
 mod prune;
 pub mod read;
 pub mod record;

@@ -24,6 +24,9 @@ const MIGRATIONS: &[M<'static>] = &[
     M::up(include_str!("../../../schema/0001_tables.sql")),
     M::up(include_str!("../../../schema/0002_views.sql")),
     M::up(include_str!("../../../schema/0003_accuracy.sql")),
+    M::up(include_str!("../../../schema/0006_cpu_demand.sql")),
+    M::up(include_str!("../../../schema/0007_profile.sql")),
+    M::up(include_str!("../../../schema/0008_failovers.sql")),
 ];
 
 /// The schema this program knows: the `user_version` of a database that is up to date.

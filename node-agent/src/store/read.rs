@@ -3,7 +3,7 @@
 use super::error::StoreError;
 use super::past::{self, PastRun};
 use super::record::{Engine, OpenRun, RunId};
-use super::{columns, history, open, write};
+use super::{columns, demand, history, open, peers, write};
 use crate::fingerprint::Measured;
 use crate::fingerprint::key::{Feature, FeatureValue, TaskKey};
 use crate::fingerprint::series::{Point, Series};
@@ -225,7 +225,7 @@ impl Reader {
         self.run_query(open_runs)
     }
 
-    fn run_query<T>(&self, query: impl FnOnce(&Connection) -> Result<T>) -> Result<T, StoreError> {
+    pub(super) fn run_query<T>(&self, query: impl FnOnce(&Connection) -> Result<T>) -> Result<T, StoreError> {
         query(&self.connection).map_err(|error| StoreError::of(&self.path, error))
     }
 }
@@ -357,6 +357,8 @@ fn fingerprint(db: &Connection, id: RunId, row: &Row<'_>) -> Result<Fingerprint>
             columns::set_histogram(&mut fingerprint, &kind, counts);
         }
     }
+    fingerprint.cpu_demand = demand::read(db, id)?;
+    fingerprint.peers = peers::read(db, id)?;
     Ok(fingerprint)
 }
 

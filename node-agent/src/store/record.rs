@@ -97,3 +97,34 @@ pub struct OpenRun {
     /// The last checkpoint.
     pub measured: Measured,
 }
+
+/// The traffic of a service was moved.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NewFailover {
+    /// Name of the service.
+    pub service: String,
+    /// Who runs it.
+    pub uid: u32,
+    /// When it began, milliseconds since the epoch.
+    pub at_ms: i64,
+    /// `died`, `hang`, `unready`, `slow` or `asked`.
+    pub cause: &'static str,
+    /// In words.
+    pub evidence: String,
+    /// The instance that had served, if it was still known.
+    pub from_instance: Option<i64>,
+    /// Its main process.
+    pub from_pid: Option<i32>,
+    /// The instance that serves since.
+    pub to_instance: i64,
+    /// Its main process.
+    pub to_pid: i32,
+    /// What was done, and how many microseconds after `at_ms`.
+    pub steps: Vec<(String, u64)>,
+    /// Connections that waited to be accepted.
+    pub queued: u64,
+    /// Connections that were moved, half-open ones included.
+    pub migrated: u64,
+    /// Connections that the old one had accepted and not finished; `None` if it could not be asked.
+    pub open: Option<u64>,
+}

@@ -1,7 +1,9 @@
 //! The writes, each within a transaction of the caller. Those on a running run return whether there was one.
 
 use super::columns::{self, integer, json};
+use super::demand;
 use super::history;
+use super::peers;
 use super::record::{Ending, Engine, NewRun, RunId};
 use crate::fingerprint::key::{Feature, FeatureValue};
 use crate::fingerprint::series::{Point, Series};
@@ -152,6 +154,8 @@ pub(super) fn checkpoint(db: &Connection, id: RunId, measured: &Measured) -> Res
         .chain([Value::Integer(coverage), Value::Integer(id.0)]);
     db.prepare_cached(&SQL)?.execute(params_from_iter(values))?;
     histograms(db, id, &measured.fingerprint)?;
+    demand::write(db, id, measured.fingerprint.cpu_demand.as_ref())?;
+    peers::write(db, id, measured.fingerprint.peers.as_deref())?;
     series(db, id, &measured.series)?;
     Ok(true)
 }

@@ -8,11 +8,14 @@ mod writer;
 
 use super::record::*;
 use super::*;
+use crate::fingerprint::Peer;
+use crate::fingerprint::demand::{CpuDemand, Windows};
 use crate::fingerprint::key::{Feature, FeatureValue};
 use crate::fingerprint::series::{Point, Series};
 use crate::fingerprint::{Coverage, Fingerprint, Source};
 use crate::predict::{Estimate, Level, Prediction, Resource};
 use crate::size::{Limit, Limits, Origin, Policy};
+use ebpf_probes::demand::DEMAND_BUCKETS;
 
 fn key(task_type: &str, uid: u32) -> TaskKey {
     TaskKey { task_type: task_type.into(), uid }
@@ -82,11 +85,21 @@ fn measured(memory_mib: u64) -> Measured {
             cpu_cores_peak: Some(1.9),
             cpu_burst_ns: Some(histogram),
             cpu_wait_ns_histogram: Some(histogram),
+            cpu_demand: Some(cpu_demand()),
             memory_peak_bytes: Some(memory_mib << 20),
             block_read_bytes: Some(4_000_000),
             storage_read_bytes: Some(1_000_000),
             storage_write_bytes: Some(8_000_000),
             block_read_ns: Some(histogram),
+            tcp_service_ns: Some(histogram),
+            peers: Some(vec![Peer {
+                address: "10.0.0.7".into(),
+                port: Some(27000),
+                connections: 2,
+                sent_bytes: 10_000,
+                first_at_ms: 1_700_000_000_000,
+                ..Peer::default()
+            }]),
             tcp_sent_bytes: Some(10_000),
             tcp_received_bytes: Some(20_000),
             udp_received_bytes: Some(2_000),
@@ -101,6 +114,30 @@ fn measured(memory_mib: u64) -> Measured {
             note: None,
         }]),
     }
+}
+
+/// One core for half of each second, two seconds long.
+fn cpu_demand() -> CpuDemand {
+    let windows = |window_ms: u64, busy, us: u64, squares| {
+        let mut counts = vec![0; DEMAND_BUCKETS];
+        counts[70] = busy;
+        Windows {
+            window_ms,
+            windows: 2000 / window_ms,
+            busy,
+            cpu_us: 1_000_000,
+            squares,
+            peak_us: us,
+            cpus_peak: 1,
+            late: 0,
+            counts,
+        }
+    };
+    CpuDemand(vec![
+        windows(10, 100, 10_000, 100_000_000),
+        windows(100, 10, 100_000, 10_000_000),
+        windows(1000, 2, 500_000, 500_000),
+    ])
 }
 
 fn well() -> Ending {

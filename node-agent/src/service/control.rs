@@ -1,0 +1,293 @@
+//! Asking a service how it is, and telling it to fail over or to stop: a unix socket per service, on which the
+//! supervisor answers one frame with one. Root and the user who runs the service may.
+
+use super::guard::{Command as Say, Failover, Line, View};
+use super::places::Place;
+use super::supervisor::{Service, ServiceError};
+use crate::balance::{Reason, Role};
+use crate::host;
+use crate::wire;
+use nix::sys::socket::{getsockopt, sockopt};
+use serde::{Deserialize, Serialize};
+use std::collections::VecDeque;
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::Path;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+use tokio::sync::mpsc::UnboundedSender;
+
+/// How long the other side may take to say what it wants, or to take the answer.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// Failovers that are remembered for the number of shadows.
+const REMEMBERED: usize = 64;
+
+/// What can be asked of a service.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Request {
+    /// How is it?
+    Status,
+    /// Move the traffic to a shadow.
+    FailOver,
+    /// End.
+    Stop,
+}
+
+/// What it answers.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub enum Reply {
+    /// How it is.
+    Status(Box<Status>),
+    /// It will be done.
+    Done,
+    /// It can't be done; for people.
+    Refused(String),
+}
+
+/// A service, as `standin ps` shows it.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Status {
+    /// Its name.
+    pub name: String,
+    /// The command line.
+    pub command: Vec<String>,
+    /// The supervisor.
+    pub pid: u32,
+    /// Milliseconds since 1970.
+    pub since_ms: i64,
+    /// Where it can be reached.
+    pub addresses: Vec<String>,
+    /// `steered` (shadows, no connection refused) or `restart` (started anew when it dies).
+    pub mode: String,
+    /// Shadows that are wanted now, at least and at most.
+    pub shadows: (usize, usize, usize),
+    /// Why so many are wanted now.
+    pub reason: String,
+    /// All that are there.
+    pub instances: Vec<Instance>,
+    /// Connections since it began.
+    pub connections: u64,
+    /// Times that the traffic was moved.
+    pub failovers: u64,
+    /// The last one: milliseconds since 1970, and why.
+    pub last_failover: Option<(i64, String)>,
+    /// A queue that nobody serves for longer is a hang, milliseconds.
+    pub stall_threshold_ms: u64,
+    /// Listeners that could not be steered.
+    pub listeners_lost: u64,
+}
+
+/// One instance.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Instance {
+    /// Counts the instances of the service.
+    pub number: u64,
+    /// Its main process.
+    pub pid: i32,
+    /// `primary`, `shadow`, `starting`, `retiring` or `ending`.
+    pub role: String,
+    /// It uses no CPU.
+    pub is_frozen: bool,
+    /// Milliseconds since 1970: it is what it is since then.
+    pub since_ms: i64,
+    /// Memory that is its own, bytes.
+    pub private_bytes: u64,
+    /// Its share of memory that it has in common with others, bytes.
+    pub shared_bytes: u64,
+    /// Connections that wait to be accepted.
+    pub queue: u64,
+}
+
+/// What a service knows about itself beyond what the guard tells.
+pub(super) struct Card {
+    status: Status,
+    recent: VecDeque<(i64, bool)>,
+    demand: Option<f64>,
+}
+
+impl Card {
+    pub(super) fn new(service: &Service, is_steered: bool) -> Self {
+        let (min, max) = service.options.shadows;
+        let command = service.command.argv().iter().map(|argument| argument.to_string_lossy().into_owned());
+        let status = Status {
+            name: service.options.name.clone(),
+            command: command.collect(),
+            pid: std::process::id(),
+            since_ms: host::now_ms(),
+            mode: if is_steered { "steered" } else { "restart" }.into(),
+            shadows: if is_steered { (min, min, max) } else { (0, 0, 0) },
+            reason: Reason::Usual.words().into(),
+            ..Status::default()
+        };
+        Self { status, recent: VecDeque::new(), demand: None }
+    }
+
+    pub(super) fn failed_over(&mut self, failover: &Failover) {
+        self.status.failovers += 1;
+        self.status.last_failover = Some((failover.at_ms, failover.cause.to_string()));
+        let was_asked_for = failover.cause == crate::balance::Cause::Asked;
+        self.recent.push_back((failover.at_ms, !was_asked_for));
+        if self.recent.len() > REMEMBERED {
+            self.recent.pop_front();
+        }
+    }
+
+    /// Failovers within the last hour that nobody asked for.
+    pub(super) fn recent_failures(&self) -> usize {
+        let hour = i64::try_from(crate::balance::recent().as_millis()).unwrap_or(i64::MAX);
+        let begin = host::now_ms() - hour;
+        self.recent.iter().filter(|(at_ms, counts)| *counts && *at_ms >= begin).count()
+    }
+
+    /// How busy this and the next hour are as a rule.
+    pub(super) fn demand(&self) -> Option<f64> {
+        self.demand
+    }
+
+    pub(super) fn expects(&mut self, demand: Option<f64>) {
+        self.demand = demand;
+    }
+
+    pub(super) fn wants(&mut self, shadows: usize, reason: Reason) {
+        self.status.shadows.0 = shadows;
+        self.status.reason = reason.words().into();
+    }
+}
+
+/// The socket, before anything is answered on it.
+pub(super) struct Control {
+    listener: UnixListener,
+}
+
+/// Takes the name of a service.
+///
+/// # Errors
+/// [`ServiceError::Taken`] if such a service answers, or what the file system says.
+pub(super) fn listen(place: &Place, name: &str) -> Result<Control, ServiceError> {
+    let failed = |source| ServiceError::System { what: "control socket", source };
+    place.prepare().map_err(failed)?;
+    if UnixStream::connect(&place.socket).is_ok() {
+        return Err(ServiceError::Taken(name.into()));
+    }
+    // Left by a supervisor that was killed: nobody answered.
+    _ = fs::remove_file(&place.socket);
+    let listener = UnixListener::bind(&place.socket).map_err(failed)?;
+    fs::set_permissions(&place.socket, fs::Permissions::from_mode(0o666)).map_err(failed)?;
+    Ok(Control { listener })
+}
+
+impl Control {
+    /// Answers until the process ends, on a thread of its own.
+    pub(super) fn serve(self, line: Line, card: Arc<Mutex<Card>>, stop: UnboundedSender<()>) {
+        let serve = move || {
+            for mut stream in self.listener.incoming().flatten() {
+                _ = stream.set_read_timeout(Some(PATIENCE));
+                _ = stream.set_write_timeout(Some(PATIENCE));
+                let reply = match wire::receive(&mut stream) {
+                    Ok(request) if may(&stream) => answer(&request, &line, &card, &stop),
+                    Ok(_) => Reply::Refused("it is another user's service".into()),
+                    Err(error) => Reply::Refused(error.to_string()),
+                };
+                _ = wire::send(&mut stream, &reply);
+            }
+        };
+        // Without it the service serves all the same; ps says that it does not answer.
+        _ = std::thread::Builder::new().name("control".into()).spawn(serve);
+    }
+}
+
+/// Whether the other side is root or who runs this.
+fn may(stream: &UnixStream) -> bool {
+    let own = nix::unistd::geteuid().as_raw();
+    getsockopt(stream, sockopt::PeerCredentials).is_ok_and(|peer| peer.uid() == 0 || peer.uid() == own)
+}
+
+fn answer(request: &Request, line: &Line, card: &Mutex<Card>, stop: &UnboundedSender<()>) -> Reply {
+    match request {
+        Request::Status => match card.lock() {
+            Ok(card) => Reply::Status(Box::new(status(&card, line))),
+            Err(_) => Reply::Refused("the supervisor has failed".into()),
+        },
+        Request::FailOver => match line.ask(Say::Asked) {
+            Some(Ok(())) => Reply::Done,
+            Some(Err(why)) => Reply::Refused(why),
+            None => Reply::Refused("the service is ending".into()),
+        },
+        Request::Stop => {
+            _ = stop.send(());
+            Reply::Done
+        }
+    }
+}
+
+fn status(card: &Card, line: &Line) -> Status {
+    let look = line.look();
+    let mut status = card.status.clone();
+    status.addresses = look.addresses.iter().map(ToString::to_string).collect();
+    status.instances = look.instances.iter().map(instance).collect();
+    status.connections = look.steered.established;
+    status.listeners_lost = look.steered.listeners_lost;
+    status.stall_threshold_ms = u64::try_from(look.stall_threshold.as_millis()).unwrap_or(u64::MAX);
+    status
+}
+
+fn instance(view: &View) -> Instance {
+    let role = match view.role {
+        Some(Role::Starting) => "starting",
+        Some(Role::Ready) => "shadow",
+        Some(Role::Primary) => "primary",
+        Some(Role::Retiring) => "retiring",
+        Some(Role::Ending) | None => "ending",
+    };
+    let memory = memory(&view.cgroup);
+    Instance {
+        number: view.number,
+        pid: view.pid,
+        role: role.into(),
+        is_frozen: view.is_frozen,
+        since_ms: view.since_ms,
+        private_bytes: memory.private,
+        shared_bytes: memory.shared,
+        queue: view.queue,
+    }
+}
+
+/// Memory of the processes of a cgroup.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Memory {
+    /// Pages that nobody else has, bytes.
+    pub(super) private: u64,
+    /// Its proportional share of the others, bytes.
+    pub(super) shared: u64,
+}
+
+/// From `smaps_rollup` of each process.
+pub(super) fn memory(cgroup: &Path) -> Memory {
+    let pids = crate::cgroup::InstanceCgroup::open(cgroup).map(|cgroup| cgroup.pids()).unwrap_or_default();
+    let mut memory = Memory::default();
+    for pid in pids {
+        let text = fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).unwrap_or_default();
+        let kib = |key: &str| -> u64 {
+            let line = text.lines().find_map(|line| line.strip_prefix(key));
+            line.and_then(|rest| rest.trim().strip_suffix(" kB")?.trim().parse().ok()).unwrap_or(0)
+        };
+        let private = kib("Private_Clean:") + kib("Private_Dirty:");
+        memory.private += private * 1024;
+        memory.shared += kib("Pss:").saturating_sub(private) * 1024;
+    }
+    memory
+}
+
+/// Asks the service whose control socket is `socket`.
+///
+/// # Errors
+/// For people: nobody answers there, or something else does.
+pub fn ask(socket: &Path, request: &Request) -> Result<Reply, String> {
+    let mut stream = UnixStream::connect(socket).map_err(|error| error.to_string())?;
+    stream.set_read_timeout(Some(PATIENCE)).map_err(|error| error.to_string())?;
+    wire::send(&mut stream, request)
+        .and_then(|()| wire::receive(&mut stream))
+        .map_err(|error| error.to_string())
+}

@@ -1,0 +1,166 @@
+//! An instance as the guard keeps it: its cgroup, its main process, the listeners held for it.
+
+use crate::balance::{How, Role};
+use crate::cgroup::InstanceCgroup;
+use crate::host;
+use crate::steer::{Address, Listener};
+use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid, waitpid};
+use nix::unistd::Pid;
+use std::collections::{BTreeSet, HashSet};
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::PathBuf;
+use std::time::Instant;
+
+/// What people see of an instance.
+#[derive(Clone, Debug)]
+pub(in crate::service) struct View {
+    pub(in crate::service) slot: u32,
+    /// Counts the instances of the service.
+    pub(in crate::service) number: u64,
+    /// `None` once it is over.
+    pub(in crate::service) role: Option<Role>,
+    pub(in crate::service) pid: i32,
+    pub(in crate::service) is_frozen: bool,
+    /// Milliseconds since 1970.
+    pub(in crate::service) since_ms: i64,
+    pub(in crate::service) addresses: Vec<Address>,
+    pub(in crate::service) queue: u64,
+    pub(in crate::service) cgroup: PathBuf,
+}
+
+/// Its main process.
+pub(super) struct LiveProcess {
+    pub(super) pid: i32,
+    pub(super) pidfd: OwnedFd,
+}
+
+/// See the head of this file.
+pub(in crate::service) struct Live {
+    pub(super) number: u64,
+    pub(super) cgroup: InstanceCgroup,
+    pub(super) process: Option<LiveProcess>,
+    pub(super) listeners: Vec<Listener>,
+    /// Its end is known; the process may still be on its way out.
+    pub(super) is_dead: bool,
+    pub(super) is_reaped: bool,
+    /// Whatever is left in its cgroup has been told to die.
+    pub(super) is_killed: bool,
+    /// Monotonic clock.
+    pub(super) died_at_ns: Option<u64>,
+    /// When it will be killed if it has not ended by itself.
+    pub(super) deadline: Option<Instant>,
+    pub(super) is_frozen: bool,
+    since_ms: i64,
+}
+
+impl Live {
+    pub(super) fn new(number: u64, cgroup: InstanceCgroup) -> Self {
+        Self {
+            number,
+            cgroup,
+            process: None,
+            listeners: Vec::new(),
+            is_dead: false,
+            is_reaped: false,
+            is_killed: false,
+            died_at_ns: None,
+            deadline: None,
+            is_frozen: false,
+            since_ms: host::now_ms(),
+        }
+    }
+
+    pub(super) fn born(&mut self, pid: i32, pidfd: OwnedFd) {
+        self.process = Some(LiveProcess { pid, pidfd });
+    }
+
+    pub(super) fn pid(&self) -> i32 {
+        self.process.as_ref().map_or(0, |process| process.pid)
+    }
+
+    /// Since now it is something else.
+    pub(super) fn mark(&mut self) {
+        self.since_ms = host::now_ms();
+    }
+
+    pub(super) fn freeze(&mut self) {
+        self.is_frozen = true;
+        self.cgroup.freeze();
+    }
+
+    pub(super) fn thaw(&mut self) {
+        self.is_frozen = false;
+        self.cgroup.thaw();
+    }
+
+    pub(super) fn signal(&self, signal: i32) {
+        if let Some(process) = &self.process
+            && let Ok(signal) = nix::sys::signal::Signal::try_from(signal)
+            && !self.is_reaped
+        {
+            _ = nix::sys::signal::kill(Pid::from_raw(process.pid), signal);
+        }
+    }
+
+    /// Where it listens.
+    pub(super) fn addresses(&self) -> Vec<Address> {
+        let unique: BTreeSet<Address> = self.listeners.iter().map(|listener| listener.address).collect();
+        unique.into_iter().collect()
+    }
+
+    /// Connections that wait to be accepted.
+    pub(super) fn queue(&self) -> u64 {
+        self.listeners.iter().map(|listener| u64::from(listener.queue())).sum()
+    }
+
+    pub(super) fn known(&self) -> HashSet<u64> {
+        self.listeners.iter().map(|listener| listener.cookie).collect()
+    }
+
+    /// How the main process has ended; collects it.
+    pub(super) fn reap(&mut self) -> Option<How> {
+        let pid = self.process.as_ref()?.pid;
+        if self.is_reaped {
+            return None;
+        }
+        let status = waitpid(Pid::from_raw(pid), Some(WaitPidFlag::WNOHANG));
+        let how = match status {
+            Ok(WaitStatus::Exited(_, code)) => How(code << 8),
+            Ok(WaitStatus::Signaled(_, signal, _)) => How(signal as i32),
+            // Not our child: another one collects it, and keeps what it was told.
+            Err(nix::errno::Errno::ECHILD) if self.has_ended() => How(libc::SIGKILL),
+            _ => return None,
+        };
+        self.is_reaped = true;
+        Some(how)
+    }
+
+    /// Whether the pidfd says so.
+    pub(super) fn has_ended(&self) -> bool {
+        use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+        let Some(process) = &self.process else { return false };
+        let mut watched = [PollFd::new(process.pidfd.as_fd(), PollFlags::POLLIN)];
+        poll(&mut watched, PollTimeout::ZERO).is_ok_and(|ready| ready > 0)
+    }
+
+    /// Whether the main process is stopped by a signal (not by the freezer, and not by a tracer).
+    pub(super) fn is_stopped(&self) -> bool {
+        let flags = WaitPidFlag::WSTOPPED | WaitPidFlag::WNOHANG | WaitPidFlag::WNOWAIT;
+        let Some(process) = &self.process else { return false };
+        matches!(waitid(Id::Pid(Pid::from_raw(process.pid)), flags), Ok(WaitStatus::Stopped(..)))
+    }
+
+    pub(super) fn view(&self, slot: u32, role: Option<Role>) -> View {
+        View {
+            slot,
+            number: self.number,
+            role,
+            pid: self.pid(),
+            is_frozen: self.is_frozen,
+            since_ms: self.since_ms,
+            addresses: self.addresses(),
+            queue: self.queue(),
+            cgroup: self.cgroup.path().to_owned(),
+        }
+    }
+}

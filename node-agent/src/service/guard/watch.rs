@@ -1,0 +1,214 @@
+//! What the guard sees: the kernel's events, the ends of processes, new listeners, a queue that nobody serves.
+
+use super::{Guard, Live, Report, TICK_BUSY, TICK_IDLE};
+use crate::balance::{Cause, Event, How, Look, Role};
+use crate::steer::{self, EXITED, FATAL_SIGNAL, KILLED, LISTENS, SteerEvent};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use std::os::fd::AsFd;
+use std::time::{Duration, Instant};
+
+impl Guard {
+    /// Sleeps until something happens, or it is time to look.
+    pub(super) fn wait(&self) {
+        let mut watched = vec![PollFd::new(self.bell.as_fd(), PollFlags::POLLIN)];
+        if let Some(steering) = &self.steering {
+            watched.push(PollFd::new(steering.events_fd(), PollFlags::POLLIN));
+        }
+        for live in self.live.values().filter(|live| !live.is_reaped) {
+            if let Some(process) = &live.process {
+                watched.push(PollFd::new(process.pidfd.as_fd(), PollFlags::POLLIN));
+            }
+        }
+        let timeout = PollTimeout::try_from(self.tick()).unwrap_or(PollTimeout::MAX);
+        _ = poll(&mut watched, timeout);
+    }
+
+    fn tick(&self) -> Duration {
+        let waiting =
+            self.balance.primary().and_then(|slot| self.live.get(&slot)).is_some_and(|live| live.queue() > 0);
+        if waiting { TICK_BUSY } else { TICK_IDLE }
+    }
+
+    /// Takes in the kernel's events, and the ends that pidfds tell.
+    pub(super) fn serve_kernel(&mut self) {
+        let events = self.steering.as_mut().map(steer::Steering::drain).unwrap_or_default();
+        for event in events {
+            self.take_in(event);
+        }
+        let slots: Vec<u32> = self.live.keys().copied().collect();
+        for slot in slots {
+            let Some(live) = self.live.get_mut(&slot) else { continue };
+            if live.has_ended()
+                && let Some(how) = live.reap()
+            {
+                self.died(slot, how, None);
+            }
+        }
+    }
+
+    fn take_in(&mut self, event: SteerEvent) {
+        let of_this = self.live.get(&event.slot).is_some_and(|live| live.pid() == event.pid.cast_signed());
+        match event.kind {
+            LISTENS => self.hold_listeners(event.slot),
+            KILLED | FATAL_SIGNAL if of_this => {
+                self.died(event.slot, How(event.detail.cast_signed()), Some(event.at_ns));
+            }
+            EXITED if of_this => self.died(event.slot, How(event.detail.cast_signed()), Some(event.at_ns)),
+            _ => {}
+        }
+    }
+
+    /// The main process of an instance is gone, or will be in a moment.
+    fn died(&mut self, slot: u32, how: How, at_ns: Option<u64>) {
+        let Some(live) = self.live.get_mut(&slot) else { return };
+        if std::mem::replace(&mut live.is_dead, true) {
+            return;
+        }
+        live.died_at_ns = Some(at_ns.unwrap_or_else(super::act::monotonic_ns));
+        // The kernel writes the core flag into the status of a signal; who reads it wants the signal.
+        self.decide(Event::Died(slot, how));
+    }
+
+    /// Holds the listeners that an instance has opened, and steers their addresses.
+    pub(super) fn hold_listeners(&mut self, slot: u32) {
+        let (Some(live), Some(steering)) = (self.live.get_mut(&slot), self.steering.as_mut()) else { return };
+        let found = match steer::find(&live.cgroup.pids(), &live.known()) {
+            Ok(found) => found,
+            Err(error) => {
+                let said = format!(
+                    "its listeners can't be held ({error}): a hang can't be told, and a cold restart loses the queue"
+                );
+                return self.report(Report::Say(said));
+            }
+        };
+        let mut said = Vec::new();
+        let groups = steering.groups();
+        for listener in found {
+            let Some(group) = groups.iter().find(|(_, address)| **address == listener.address) else {
+                continue;
+            };
+            if listener.address.is_datagram
+                && let Err(error) = steering.register(slot, *group.0, listener.as_fd())
+            {
+                said.push(format!("{}: {error}", listener.address));
+            }
+            listener.raise_backlog();
+            if let Err(error) = steering.steer(&listener) {
+                said.push(format!("{} is not steered: {error}", listener.address));
+            }
+            live.listeners.push(listener);
+        }
+        self.report(Report::Listens);
+        said.into_iter().for_each(|said| self.report(Report::Say(said)));
+    }
+
+    /// Looks for what no event tells.
+    pub(super) fn watch(&mut self) {
+        self.look_for_datagrams();
+        self.look_for_deadlines();
+        self.look_for_a_stall();
+    }
+
+    /// Datagram sockets have no `listen()` that could be heard of.
+    fn look_for_datagrams(&mut self) {
+        let Some(steering) = &self.steering else { return };
+        if !steering.groups().values().any(|address| address.is_datagram) {
+            return;
+        }
+        let starting = |slot: &u32| self.balance.role(*slot) == Some(Role::Starting);
+        let slots: Vec<u32> = self.live.keys().copied().filter(starting).collect();
+        slots.into_iter().for_each(|slot| self.hold_listeners(slot));
+    }
+
+    fn look_for_deadlines(&mut self) {
+        let now = Instant::now();
+        for live in self.live.values_mut() {
+            if live.deadline.is_some_and(|deadline| now >= deadline) {
+                live.deadline = None;
+                live.cgroup.kill();
+            }
+        }
+    }
+
+    fn look_for_a_stall(&mut self) {
+        let Some(slot) = self.balance.primary() else { return };
+        let (Some(live), Some(steering)) = (self.live.get(&slot), &self.steering) else { return };
+        if live.is_dead {
+            return;
+        }
+        let queue = live.queue();
+        let mut look = Look {
+            at: self.now(),
+            queue,
+            accepted: steering.steered().established.saturating_sub(queue),
+            is_stopped: live.is_stopped(),
+            ..Look::default()
+        };
+        if queue > 0 || look.is_stopped {
+            look_closer(live, &mut look);
+        }
+        match self.stall.observe(look) {
+            Some(evidence) => {
+                self.stalls = true;
+                self.decide(Event::Sick(slot, Cause::Hangs(evidence)));
+            }
+            None if self.stalls && queue == 0 && !look.is_stopped => {
+                self.stalls = false;
+                self.decide(Event::Well(slot));
+            }
+            None => {}
+        }
+    }
+
+    /// Gives back what instances that are over have held.
+    pub(super) fn clean(&mut self) {
+        let vacant = self.balance.vacant();
+        let over: Vec<u32> = self
+            .live
+            .iter()
+            .filter(|(slot, live)| live.is_dead && Some(**slot) != vacant)
+            .map(|(slot, _)| *slot)
+            .collect();
+        for slot in over {
+            let Some(live) = self.live.get_mut(&slot) else { continue };
+            live.listeners.clear();
+            if !live.is_killed {
+                live.is_killed = true;
+                live.cgroup.kill();
+            }
+            let gone = live.is_reaped && !live.cgroup.is_populated();
+            if gone && let Some(live) = self.live.remove(&slot) {
+                self.forget_slot(slot, &live);
+            }
+        }
+    }
+
+    fn forget_slot(&mut self, slot: u32, live: &Live) {
+        if let Some(steering) = &mut self.steering {
+            steering.unwatch(live.pid());
+            steering.remove(slot, live.cgroup.id());
+        }
+        self.forget(live);
+    }
+
+    /// Removes the cgroup of an instance.
+    pub(super) fn forget(&self, live: &Live) {
+        // Its last process may be on its way out still: the run's cgroup is swept at the end.
+        _ = live.cgroup.remove();
+    }
+}
+
+/// What an instance does: only asked while connections wait.
+fn look_closer(live: &Live, look: &mut Look) {
+    look.cpu_ns = live.cgroup.cpu_ns();
+    for pid in live.cgroup.pids() {
+        for task in std::fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten() {
+            let stat = std::fs::read_to_string(task.path().join("stat")).unwrap_or_default();
+            match stat.rsplit_once(") ").and_then(|(_, rest)| rest.chars().next()) {
+                Some('R') => look.is_runnable = true,
+                Some('D') => look.waits_for_storage = true,
+                _ => {}
+            }
+        }
+    }
+}

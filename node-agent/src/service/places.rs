@@ -1,0 +1,91 @@
+//! Where the control sockets and pins of services are: found by name, below directories that only their owners
+//! can write to.
+
+use std::fs;
+use std::io;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+
+/// Where BPF objects of services are pinned.
+const PINS: &str = "/sys/fs/bpf/standin";
+
+/// Longest name of a service in a path, bytes; socket paths are short (108).
+const NAME_MAX: usize = 40;
+
+/// The directory of control sockets, beside the agent's socket.
+pub fn control_directory(agent_socket: &Path) -> PathBuf {
+    if nix::unistd::geteuid().is_root() {
+        return agent_socket.parent().unwrap_or(Path::new("/run/standin")).join("services");
+    }
+    let runtime = std::env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from);
+    runtime
+        .unwrap_or_else(|| format!("/tmp/standin-{}", nix::unistd::geteuid()).into())
+        .join("standin/services")
+}
+
+/// The places of one service.
+#[derive(Clone, Debug)]
+pub struct Place {
+    /// Its control socket.
+    pub socket: PathBuf,
+    /// Its pins.
+    pub pins: PathBuf,
+}
+
+impl Place {
+    /// Of the service `name` of this user.
+    pub fn new(directory: &Path, name: &str) -> Self {
+        let file = file_name(name);
+        let user = nix::unistd::geteuid();
+        Self {
+            socket: directory.join(format!("{file}.sock")),
+            pins: PathBuf::from(PINS).join(format!("{user}-{file}")),
+        }
+    }
+
+    /// Makes the directory of the socket.
+    ///
+    /// # Errors
+    /// What the file system says.
+    pub fn prepare(&self) -> io::Result<()> {
+        let directory = self.socket.parent().unwrap_or(Path::new("/"));
+        fs::create_dir_all(directory)?;
+        fs::set_permissions(directory, fs::Permissions::from_mode(0o755))
+    }
+}
+
+/// A name made safe for a path, so that two names never meet: what is no letter, digit, `-`, `_` or `.` becomes
+/// `%XX`. Long ones are cut and end in a number made of the whole.
+fn file_name(name: &str) -> String {
+    let mut safe = String::new();
+    for byte in name.bytes() {
+        match byte {
+            b'.' if safe.is_empty() => safe.push_str("%2E"),
+            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'_' | b'.' => safe.push(char::from(byte)),
+            other => safe.push_str(&format!("%{other:02X}")),
+        }
+    }
+    if safe.len() > NAME_MAX {
+        // FNV-1a, http://www.isthe.com/chongo/tech/comp/fnv/.
+        let hash = name.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
+            (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
+        });
+        safe.truncate(NAME_MAX - 17);
+        safe.push_str(&format!("-{hash:016x}"));
+    }
+    safe
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_become_files_and_never_meet() {
+        assert_eq!(file_name("http.server"), "http.server");
+        assert_eq!(file_name("../../etc/x"), "%2E.%2F..%2Fetc%2Fx");
+        let long = file_name(&"a".repeat(200));
+        assert!(long.len() <= NAME_MAX);
+        assert_ne!(long, file_name(&"a".repeat(201)));
+    }
+}

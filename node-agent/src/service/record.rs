@@ -1,0 +1,50 @@
+//! Failovers into the database.
+
+use super::guard::Failover;
+use crate::store::Store;
+use crate::store::record::NewFailover;
+use std::path::PathBuf;
+
+/// Where failovers of a service are recorded.
+#[derive(Clone, Debug)]
+pub struct Recorder {
+    /// The database.
+    pub database: PathBuf,
+    /// Name of the service.
+    pub service: String,
+    /// Who runs it.
+    pub uid: u32,
+}
+
+impl Recorder {
+    /// Records one; blocks. A database that refuses costs the record, and a word in the log.
+    pub(super) fn record(&self, failover: &Failover) {
+        let recorded = Store::open(&self.database).and_then(|opened| {
+            let mut store = opened.store;
+            store.add_failover(&self.row(failover))
+        });
+        if let Err(error) = recorded {
+            eprintln!("standin: a failover is not recorded: {error}");
+        }
+    }
+
+    fn row(&self, failover: &Failover) -> NewFailover {
+        let number =
+            |who: Option<(u64, i32)>| who.map(|(number, _)| i64::try_from(number).unwrap_or(i64::MAX));
+        NewFailover {
+            service: self.service.clone(),
+            uid: self.uid,
+            at_ms: failover.at_ms,
+            cause: failover.cause.word(),
+            evidence: failover.cause.to_string(),
+            from_instance: number(failover.from),
+            from_pid: failover.from.map(|(_, pid)| pid),
+            to_instance: number(Some(failover.to)).unwrap_or(0),
+            to_pid: failover.to.1,
+            steps: failover.steps.iter().map(|(step, us)| ((*step).to_owned(), *us)).collect(),
+            queued: failover.queued,
+            migrated: failover.migrated,
+            open: failover.open,
+        }
+    }
+}

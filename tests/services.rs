@@ -1,0 +1,195 @@
+//! A service from its start to its end: what it is told, what it tells, and what happens when it is badly made.
+#![allow(clippy::unwrap_used, reason = "a test panics where it fails")]
+
+#[path = "support/service.rs"]
+mod service;
+mod support;
+
+use service::{Service, free_port, script};
+use std::fs;
+use std::os::unix::process::ExitStatusExt;
+use std::time::Duration;
+use support::{Sandbox, has, is_root, signal, stderr, wait_until};
+
+#[test]
+fn a_shadow_is_frozen_and_uses_no_cpu() {
+    require!(is_root(), "needs root");
+    let sandbox = Sandbox::new();
+    let service = Service::server(&sandbox, "web", &["--shadows", "2"]);
+    service.wait_for_shadows(2);
+    let ticks = |pid: u32| {
+        let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
+        let fields: Vec<u64> = stat
+            .rsplit_once(") ")
+            .unwrap()
+            .1
+            .split(' ')
+            .skip(11)
+            .take(2)
+            .map(|text| text.parse().unwrap())
+            .collect();
+        fields.iter().sum::<u64>()
+    };
+    let shadows = service.pids("shadow");
+    let used: Vec<u64> = shadows.iter().map(|pid| ticks(*pid)).collect();
+    std::thread::sleep(Duration::from_millis(300));
+    assert_eq!(shadows.iter().map(|pid| ticks(*pid)).collect::<Vec<_>>(), used);
+    let status = service.status().unwrap();
+    for instance in status["instances"].as_array().unwrap() {
+        assert_eq!(instance["is_frozen"], instance["role"] == "shadow", "{instance}");
+        assert!(instance["private_bytes"].as_u64().unwrap() > 1 << 20, "{instance}");
+    }
+    assert_eq!(status["addresses"][0], service.address().to_string());
+    assert!(
+        service.log().contains("up shadow") && service.log().contains("up first"),
+        "SHADOW=1 is set for shadows"
+    );
+}
+
+#[test]
+fn the_end_of_the_service_is_that_of_its_primary() {
+    require!(is_root(), "needs root");
+    let sandbox = Sandbox::new();
+    let service = Service::server(&sandbox, "web", &["--shadows", "1"]);
+    service.wait_for_shadows(1);
+    let (primary, shadow) = (service.primary(), service.pids("shadow")[0]);
+    assert_eq!(service.stop().signal(), Some(libc::SIGTERM), "python ends by the signal");
+    for pid in [primary, shadow] {
+        assert!(!fs::exists(format!("/proc/{pid}")).unwrap(), "{pid} is left");
+    }
+    wait_until("the cgroups are gone", || sandbox.run_cgroups().is_empty());
+    let service = Service::server(&sandbox, "web", &["--shadows", "1"]);
+    service.wait_for_shadows(1);
+    _ = service.tell("/exit0");
+    assert_eq!(service.wait().code(), Some(0), "a clean exit is an end");
+    let runs: i64 = sandbox.sql("SELECT count(*) FROM run WHERE state <> 'running'");
+    assert_eq!(runs, 2);
+}
+
+#[test]
+fn a_command_that_cannot_serve_ends_as_without_standin() {
+    require!(is_root(), "needs root");
+    let sandbox = Sandbox::new();
+    let run = |command: &[&str]| {
+        let mut standin = sandbox.standin(["run", "--no-agent", "--shadows", "1", "--name", "bad", "--"]);
+        standin.args(command).env("STANDIN_SOCKET", sandbox.socket()).output().unwrap()
+    };
+    assert_eq!(run(&["sh", "-c", "exit 7"]).status.code(), Some(7));
+    assert_eq!(run(&["no-such-program"]).status.code(), Some(127));
+    assert_eq!(run(&["sh", "-c", "kill -SEGV $$"]).status.signal(), Some(libc::SIGSEGV));
+}
+
+#[test]
+fn a_port_that_is_taken_stays_taken() {
+    require!(is_root(), "needs root");
+    let sandbox = Sandbox::new();
+    let stranger = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let place = stranger.local_addr().unwrap().to_string();
+    let script = script(&sandbox);
+    let service = Service::start(
+        &sandbox,
+        "web",
+        0,
+        &["--shadows", "1"],
+        &["python3", script.to_str().unwrap(), &place],
+    );
+    let log = service.log();
+    assert_eq!(service.wait().code(), Some(1), "{log}");
+    assert!(fs::read_to_string(sandbox.path("web.log")).unwrap().contains("Address already in use"));
+}
+
+#[test]
+fn a_service_that_dies_again_and_again_is_given_up() {
+    require!(is_root(), "needs root");
+    let sandbox = Sandbox::new();
+    let marker = sandbox.path("marker");
+    // Serves once, and never again.
+    let server = format!(
+        "test -e {0} && exit 9; touch {0}; exec python3 {1} 127.0.0.1:{2}",
+        marker.display(),
+        script(&sandbox).display(),
+        free_port()
+    );
+    let service = Service::start(&sandbox, "web", 0, &["--shadows", "0"], &["sh", "-c", &server]);
+    service.wait_for_shadows(0);
+    signal(service.primary(), libc::SIGKILL);
+    assert_eq!(service.wait().code(), Some(9));
+    let log = fs::read_to_string(sandbox.path("web.log")).unwrap();
+    assert!(log.contains("5 starts in a row failed, the last one: exit 9; given up"), "{log}");
+}
+
+#[test]
+fn warming_and_probing_reach_the_shadow() {
+    require!(is_root() && has("curl"), "needs root and curl");
+    let sandbox = Sandbox::new();
+    let (port, file) = (free_port(), sandbox.path("answers"));
+    let warm = format!("for i in 1 2 3; do curl -s http://127.0.0.1:{port}/ >> {}; done", file.display());
+    let probe = format!("http://127.0.0.1:{port}/");
+    let script = script(&sandbox);
+    let options = ["--shadows", "1", "--warm-with", &warm, "--ready-probe", &probe];
+    let place = format!("127.0.0.1:{port}");
+    let service =
+        Service::start(&sandbox, "web", port, &options, &["python3", script.to_str().unwrap(), &place]);
+    service.wait_for_shadows(1);
+    let shadow = service.pids("shadow")[0];
+    let answers = fs::read_to_string(&file).unwrap();
+    assert_eq!(answers, format!("{shadow}\n").repeat(3), "all of them by the shadow");
+    assert_eq!(service.ask(), service.primary(), "others go to the primary");
+}
+
+#[test]
+fn a_primary_whose_probe_fails_is_replaced() {
+    require!(is_root(), "needs root");
+    let sandbox = Sandbox::new();
+    let bad = sandbox.path("bad");
+    // The instance named in the file is unwell.
+    let probe = format!("test \"$(cat {} 2>/dev/null)\" != \"$STANDIN_INSTANCE\"", bad.display());
+    let options = ["--shadows", "1", "--ready-probe", &probe, "--probe-interval", "100ms"];
+    let service = Service::server(&sandbox, "web", &options);
+    service.wait_for_shadows(1);
+    let primary = service.primary();
+    fs::write(&bad, "1").unwrap();
+    assert_ne!(service.wait_for_another(primary), primary);
+    wait_until("it is said", || service.log().contains("the ready probe fails: exit 1"));
+}
+
+#[test]
+fn one_writer_at_a_time() {
+    require!(is_root(), "needs root");
+    let sandbox = Sandbox::new();
+    let service = Service::server(&sandbox, "web", &["--shadows", "1", "--single-writer"]);
+    service.wait_for_shadows(1);
+    std::thread::sleep(Duration::from_millis(1100));
+    let primary = service.primary();
+    signal(primary, libc::SIGSTOP);
+    assert_ne!(service.ask(), primary);
+    drop(service);
+    let fenced: i64 = sandbox.sql("SELECT json_extract(steps, '$.fenced') IS NOT NULL FROM failover");
+    assert_eq!(fenced, 1);
+}
+
+#[test]
+fn a_name_is_taken_once() {
+    require!(is_root(), "needs root");
+    let sandbox = Sandbox::new();
+    let service = Service::server(&sandbox, "web", &["--shadows", "0"]);
+    service.wait_for_shadows(0);
+    let arguments = ["run", "--no-agent", "--shadows", "0", "--name", "web", "--", "sleep", "1"];
+    let output = service.standin(&arguments).output().unwrap();
+    assert_eq!(output.status.code(), Some(125));
+    assert!(stderr(&output).contains("a service named web runs already"), "{}", stderr(&output));
+    let output = service.standin(&["stop", "nothing"]).output().unwrap();
+    assert_eq!(output.status.code(), Some(125));
+    assert!(stderr(&output).contains("no service named nothing runs"), "{}", stderr(&output));
+}
+
+#[test]
+fn a_service_without_a_shadow_says_why_it_cannot_fail_over() {
+    require!(is_root(), "needs root");
+    let sandbox = Sandbox::new();
+    let service = Service::server(&sandbox, "web", &["--shadows", "0"]);
+    service.wait_for_shadows(0);
+    let output = service.standin(&["failover", "web"]).output().unwrap();
+    assert_eq!(output.status.code(), Some(125));
+    assert!(stderr(&output).contains("no shadow is ready"), "{}", stderr(&output));
+}
