@@ -1,4 +1,5 @@
-//! Where a process may be copied: asleep in a call that waits for work. And how that call is taken up again.
+//! Where a process may be copied: asleep in a call that waits for work, or about to make one. And how that call
+//! is taken up again.
 //!
 //! A process that is interrupted in a call leaves it with a code for the kernel: take the call up again, with
 //! what is left of its time, unless a signal is handled first (-ERESTARTSYS and its like,
@@ -59,16 +60,6 @@ const REPEATABLE: [i64; 18] = [
     libc::SYS_io_getevents,
 ];
 
-/// Whether a process in the call with this number waits for work.
-pub(super) fn is_wait(call: i64) -> bool {
-    WAITS.contains(&call)
-}
-
-/// The call number in a text of `/proc/PID/syscall`; `None` where the process runs or waits outside of a call.
-pub(super) fn call_in(text: &str) -> Option<i64> {
-    text.split_whitespace().next()?.parse().ok().filter(|call| *call >= 0)
-}
-
 /// The registers to put back into a process that was interrupted with `registers`: the same, but for calls that
 /// would show the interruption.
 pub(super) fn as_if_undisturbed(registers: &Registers) -> Registers {
@@ -80,10 +71,30 @@ pub(super) fn as_if_undisturbed(registers: &Registers) -> Registers {
     restored
 }
 
+/// Whether a process at the entry to a call is about to wait for work, for longer than a look: an event loop with
+/// work left looks for more without waiting. Calls whose time is not in a register are left out.
+pub(super) fn is_about_to_wait(entering: &Registers) -> bool {
+    const NO_TIME: i32 = 0;
+    // The lower half of a register, which is all that the call sees.
+    let waits_for = |register: u64| register as i32 != NO_TIME;
+    match entering.orig_rax.cast_signed() {
+        libc::SYS_accept | libc::SYS_accept4 => true,
+        libc::SYS_poll => waits_for(entering.rdx),
+        libc::SYS_epoll_wait | libc::SYS_epoll_pwait => waits_for(entering.r10),
+        _ => false,
+    }
+}
+
+/// The registers of a process at the entry to a call, as they were before the call's instruction.
+pub(super) fn before_call(entering: &Registers) -> Registers {
+    let rip = entering.rip - SYSCALL_BYTES;
+    Registers { rax: entering.orig_rax, rip, orig_rax: u64::MAX, ..*entering }
+}
+
 /// Whether the process was interrupted while it waited for work, and will take the call up again.
 /// Expects registers out of [`as_if_undisturbed`].
 pub(super) fn waits(registers: &Registers) -> bool {
-    is_wait(registers.orig_rax.cast_signed()) && is_interrupted(registers)
+    WAITS.contains(&registers.orig_rax.cast_signed()) && is_interrupted(registers)
 }
 
 fn is_interrupted(registers: &Registers) -> bool {
@@ -119,14 +130,21 @@ mod tests {
     }
 
     #[test]
-    fn the_kernels_file_is_understood() {
+    fn a_loop_with_work_left_is_not_about_to_wait() {
+        let mut poll = in_call(libc::SYS_poll, -38);
+        assert!(!is_about_to_wait(&poll));
+        poll.rdx = 500;
+        assert!(is_about_to_wait(&poll));
+        // As compilers pass -1 in an int.
+        poll.rdx = 0xffff_ffff;
+        assert!(is_about_to_wait(&poll));
+        assert!(is_about_to_wait(&in_call(libc::SYS_accept, -38)));
+        assert!(!is_about_to_wait(&in_call(libc::SYS_read, -38)));
+        let before = before_call(&poll);
         assert_eq!(
-            call_in("232 0x4 0x7ffd 0x1 0xffffffff 0x0 0x0 0x7ffd 0x7f5c\n"),
-            Some(libc::SYS_epoll_wait)
+            (before.rax.cast_signed(), before.rip, before.orig_rax),
+            (libc::SYS_poll, 0xffe, u64::MAX)
         );
-        assert_eq!(call_in("running\n"), None);
-        assert_eq!(call_in("-1 0x7ffd 0x7f5c\n"), None);
-        assert_eq!(call_in(""), None);
     }
 
     #[test]

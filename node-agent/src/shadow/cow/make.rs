@@ -2,23 +2,19 @@
 
 use super::descriptor::{self, Kind};
 use super::inspect::{self, Holdings, Mapping, Standing};
-use super::ptrace::{self, Stop};
+use super::ptrace;
 use super::repair::{self, Snapshot};
 use super::site::CallSite;
-use super::tracee::{Tracee, has_ended, wait_for_stop};
-use super::{Busy, Copy, CowError, OnStep, Reason, Steps, idle, park, refusal};
+use super::tracee::{Tracee, has_ended};
+use super::{Busy, Copy, CowError, OnStep, Reason, Steps, park, refusal, stop};
 use nix::unistd::Pid;
 use rustix::process::{PidfdFlags, Signal, WaitId, WaitIdOptions};
 use std::cell::RefCell;
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-/// Code segment of 64-bit programs (`__USER_CS`, arch/x86/include/asm/segment.h).
-const CODE_SEGMENT_64: u64 = 0x33;
-/// Marks calls of x32 programs (arch/x86/include/uapi/asm/unistd.h).
-const X32_CALL: u64 = 0x4000_0000;
 /// `PR_GET_TID_ADDRESS` (include/uapi/linux/prctl.h)
 const PR_GET_TID_ADDRESS: u64 = 40;
 /// How long a copy that is given up may take to end.
@@ -69,24 +65,21 @@ fn judge(primary: Pid) -> Result<Judged, CowError> {
     refusal::judge_standing(&standing, 0)?;
     let holdings = Holdings::read(primary)?;
     refusal::judge_holdings(&holdings)?;
-    let call = idle::call_in(&inspect::text(primary, "syscall")?);
-    if !call.is_some_and(idle::is_wait) {
-        return Err(CowError::Busy(Busy::Works));
-    }
     let site = CallSite::find(primary, &holdings.mappings).ok_or(Reason::NoCallSite)?;
     Ok(Judged { site, kinds: holdings.descriptors, parent: Pid::from_raw(standing.parent) })
 }
 
 fn make_copy(pid: Pid, judged: &Judged, into: &Path, steps: Steps) -> Result<Copy, CowError> {
     let pidfd = open(pid)?;
+    let waiting = stop::where_it_waits(pid, pidfd.as_fd())?;
     let start = Instant::now();
-    stop(pid, pidfd.as_fd())?;
     // Declared first to be dropped last: the primary goes on before the copy is ended.
     let mut unfinished = Unfinished(None);
-    let tracee = Tracee::new(pid, pidfd, steps).map_err(CowError::failed("read the process's registers"))?;
+    let tracee =
+        Tracee::new(pid, pidfd, waiting, steps).map_err(CowError::failed("read the process's registers"))?;
     let mut primary = Stopped { tracee, still: true };
     steps.reached("stopped")?;
-    let (snapshot, mappings) = judge_stopped(pid, &primary.tracee, judged)?;
+    let (snapshot, mappings) = judge_stopped(pid, judged)?;
     let made = fork(&mut primary.tracee, judged.site, snapshot);
     unfinished.0 = primary.tracee.made().and_then(|pid| open(pid).ok());
     let made = made?;
@@ -108,32 +101,6 @@ fn make_copy(pid: Pid, judged: &Judged, into: &Path, steps: Steps) -> Result<Cop
     park::wait_until_frozen(into)?;
     let pidfd = unfinished.0.take().ok_or(CowError::Ended)?;
     Ok(Copy { pid: made.pid, pidfd, parent: judged.parent, pause, repairs })
-}
-
-/// Stops the process, which is traced from then on.
-fn stop(pid: Pid, pidfd: BorrowedFd) -> Result<(), CowError> {
-    ptrace::seize(pid).map_err(|error| match error.raw_os_error() {
-        Some(libc::EPERM) => CowError::Refused(Reason::TraceDenied),
-        Some(libc::ESRCH) => CowError::Ended,
-        _ => CowError::failed(format!("trace process {pid}"))(error),
-    })?;
-    ptrace::interrupt(pid).map_err(CowError::failed(format!("stop process {pid}")))?;
-    loop {
-        match wait_for_stop(pid, pidfd)? {
-            Stop::Interrupted => return Ok(()),
-            Stop::Group => {
-                // It stays stopped.
-                ptrace::detach(pid).map_err(CowError::failed("let go of the process"))?;
-                return Err(Reason::Stopped.into());
-            }
-            Stop::Signal(signal) => {
-                ptrace::resume(pid, signal).map_err(CowError::failed("pass a signal on"))?;
-            }
-            Stop::Call | Stop::Cloned => {
-                ptrace::resume(pid, 0).map_err(CowError::failed("stop the process"))?;
-            }
-        }
-    }
 }
 
 /// A primary that stands still: let go in the end, as it was, come what may.
@@ -179,16 +146,7 @@ impl Drop for Unfinished {
 }
 
 /// Judges the process again, now that it can't change, and reads what the copy is made anew from.
-fn judge_stopped(pid: Pid, primary: &Tracee, judged: &Judged) -> Result<(Snapshot, Vec<Mapping>), CowError> {
-    let registers = primary.stopped_with();
-    if registers.cs != CODE_SEGMENT_64
-        || (registers.orig_rax.cast_signed() >= 0 && registers.orig_rax & X32_CALL != 0)
-    {
-        return Err(Reason::NotX86_64.into());
-    }
-    if !idle::waits(registers) {
-        return Err(CowError::Busy(Busy::Works));
-    }
+fn judge_stopped(pid: Pid, judged: &Judged) -> Result<(Snapshot, Vec<Mapping>), CowError> {
     let standing = Standing::read(pid)?;
     refusal::judge_standing(&standing, nix::unistd::gettid().as_raw())?;
     if standing.pending_deliverable != 0 {
@@ -235,6 +193,7 @@ fn fork(primary: &mut Tracee, site: CallSite, mut snapshot: Snapshot) -> Result<
     let tid_flags = if tid_at == 0 { 0 } else { libc::CLONE_CHILD_SETTID | libc::CLONE_CHILD_CLEARTID };
     let flags = u64::from((libc::CLONE_PARENT | tid_flags).cast_unsigned());
     let arguments = [flags, frames.exit, 0, tid_at, 0, 0];
+    ptrace::follow_clone(primary.pid()).map_err(CowError::failed("follow the fork"))?;
     primary.call("clone", libc::SYS_clone, arguments)?;
     Ok(Made { pid: primary.made().ok_or(CowError::Ended)?, exit_frame: frames.exit, snapshot })
 }

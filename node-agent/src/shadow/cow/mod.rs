@@ -40,6 +40,8 @@ mod repair;
 mod site;
 mod socket;
 #[cfg(target_arch = "x86_64")]
+mod stop;
+#[cfg(target_arch = "x86_64")]
 mod tracee;
 
 pub use refusal::Reason;
@@ -60,7 +62,7 @@ pub struct Copy {
     pub pidfd: OwnedFd,
     /// Who has to wait for it once it has ended: the primary's parent.
     pub parent: Pid,
-    /// How long the primary stood still.
+    /// How long the primary stood still, from when it was found to wait.
     pub pause: Duration,
     /// What was made anew in the copy.
     pub repairs: Repairs,
@@ -152,6 +154,8 @@ impl Steps<'_> {
 /// fork copies the page tables (17 µs/MB with small pages), and with its connections, each of which is looked at.
 /// While it runs, whoever waits for `primary` in another
 /// thread of this process (`waitid`) may see its stops (`CLD_TRAPPED`), and must not take them for its end.
+///
+/// A primary at work is copied when it is about to wait next, for which it has some milliseconds.
 ///
 /// `into` should be empty: all of it is frozen, and stays so. In v1 hierarchies the copy stays in the primary's
 /// cgroups.

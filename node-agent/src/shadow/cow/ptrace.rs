@@ -47,7 +47,12 @@ fn request(request: c_uint, pid: Pid, address: usize, data: usize) -> io::Result
 
 /// Attaches without stopping. The process survives this thread, whatever happens: no `EXITKILL`.
 pub(super) fn seize(pid: Pid) -> io::Result<()> {
-    request(libc::PTRACE_SEIZE, pid, 0, PTRACE_O_TRACESYSGOOD | PTRACE_O_TRACECLONE)
+    request(libc::PTRACE_SEIZE, pid, 0, PTRACE_O_TRACESYSGOOD)
+}
+
+/// From now on what the process makes is traced too.
+pub(super) fn follow_clone(pid: Pid) -> io::Result<()> {
+    request(libc::PTRACE_SETOPTIONS, pid, 0, PTRACE_O_TRACESYSGOOD | PTRACE_O_TRACECLONE)
 }
 
 /// From now on the process dies with this thread.
@@ -60,9 +65,10 @@ pub(super) fn interrupt(pid: Pid) -> io::Result<()> {
     request(libc::PTRACE_INTERRUPT, pid, 0, 0)
 }
 
-/// Lets the process go on, without a signal, to the next entry or exit of a system call.
-pub(super) fn resume_to_call(pid: Pid) -> io::Result<()> {
-    request(libc::PTRACE_SYSCALL, pid, 0, 0)
+/// Lets the process go on to the next entry or exit of a system call, with the signal that it stopped for, or
+/// without one: 0.
+pub(super) fn resume_to_call(pid: Pid, signal: i32) -> io::Result<()> {
+    request(libc::PTRACE_SYSCALL, pid, 0, signal.cast_unsigned() as usize)
 }
 
 /// Lets the process go on, with the signal that it stopped for, or without one: 0.
@@ -97,6 +103,16 @@ fn classify(signal: i32, code: i32) -> Stop {
         (PTRACE_EVENT_STOP, _) => Stop::Group,
         _ => Stop::Signal(signal),
     }
+}
+
+/// Whether a process at a [`Stop::Call`] is about to make the call.
+pub(super) fn is_at_entry(pid: Pid) -> io::Result<bool> {
+    const PTRACE_SYSCALL_INFO_ENTRY: u8 = 1;
+    let mut operation = 0_u8;
+    // The first byte of `struct ptrace_syscall_info`; only as much as there is room for is written.
+    let (length, at) = (1, from_mut(&mut operation).addr());
+    request(libc::PTRACE_GET_SYSCALL_INFO, pid, length, at)?;
+    Ok(operation == PTRACE_SYSCALL_INFO_ENTRY)
 }
 
 /// The id, as this process sees it, of what was made at [`Stop::Cloned`].

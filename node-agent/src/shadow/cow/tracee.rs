@@ -47,13 +47,10 @@ pub(super) struct Tracee<'a> {
 }
 
 impl<'a> Tracee<'a> {
-    /// Takes over a process that is at a [`Stop::Interrupted`], and sees to it that it goes on undisturbed.
-    pub(super) fn new(pid: Pid, pidfd: OwnedFd, steps: Steps<'a>) -> io::Result<Self> {
-        let registers = idle::as_if_undisturbed(&ptrace::registers(pid)?);
-        ptrace::set_registers(pid, &registers)?;
+    /// Takes over a process that is at a [`Stop::Interrupted`], to go on with `registers`.
+    pub(super) fn new(pid: Pid, pidfd: OwnedFd, registers: Registers, steps: Steps<'a>) -> io::Result<Self> {
         let signal_mask = ptrace::signal_mask(pid)?;
         let origin = Origin { registers, signal_mask, memory: Vec::new(), memory_at: 0 };
-        let made_calls = Cell::new(false);
         Ok(Self {
             pid,
             pidfd,
@@ -63,7 +60,7 @@ impl<'a> Tracee<'a> {
             origin,
             stop_came: Cell::new(false),
             made: Cell::new(None),
-            made_calls,
+            made_calls: Cell::new(false),
         })
     }
 
@@ -93,11 +90,6 @@ impl<'a> Tracee<'a> {
     /// Refers to it.
     pub(super) fn pidfd(&self) -> BorrowedFd<'_> {
         self.pidfd.as_fd()
-    }
-
-    /// What the process was stopped with.
-    pub(super) fn stopped_with(&self) -> &Registers {
-        &self.origin.registers
     }
 
     /// Makes ready for calls: the frames on the stack, then the registers, then the signals. At any moment in
@@ -143,11 +135,11 @@ impl<'a> Tracee<'a> {
         let failed = || CowError::failed(format!("make the call {name} in process {}", self.pid));
         // The stop at the call's entry, then the one at its exit.
         for step in ["call entered", "call returned"] {
-            ptrace::resume_to_call(self.pid).map_err(failed())?;
+            ptrace::resume_to_call(self.pid, 0).map_err(failed())?;
             while self.wait_in_call()? == Stop::Cloned {
                 self.made.set(Some(ptrace::cloned(self.pid).map_err(failed())?));
                 self.steps.reached("copy made")?;
-                ptrace::resume_to_call(self.pid).map_err(failed())?;
+                ptrace::resume_to_call(self.pid, 0).map_err(failed())?;
             }
             self.steps.reached(step)?;
         }
@@ -259,11 +251,22 @@ impl<'a> Tracee<'a> {
 }
 
 /// Waits until a traced process stops.
+///
+/// # Errors
+/// [`CowError::Ended`] where it ends instead; [`CowError::Failed`] after [`STOP_TIMEOUT`].
 pub(super) fn wait_for_stop(pid: Pid, pidfd: BorrowedFd) -> Result<Stop, CowError> {
+    stop_within(pid, pidfd, STOP_TIMEOUT)?.ok_or_else(|| {
+        let error = io::Error::from(io::ErrorKind::TimedOut);
+        CowError::failed(format!("stop process {pid} (is its cgroup frozen?)"))(error)
+    })
+}
+
+/// Waits until a traced process stops; `None` where it does not within `time`.
+pub(super) fn stop_within(pid: Pid, pidfd: BorrowedFd, time: Duration) -> Result<Option<Stop>, CowError> {
     let start = Instant::now();
     loop {
         if let Some(stop) = ptrace::stop(pid).map_err(CowError::failed("ask for the process's stop"))? {
-            return Ok(stop);
+            return Ok(Some(stop));
         }
         if start.elapsed() < YIELD_TIME {
             std::thread::yield_now();
@@ -272,9 +275,8 @@ pub(super) fn wait_for_stop(pid: Pid, pidfd: BorrowedFd) -> Result<Stop, CowErro
         if has_ended(pidfd) {
             return Err(CowError::Ended);
         }
-        if start.elapsed() > STOP_TIMEOUT {
-            let error = io::Error::from(io::ErrorKind::TimedOut);
-            return Err(CowError::failed(format!("stop process {pid} (is its cgroup frozen?)"))(error));
+        if start.elapsed() > time {
+            return Ok(None);
         }
         std::thread::sleep(NAP);
     }
