@@ -154,6 +154,23 @@ fn a_primary_whose_probe_fails_is_replaced() {
 }
 
 #[test]
+fn a_primary_that_gets_slow_is_replaced() {
+    require!(is_root(), "needs root");
+    let sandbox = Sandbox::new();
+    let (port, script, lame) = (free_port(), script(&sandbox), sandbox.path("lame"));
+    let place = format!("127.0.0.1:{port}");
+    let mut command =
+        sandbox.standin(["run", "--no-agent", "--name", "web", "--shadows", "1", "--max-latency", "20ms"]);
+    command.args(["--", "python3", script.to_str().unwrap(), &place]).env("LAME", &lame);
+    let service = Service::spawn(&sandbox, "web", port, &mut command);
+    service.wait_for_shadows(1);
+    let primary = service.primary();
+    fs::write(format!("{}{primary}", lame.display()), "").unwrap();
+    wait_until("another one answers", || service.ask() != primary);
+    wait_until("it is said", || service.log().contains("answers were late"));
+}
+
+#[test]
 fn one_writer_at_a_time() {
     require!(is_root(), "needs root");
     let sandbox = Sandbox::new();
@@ -192,4 +209,55 @@ fn a_service_without_a_shadow_says_why_it_cannot_fail_over() {
     let output = service.standin(&["failover", "web"]).output().unwrap();
     assert_eq!(output.status.code(), Some(125));
     assert!(stderr(&output).contains("no shadow is ready"), "{}", stderr(&output));
+}
+
+#[test]
+fn a_supervisor_that_is_killed_takes_nothing_along() {
+    require!(is_root(), "needs root");
+    let sandbox = Sandbox::new();
+    let mut service = Service::server(&sandbox, "web", &["--shadows", "1"]);
+    let port = service.port;
+    service.wait_for_shadows(1);
+    let (primary, shadow) = (service.primary(), service.pids("shadow")[0]);
+    service.child.kill().unwrap();
+    service.child.wait().unwrap();
+    assert_eq!(service.ask(), primary, "it serves on");
+    assert_eq!(service.status().unwrap()["mode"], "unsupervised");
+    // While nobody is there the primary dies too: the kernel turns the traffic, and it waits.
+    signal(primary, libc::SIGKILL);
+    wait_until("it is gone", || !fs::exists(format!("/proc/{primary}")).unwrap());
+    let mut waiting = service.tell("/");
+    let script = script(&sandbox);
+    let place = format!("127.0.0.1:{port}");
+    let again = Service::start(
+        &sandbox,
+        "web",
+        port,
+        &["--shadows", "1"],
+        &["python3", script.to_str().unwrap(), &place],
+    );
+    let mut answer = String::new();
+    std::io::Read::read_to_string(&mut waiting, &mut answer).unwrap();
+    assert!(answer.contains(&shadow.to_string()), "{answer:?}");
+    again.wait_for_shadows(1);
+    assert_eq!(again.primary(), shadow);
+    wait_until("the failover is logged", || again.failovers() == 1);
+    assert!(again.log().contains("taking up the service as its supervisor left it"), "{}", again.log());
+    again.stop();
+    wait_until("the cgroups are gone", || sandbox.run_cgroups().is_empty());
+}
+
+#[test]
+fn a_service_without_a_supervisor_can_be_stopped() {
+    require!(is_root(), "needs root");
+    let sandbox = Sandbox::new();
+    let mut service = Service::server(&sandbox, "web", &["--shadows", "1"]);
+    service.wait_for_shadows(1);
+    let primary = service.primary();
+    service.child.kill().unwrap();
+    service.child.wait().unwrap();
+    let output = service.standin(&["failover", "web"]).output().unwrap();
+    assert!(stderr(&output).contains("start it again to have it taken up"), "{}", stderr(&output));
+    assert!(service.standin(&["stop", "web"]).output().unwrap().status.success());
+    wait_until("it is gone", || !fs::exists(format!("/proc/{primary}")).unwrap());
 }

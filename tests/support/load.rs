@@ -1,6 +1,7 @@
 //! An open-loop load: a new connection per request at a fixed rate, whatever became of the ones before, so that a
 //! server that stands still shows as requests that wait. Every request's fate is told.
 #![allow(dead_code, reason = "every test takes what it needs")]
+#![allow(missing_docs, unreachable_pub, clippy::unwrap_used, reason = "this is no library")]
 
 use std::io::ErrorKind;
 use std::net::SocketAddr;

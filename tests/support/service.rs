@@ -1,5 +1,6 @@
 //! A service under test, and a server that can be told to misbehave.
 #![allow(dead_code, reason = "every test takes what it needs")]
+#![allow(missing_docs, unreachable_pub, clippy::unwrap_used, reason = "this is no library")]
 
 use super::support::{self, PATIENCE, Sandbox, wait_until};
 use serde_json::Value;
@@ -11,7 +12,8 @@ use std::process::{Child, Command, ExitStatus};
 use std::time::{Duration, Instant};
 
 /// A server in one thread that answers every connection with its pid, and does as the path says: `/deadlock`
-/// sleeps for ever, `/spin` computes for ever, `/exit3` exits, `/abort` aborts, `/slow` takes half a second.
+/// sleeps for ever, `/spin` computes for ever, `/exit3` exits, `/abort` aborts, `/slow` takes half a second. Where `$LAME` and its pid name a file, every answer
+/// takes 50 ms.
 /// Arguments: addresses to listen on, as HOST:PORT; `udp:HOST:PORT` echoes its pid to every datagram.
 pub const SERVER: &str = r#"
 import os, selectors, socket, sys, time, threading
@@ -45,6 +47,7 @@ while True:
             if b'/exit0' in request: os._exit(0)
             if b'/abort' in request: os.abort()
             if b'/slow' in request: time.sleep(0.5)
+            if os.environ.get('LAME') and os.path.exists(os.environ['LAME'] + str(os.getpid())): time.sleep(0.05)
             connection.sendall(b'HTTP/1.0 200 OK\r\nContent-Length: %d\r\n\r\n%s' % (len(me), me))
         except OSError:
             pass

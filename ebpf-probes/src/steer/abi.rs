@@ -31,6 +31,8 @@ pub struct Control {
     pub next: u64,
     /// Slot that connections from the warming cgroup go to, or [`NOBODY`].
     pub warming: u64,
+    /// An answer that takes longer is late, nanoseconds.
+    pub latency_max_ns: u64,
     /// Ports that are the service's; all of its listeners' if the first one is 0.
     pub ports: [u64; PORTS_MAX],
 }
@@ -57,6 +59,10 @@ pub struct Steered {
     pub events_lost: u64,
     /// Times the kernel side turned the traffic away from a dying instance.
     pub turned: u64,
+    /// Requests that were answered, where latency is watched.
+    pub answered: u64,
+    /// Of those, the ones that took longer than allowed.
+    pub answered_late: u64,
 }
 
 /// An address that the service listens on.
@@ -112,7 +118,7 @@ pub const FATAL_SIGNAL: u32 = 3;
 /// The main process has ended.
 pub const EXITED: u32 = 4;
 
-const _: () = assert!(size_of::<Control>() == 8 * (3 + PORTS_MAX));
-const _: () = assert!(size_of::<Steered>() == 72);
+const _: () = assert!(size_of::<Control>() == 8 * (4 + PORTS_MAX));
+const _: () = assert!(size_of::<Steered>() == 88);
 const _: () = assert!(size_of::<GroupKey>() == 28);
 const _: () = assert!(size_of::<SteerEvent>() == 32);

@@ -4,7 +4,7 @@
 //! | | |
 //! |---|---|
 //! | hooks | `cgroup/bind4`, `cgroup/bind6` on the service's cgroup |
-//! | maps | `INSTANCES`, `CONTROL`; `GROUPS`, `TAGS` |
+//! | maps | `INSTANCES`, `CONTROL`; `GROUPS`, `TAGS`, `SERVED` |
 //! | cost | 1-2 µs once per bind |
 //! | floor | Linux 5.13 (`SO_REUSEPORT` by `bpf_setsockopt`, which bind hooks have since 5.11) |
 //! | fallback | none: the service is restarted without a shadow |
@@ -90,6 +90,7 @@ unsafe fn share(bind: *mut bpf_sock_addr, address: [u32; 4]) {
         if bpf_setsockopt(bind.cast(), SOL_SOCKET, SO_REUSEPORT, (&raw mut on).cast(), size) != 0 {
             return count!(listeners_lost);
         }
+        _ = maps::SERVED.insert(&port, &1, 0);
         tag(sock, Tag { slot, group });
     }
 }

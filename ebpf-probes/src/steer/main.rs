@@ -8,6 +8,7 @@
 //! | `listen.rs` | sockops | registers listeners, counts connections, routes those that warm |
 //! | `select.rs` | sk_reuseport | picks the listener of the active instance |
 //! | `dying.rs` | tp_btf signal_generate, signal_deliver, sched_process_exit | sees an instance die |
+//! | `latency.rs` | cgroup_skb | counts answers that are late, if asked to |
 //!
 //! `node-agent/src/steer` is the other side. Built by `cargo xtask ebpf`.
 #![no_std]
@@ -20,6 +21,7 @@ mod dying;
 #[path = "../kernel.rs"]
 #[allow(dead_code, reason = "shared with the probes, which use all of it")]
 mod kernel;
+mod latency;
 mod listen;
 mod maps;
 mod select;

@@ -11,6 +11,8 @@
 //! | `TAGS` | socket → [`Tag`] | `bind` |
 //! | `LISTENERS` | [`listener_key`](ebpf_probes::steer::listener_key) → socket | `listen`; UDP by user space |
 //! | `WARMING` | source port → 1 | `listen`, user space |
+//! | `SERVED` | port of the service → 1 | `bind` |
+//! | `ASKED` | connection (its cookie) → time of its last request | `latency` |
 //! | `STEERED` | 0 → [`Steered`] | all programs, atomically |
 //! | `STEER_EVENTS` | ring of [`SteerEvent`] | `listen`, `dying` |
 use core::intrinsics::{AtomicOrdering, atomic_xadd};
@@ -25,6 +27,8 @@ use ebpf_probes::steer::{Control, GROUPS_MAX, GroupKey, LISTENERS_MAX, SLOTS_MAX
 
 /// Warming connections whose source ports are remembered at once.
 const WARMING_MAX: usize = 1024;
+/// Connections whose requests wait for an answer at once; more are not measured.
+const ASKED_MAX: usize = 16 * 1024;
 /// Room for 1,000 events; an instance makes a handful.
 const EVENTS_BYTES: usize = 64 * 1024;
 
@@ -47,6 +51,10 @@ pub(crate) static TAGS: SkStorage<Tag> = SkStorage::new();
 pub(crate) static LISTENERS: SockMap<{ LISTENERS_MAX as usize }> = SockMap::new();
 #[btf_map]
 pub(crate) static WARMING: LruHashMap<u32, u32, WARMING_MAX> = LruHashMap::new();
+#[btf_map]
+pub(crate) static SERVED: HashMap<u32, u32, { GROUPS_MAX as usize }> = HashMap::new();
+#[btf_map]
+pub(crate) static ASKED: LruHashMap<u64, u64, ASKED_MAX> = LruHashMap::new();
 #[btf_map]
 static STEERED: Array<Steered, 1, { BPF_F_MMAPABLE as usize }> = Array::new();
 #[btf_map]

@@ -5,6 +5,7 @@
 //!   starting: one is started. Connections wait meanwhile, in the queue of the listener that is held.
 //! - It lives but is sick: the same, but it is never given up before another one is ready, and not twice within
 //!   the rate that [`Pace`] allows. Where only one may write it is fenced first: killed, and its end waited for.
+//!   One that is only slow finishes what it has accepted.
 //! - A clean exit is the end of the service, unless it is to be restarted always.
 //! - Starts that fail are repeated with growing pauses, [`Rules::starts_max`] times.
 
@@ -243,6 +244,15 @@ impl Balance {
         }
     }
 
+    /// A service that was left by its supervisor: `primary` served, `shadows` are ready.
+    pub fn resume(rules: Rules, wanted: usize, primary: u32, shadows: &[u32], now: Duration) -> Self {
+        let instance = |slot, role| Instance { slot, role, since: now };
+        let mut balance = Self::new(rules, wanted);
+        balance.instances = shadows.iter().map(|slot| instance(*slot, Role::Ready)).collect();
+        balance.instances.push(instance(primary, Role::Primary));
+        balance
+    }
+
     /// Who serves.
     pub fn primary(&self) -> Option<u32> {
         self.in_role(Role::Primary).next()
@@ -450,9 +460,11 @@ impl Balance {
             self.cause = Some(cause);
             return vec![Action::Say(said)];
         }
-        self.set_role(slot, Role::Ending, now);
         let fence = self.rules.single_writer;
-        self.fail_over(Some(slot), to, cause, fence, false, now)
+        // One that is only slow can finish what it has.
+        let drain = !fence && matches!(cause, Cause::Slow(_));
+        self.set_role(slot, if drain { Role::Retiring } else { Role::Ending }, now);
+        self.fail_over(Some(slot), to, cause, fence, drain, now)
     }
 
     fn fail_over(

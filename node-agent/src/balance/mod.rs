@@ -7,11 +7,13 @@
 mod decide;
 mod pace;
 mod scale;
+mod slow;
 mod stall;
 #[cfg(test)]
 mod tests;
 
 pub use decide::{Action, Balance, Cause, Event, How, Restart, Role, Rules};
 pub use pace::Pace;
-pub use scale::{Load, Reason, recent, scale};
+pub use scale::{Load, Reason, demand, recent, scale};
+pub use slow::{Slow, Verdict};
 pub use stall::{Evidence, Look, Stall};

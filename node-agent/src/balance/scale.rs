@@ -13,6 +13,9 @@ const PRESSURE_MAX: f64 = 10.0;
 /// An hour that had so many times the usual traffic is a busy one.
 const BUSY: f64 = 1.5;
 
+/// Hours of the week that have to be known.
+const HOURS_MIN: usize = 24;
+
 /// What the number depends on.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Load {
@@ -54,6 +57,19 @@ impl Reason {
             Self::Memory => "the host is short of memory",
         }
     }
+}
+
+/// How busy an hour and the one after it are as a rule: the larger of both, as a multiple of the mean of all hours
+/// that are known. `None` until a day of them is.
+pub fn demand(hours: &[(u32, f64)], hour_of_week: u32) -> Option<f64> {
+    let mean = hours.iter().map(|(_, connections)| connections).sum::<f64>() / hours.len() as f64;
+    if hours.len() < HOURS_MIN || mean <= 0.0 {
+        return None;
+    }
+    let of =
+        |hour: u32| hours.iter().find(|(known, _)| *known == hour % 168).map(|(_, connections)| *connections);
+    let busiest = [of(hour_of_week), of(hour_of_week + 1)].into_iter().flatten().reduce(f64::max)?;
+    Some(busiest / mean)
 }
 
 /// How long failures count.
@@ -118,6 +134,17 @@ mod tests {
             (1, Reason::Failures),
             "not above the bound"
         );
+    }
+
+    #[test]
+    fn busy_hours_are_known_after_a_day() {
+        let mut hours: Vec<(u32, f64)> = (0..23).map(|hour| (hour, 100.0)).collect();
+        assert_eq!(demand(&hours, 5), None);
+        hours.push((167, 400.0));
+        assert!(demand(&hours, 167).unwrap() > 3.0);
+        assert_eq!(demand(&hours, 166), demand(&hours, 167), "the hour before prepares for it");
+        assert!(demand(&hours, 3).unwrap() < 1.0);
+        assert_eq!(demand(&hours, 100), None, "such an hour was never seen");
     }
 
     #[test]

@@ -17,11 +17,11 @@ use std::fmt;
 use std::time::Duration;
 
 /// Least threshold for an instance that sleeps.
-pub const FLOOR: Duration = Duration::from_millis(50);
+const FLOOR: Duration = Duration::from_millis(50);
 /// Least threshold for one that waits for storage.
-pub const STORAGE_FLOOR: Duration = Duration::from_secs(2);
+const STORAGE_FLOOR: Duration = Duration::from_secs(2);
 /// Least threshold for one that computes.
-pub const BUSY_FLOOR: Duration = Duration::from_secs(5);
+const BUSY_FLOOR: Duration = Duration::from_secs(5);
 /// Stands for the 99.9th percentile until pauses are known: a threshold of 300 ms.
 const UNLEARNT: Duration = Duration::from_millis(100);
 /// Pauses after which the service's own are trusted.

@@ -83,6 +83,9 @@ fn a_sick_primary_is_replaced_and_ended() {
     let actions = balance.decide(Event::Sick(0, hang()), at(10));
     assert_eq!(failover(&actions), Some((Some(0), 1, false, false)));
     assert_eq!(balance.role(0), Some(Role::Ending));
+    let mut balance = armed(Rules::default(), 1);
+    let actions = balance.decide(Event::Sick(0, Cause::Slow("late".into())), at(10));
+    assert_eq!(failover(&actions), Some((Some(0), 1, false, true)), "it finishes what it has");
     let mut careful = armed(Rules { single_writer: true, ..Rules::default() }, 1);
     let actions = careful.decide(Event::Sick(0, hang()), at(10));
     assert_eq!(failover(&actions), Some((Some(0), 1, true, false)), "fenced first");
@@ -196,6 +199,14 @@ fn stopping_ends_all_and_finishes_with_the_last() {
 }
 
 #[test]
+fn a_service_that_was_left_goes_on() {
+    let mut balance = Balance::resume(Rules::default(), 1, 3, &[5], at(0));
+    assert_eq!(balance.decide(Event::Tick, at(0)), [], "nothing is missing");
+    let actions = balance.decide(Event::Died(3, KILLED), at(0));
+    assert_eq!(failover(&actions), Some((Some(3), 5, false, false)));
+}
+
+#[test]
 fn fewer_shadows_when_fewer_are_wanted() {
     let mut balance = armed(Rules::default(), 2);
     let actions = balance.decide(Event::Wanted(1), at(10));
@@ -240,6 +251,7 @@ struct World {
 }
 
 impl World {
+    #[expect(clippy::needless_pass_by_value, reason = "it reads better where it is called")]
     fn feed(&mut self, event: Event) -> Result<(), TestCaseError> {
         let primary = self.balance.primary();
         for action in self.balance.decide(event.clone(), self.now) {
@@ -288,11 +300,11 @@ proptest! {
                     world.alive.push(slot);
                     world.feed(Event::Started(slot))?;
                 }
-                Step::Ready(which) => if let Some(slot) = world.alive.get(which).copied() {
-                    if world.balance.role(slot) == Some(Role::Starting) {
-                        world.ready.push(slot);
-                        world.feed(Event::Ready(slot))?;
-                    }
+                Step::Ready(which) => if let Some(slot) = world.alive.get(which).copied()
+                    && world.balance.role(slot) == Some(Role::Starting)
+                {
+                    world.ready.push(slot);
+                    world.feed(Event::Ready(slot))?;
                 },
                 Step::Die(which, clean) => if which < world.alive.len() {
                     let slot = world.alive.remove(which);

@@ -42,7 +42,7 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> u8 {
     };
     let done =
         Settings::resolve(cli.overrides).map_err(anyhow::Error::from).and_then(|settings| match cli.verb {
-            Verb::Run(arguments) => run::run(&settings, arguments),
+            Verb::Run(arguments) => run::run(&settings, *arguments),
             Verb::Agent(arguments) => agent::run(settings, &arguments),
             Verb::Ps(arguments) => ps::ps(&settings, &arguments),
             Verb::Failover(arguments) => ps::failover(&settings, &arguments),

@@ -65,7 +65,7 @@ struct Overrides {
 #[derive(Debug, Subcommand)]
 enum Verb {
     /// Run a command: profiled, remembered, sized
-    Run(run::RunArgs),
+    Run(Box<run::RunArgs>),
     /// Run the agent that measures and records for the whole host
     Agent(agent::AgentArgs),
     /// List the services that run, with their shadows

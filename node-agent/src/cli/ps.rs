@@ -5,6 +5,7 @@ use super::report::{JSON_VERSION, print_json};
 use super::settings::Settings;
 use super::table::{Align, Table};
 use super::when;
+use crate::service::adopt;
 use crate::service::control::{Reply, Request, Status, ask};
 use crate::service::{ControlPlace, control_directory};
 use crate::units::format_bytes;
@@ -70,11 +71,19 @@ fn statuses(directory: &Path) -> Vec<Status> {
         .filter(|entry| entry.path().extension().is_some_and(|extension| extension == "sock"))
         .filter_map(|entry| match ask(&entry.path(), &Request::Status) {
             Ok(Reply::Status(status)) => Some(*status),
-            _ => None,
+            _ => unsupervised(directory, &entry.path()),
         })
         .collect();
     found.sort_by(|a, b| a.name.cmp(&b.name));
     found
+}
+
+/// A service whose supervisor was killed.
+fn unsupervised(directory: &Path, socket: &Path) -> Option<Status> {
+    let name = socket.file_stem()?.to_str()?;
+    let left = adopt::left(&ControlPlace::new(directory, name))?;
+    let instances = left.survivors.iter().map(|survivor| survivor.describe()).collect();
+    Some(Status { name: name.to_owned(), mode: "unsupervised".into(), instances, ..Status::default() })
 }
 
 fn table(services: &[Status]) -> Table {
@@ -126,6 +135,15 @@ fn tell(settings: &Settings, service: &str, request: &Request) -> anyhow::Result
         Ok(Reply::Done) => Ok(0),
         Ok(Reply::Refused(why)) => bail!("{service}: {why}"),
         Ok(Reply::Status(_)) => bail!("{service}: it answered something else"),
-        Err(_) => bail!("no service named {service} runs; standin ps lists those that do"),
+        Err(_) => match adopt::left(&place) {
+            Some(left) if *request == Request::Stop => {
+                left.kill();
+                Ok(0)
+            }
+            Some(left) => {
+                bail!("{service} has no supervisor ({}): start it again to have it taken up", left.describe())
+            }
+            None => bail!("no service named {service} runs; standin ps lists those that do"),
+        },
     }
 }

@@ -23,6 +23,7 @@ pub use ebpf_probes::{Losses, ProcessExit};
 
 pub(crate) use self::counters::Mapped;
 use self::peers::{Connection, Peer, PeerKey};
+pub(crate) use self::pin::bpf_file_system;
 pub use self::{
     counters::Reading,
     coverage::{Measure, ProbeStatus, State},

@@ -41,11 +41,7 @@ impl Instance {
     /// # Errors
     /// If nothing can be mounted or made there, or another process holds the instance.
     pub fn take(bpffs: Option<&Path>, name: &str) -> io::Result<Self> {
-        let root = match bpffs {
-            Some(path) => mounted(path)?,
-            None if is_bpffs(Path::new(BPFFS)) => PathBuf::from(BPFFS),
-            None => mounted(Path::new(OWN_BPFFS))?,
-        };
+        let root = bpf_file_system(bpffs)?;
         // Names in this file system may hold no dot (`bpf_lookup`, kernel/bpf/inode.c).
         let path = root.join("standin").join(name.replace(['/', '.'], "%"));
         DirBuilder::new().recursive(true).mode(0o700).create(&path)?;
@@ -109,6 +105,19 @@ impl Pins {
     /// Where the link of an attached program is or will be pinned.
     pub(super) fn link(&self, program: &str) -> PathBuf {
         self.directory.join(format!("{LINK_PREFIX}{program}"))
+    }
+}
+
+/// Where a BPF file system is mounted: at `wanted`, where one is mounted if there is none; else where one is by
+/// convention, or one of our own.
+///
+/// # Errors
+/// What `mount(2)` says.
+pub(crate) fn bpf_file_system(wanted: Option<&Path>) -> io::Result<PathBuf> {
+    match wanted {
+        Some(path) => mounted(path),
+        None if is_bpffs(Path::new(BPFFS)) => Ok(PathBuf::from(BPFFS)),
+        None => mounted(Path::new(OWN_BPFFS)),
     }
 }
 

@@ -8,9 +8,9 @@ mod act;
 mod live;
 mod watch;
 
-pub(super) use live::{Live, View};
+pub(super) use live::{Left, Live, View};
 
-use crate::balance::{Action, Balance, Cause, Event, How, Rules, Stall};
+use crate::balance::{Action, Balance, Cause, Event, How, Rules, Slow, Stall};
 use crate::cgroup::InstanceCgroup;
 use crate::steer::{Address, SLOTS_MAX, Steered, Steering};
 use nix::sys::eventfd::{EfdFlags, EventFd};
@@ -152,6 +152,7 @@ pub(super) struct Guard {
     stall: Stall,
     /// The stall observer's last word was that the primary hangs.
     stalls: bool,
+    slow: Slow,
     stop_patience: Duration,
     began: Instant,
     commands: Receiver<Command>,
@@ -166,6 +167,7 @@ impl Guard {
     /// What `eventfd` says.
     pub(super) fn start(
         steering: Option<Steering>,
+        left: Option<Left>,
         rules: Rules,
         shadows: usize,
         stop_patience: Duration,
@@ -173,12 +175,20 @@ impl Guard {
     ) -> nix::Result<Line> {
         let bell = Arc::new(EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)?);
         let (sender, commands) = mpsc::channel();
+        let (balance, live) = match left {
+            None => (Balance::new(rules, shadows), BTreeMap::new()),
+            Some(left) => (
+                Balance::resume(rules, shadows, left.primary, &left.shadows(), Duration::ZERO),
+                left.instances.into_iter().collect(),
+            ),
+        };
         let guard = Self {
             steering,
-            balance: Balance::new(rules, shadows),
-            live: BTreeMap::new(),
+            balance,
+            live,
             stall: Stall::new(TICK_BUSY),
             stalls: false,
+            slow: Slow::default(),
             stop_patience,
             began: Instant::now(),
             commands,
@@ -194,6 +204,7 @@ impl Guard {
 
     fn run(mut self) {
         be_prompt();
+        self.take_up();
         self.decide(Event::Tick);
         // Ends when the supervisor has hung up.
         while self.serve_commands() {
@@ -205,6 +216,17 @@ impl Guard {
         }
         if let Some(steering) = &mut self.steering {
             steering.unpin();
+        }
+    }
+
+    /// Holds the listeners of instances that were there before, and sees which of them have died since.
+    fn take_up(&mut self) {
+        let slots: Vec<u32> = self.live.keys().copied().collect();
+        for slot in slots {
+            self.hold_listeners(slot, false);
+            if self.live.get(&slot).is_some_and(|live| live.is_dead) {
+                self.decide(Event::Died(slot, How(libc::SIGKILL)));
+            }
         }
     }
 

@@ -2,9 +2,11 @@
 
 use super::control::Card;
 use super::guard::Command as Say;
+use super::record::Recorder;
 use super::supervisor::Service;
 use crate::balance::{Cause, Load, scale};
 use crate::cgroup::InstanceCgroup;
+use crate::host;
 use crate::steer;
 use std::rc::Rc;
 use std::sync::{Arc, Mutex};
@@ -14,6 +16,7 @@ use std::time::{Duration, Instant};
 const FAILURES: u32 = 3;
 /// Pause between two looks at the number of shadows.
 const LEVEL_PAUSE: Duration = Duration::from_secs(5);
+const HOUR: Duration = Duration::from_secs(3600);
 /// Pause between two looks whether a retiring instance has finished.
 const DRAIN_PAUSE: Duration = Duration::from_millis(50);
 
@@ -71,6 +74,23 @@ pub(super) async fn level(service: Rc<Service>, card: Arc<Mutex<Card>>) {
             wanted = now_wanted;
             service.line.say(Say::Wanted(wanted));
         }
+    }
+}
+
+/// Books the connections of each hour, and learns how busy the next one will be.
+pub(super) async fn hours(service: Rc<Service>, card: Arc<Mutex<Card>>, recorder: Recorder) {
+    let mut counted = 0;
+    let mut booked = None;
+    loop {
+        let (recorder, hour) = (recorder.clone(), host::hour_of_week().cast_unsigned());
+        let asked = tokio::task::spawn_blocking(move || recorder.hour(hour, booked)).await;
+        if let (Ok(demand), Ok(mut card)) = (asked, card.lock()) {
+            card.expects(demand);
+        }
+        tokio::time::sleep(HOUR).await;
+        let established = service.line.look().steered.established;
+        booked = Some((established - counted) as f64);
+        counted = established;
     }
 }
 

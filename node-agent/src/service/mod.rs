@@ -8,6 +8,7 @@
 //! Cgroups: an instance has one of its own below that of the run; commands that warm one run in `warm` beside
 //! them, so that their connections can be told apart.
 
+pub mod adopt;
 mod bring_up;
 pub mod control;
 mod guard;
@@ -59,6 +60,8 @@ pub struct Options {
     pub warm_with: Option<OsString>,
     /// The ports that are the service's; whatever it listens on if empty.
     pub ports: Vec<u16>,
+    /// A primary that mostly takes longer to answer is too slow.
+    pub latency_max: Option<Duration>,
     /// How failures are dealt with.
     pub rules: Rules,
     /// How long a shadow may take to get ready.
@@ -81,6 +84,7 @@ impl Default for Options {
             probe_timeout: Duration::from_secs(2),
             warm_with: None,
             ports: Vec::new(),
+            latency_max: None,
             rules: Rules::default(),
             start_timeout: None,
             stop_timeout: Duration::from_secs(10),

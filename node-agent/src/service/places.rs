@@ -1,13 +1,15 @@
 //! Where the control sockets and pins of services are: found by name, below directories that only their owners
 //! can write to.
 
+use crate::probe::bpf_file_system;
 use std::fs;
 use std::io;
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
-/// Where BPF objects of services are pinned.
-const PINS: &str = "/sys/fs/bpf/standin";
+/// Where BPF objects of services are pinned, in the BPF file system.
+const PINS: &str = "standin-services";
 
 /// Longest name of a service in a path, bytes; socket paths are short (108).
 const NAME_MAX: usize = 40;
@@ -28,19 +30,17 @@ pub fn control_directory(agent_socket: &Path) -> PathBuf {
 pub struct Place {
     /// Its control socket.
     pub socket: PathBuf,
-    /// Its pins.
-    pub pins: PathBuf,
+    /// Its pins; `None` where no BPF file system can be had: then steering ends with the supervisor.
+    pub pins: Option<PathBuf>,
 }
 
 impl Place {
     /// Of the service `name` of this user.
     pub fn new(directory: &Path, name: &str) -> Self {
         let file = file_name(name);
-        let user = nix::unistd::geteuid();
-        Self {
-            socket: directory.join(format!("{file}.sock")),
-            pins: PathBuf::from(PINS).join(format!("{user}-{file}")),
-        }
+        let root = nix::unistd::geteuid().is_root().then(|| bpf_file_system(None).ok()).flatten();
+        let pins = root.map(|root| root.join(PINS).join(pin_name(directory, &file)));
+        Self { socket: directory.join(format!("{file}.sock")), pins }
     }
 
     /// Makes the directory of the socket.
@@ -52,6 +52,19 @@ impl Place {
         fs::create_dir_all(directory)?;
         fs::set_permissions(directory, fs::Permissions::from_mode(0o755))
     }
+}
+
+/// Services of the same name under different control directories do not meet. Names in a BPF file system may
+/// hold no dot (`bpf_lookup`, kernel/bpf/inode.c).
+fn pin_name(directory: &Path, file: &str) -> String {
+    format!("{:016x}-{}", hash(directory.as_os_str().as_bytes()), file.replace('.', "%2E"))
+}
+
+/// FNV-1a, <http://www.isthe.com/chongo/tech/comp/fnv/>.
+fn hash(bytes: &[u8]) -> u64 {
+    bytes
+        .iter()
+        .fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3))
 }
 
 /// A name made safe for a path, so that two names never meet: what is no letter, digit, `-`, `_` or `.` becomes
@@ -66,12 +79,8 @@ fn file_name(name: &str) -> String {
         }
     }
     if safe.len() > NAME_MAX {
-        // FNV-1a, http://www.isthe.com/chongo/tech/comp/fnv/.
-        let hash = name.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
-            (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
-        });
         safe.truncate(NAME_MAX - 17);
-        safe.push_str(&format!("-{hash:016x}"));
+        safe.push_str(&format!("-{:016x}", hash(name.as_bytes())));
     }
     safe
 }

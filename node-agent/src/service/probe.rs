@@ -179,7 +179,7 @@ mod tests {
                 _ = stream.write_all(answer.as_bytes());
             }
         });
-        let mut ask = || {
+        let ask = || {
             runtime.block_on(http(&authority, "/", Duration::from_secs(10), async |port| assert_ne!(port, 0)))
         };
         assert_eq!(ask(), Ok(()));

@@ -1,8 +1,9 @@
 //! Failovers into the database.
 
 use super::guard::Failover;
-use crate::store::Store;
+use crate::balance::demand;
 use crate::store::record::NewFailover;
+use crate::store::{Reader, Store};
 use std::path::PathBuf;
 
 /// Where failovers of a service are recorded.
@@ -26,6 +27,22 @@ impl Recorder {
         if let Err(error) = recorded {
             eprintln!("standin: a failover is not recorded: {error}");
         }
+    }
+
+    /// Books connections to an hour of the week, and gives how busy the next one will be; blocks.
+    pub(super) fn hour(&self, hour_of_week: u32, connections: Option<f64>) -> Option<f64> {
+        let booked = Store::open(&self.database).and_then(|opened| match connections {
+            Some(connections) => {
+                let mut store = opened.store;
+                store.add_service_hour(&self.service, self.uid, hour_of_week, connections)
+            }
+            None => Ok(()),
+        });
+        let hours = booked
+            .and_then(|()| Reader::open(&self.database))
+            .and_then(|reader| reader.service_hours(&self.service, self.uid));
+        // Without it the number of shadows follows the failures alone.
+        demand(&hours.ok()?, hour_of_week + u32::from(connections.is_some()))
     }
 
     fn row(&self, failover: &Failover) -> NewFailover {

@@ -5,11 +5,11 @@ use super::control::{self, Card};
 use super::guard::{Failover, Guard, Line, Report};
 use super::home::Home;
 use super::places::Place;
-use super::{Options, health, record};
+use super::{Options, adopt, health, record};
 use crate::balance::How;
 use crate::cgroup::InstanceCgroup;
 use crate::launch::{Command, Dispositions, StartError};
-use crate::steer::{Address, Steering};
+use crate::steer::{Address, Steering, Wanted};
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use std::cell::{Cell, RefCell};
@@ -113,21 +113,25 @@ pub fn supervise(
     let signals = SignalFd::with_flags(&handled, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)
         .map_err(system("signalfd"))?;
     let control = control::listen(place, &options.name)?;
-    let run = home.cgroup();
-    let ground = Ground::prepare(run.as_deref(), &options, &place.pins, say.as_ref());
+    let ground = match adopt::left(place) {
+        Some(found) => Ground::inherit(found, say.as_ref()),
+        None => Ground::prepare(home.cgroup(), &options, place.pins.as_deref(), say.as_ref()),
+    };
     let (reports, reported) = mpsc::unbounded_channel();
     let shadows = if ground.steering.is_some() { options.shadows.0 } else { 0 };
     let is_steered = ground.steering.is_some();
-    let line = Guard::start(ground.steering, options.rules, shadows, options.stop_timeout, reports)
+    let started = ground.left.as_ref().map_or(0, adopt::Found::last_number);
+    let left = ground.left.map(adopt::Found::into_left);
+    let line = Guard::start(ground.steering, left, options.rules, shadows, options.stop_timeout, reports)
         .map_err(system("eventfd"))?;
     let entrances = home.entrances().iter().filter_map(|file| file.try_clone().ok()).collect();
     let service = Rc::new(Service {
         line: line.clone(),
         original,
-        run,
+        run: ground.run,
         entrances,
         warming: ground.warming,
-        started: Cell::new(0),
+        started: Cell::new(started),
         addresses: RefCell::default(),
         changed: Notify::new(),
         turn: Semaphore::new(1),
@@ -158,37 +162,58 @@ pub fn supervise(
 
 /// What connections are steered by, where that is possible.
 struct Ground {
+    /// The v2 directory below which instances live.
+    run: Option<PathBuf>,
     steering: Option<Steering>,
     warming: Option<InstanceCgroup>,
+    left: Option<adopt::Found>,
 }
 
 impl Ground {
     /// Without it the service is restarted when it dies, and clients are refused meanwhile.
-    fn prepare(run: Option<&Path>, options: &Options, pins: &Path, say: &dyn Fn(&str)) -> Self {
-        let none = |why: &str| {
-            say(&format!("connections are not steered ({why}): no shadow; it is restarted when it dies"));
-            Self { steering: None, warming: None }
+    fn prepare(run: Option<PathBuf>, options: &Options, pins: Option<&Path>, say: &dyn Fn(&str)) -> Self {
+        let Some(run) = run else {
+            say(
+                "connections are not steered (no cgroup can be made, which takes root): no shadow; it is restarted when it dies",
+            );
+            return Self { run: None, steering: None, warming: None, left: None };
         };
-        let Some(run) = run else { return none("no cgroup can be made, which takes root") };
-        let warming = match InstanceCgroup::create(run, WARMING) {
-            Ok(warming) => warming,
-            Err(error) => return none(&error.to_string()),
-        };
-        let directory = match File::open(run) {
-            Ok(directory) => directory,
-            Err(error) => return none(&error.to_string()),
-        };
-        // Pinned only where the BPF file system is there; else the steering ends with the supervisor.
-        let pins = Path::new("/sys/fs/bpf").exists().then_some(pins);
-        let load = |pins| Steering::load(&directory, warming.directory(), &options.ports, pins);
-        match load(pins).or_else(|_| load(None)) {
-            Ok(steering) => {
+        match Self::steer(&run, options, pins) {
+            Ok((steering, warming)) => {
                 if let Some(why) = &steering.without_early_death {
                     say(&format!("a death is only seen when its memory is gone: {why}"));
                 }
-                Self { steering: Some(steering), warming: Some(warming) }
+                Self { run: Some(run), steering: Some(steering), warming: Some(warming), left: None }
             }
-            Err(error) => none(&error.to_string()),
+            Err(why) => {
+                say(&format!("connections are not steered ({why}): no shadow; it is restarted when it dies"));
+                Self { run: Some(run), steering: None, warming: None, left: None }
+            }
+        }
+    }
+
+    fn steer(
+        run: &Path,
+        options: &Options,
+        pins: Option<&Path>,
+    ) -> Result<(Steering, InstanceCgroup), String> {
+        let warming = InstanceCgroup::create(run, WARMING).map_err(|error| error.to_string())?;
+        let directory = File::open(run).map_err(|error| error.to_string())?;
+        let wanted = Wanted { ports: options.ports.clone(), latency_max: options.latency_max };
+        let steering = Steering::load(&directory, warming.directory(), &wanted, pins);
+        Ok((steering.map_err(|error| error.to_string())?, warming))
+    }
+
+    /// Takes up what a supervisor that died has left.
+    fn inherit(mut found: adopt::Found, say: &dyn Fn(&str)) -> Self {
+        say(&format!("taking up the service as its supervisor left it: {}", found.describe()));
+        let warming = found.run.join(WARMING);
+        let warming = InstanceCgroup::open(&warming).or_else(|_| InstanceCgroup::create(&found.run, WARMING));
+        Self {
+            run: Some(found.run.clone()),
+            steering: found.steering.take(),
+            warming: warming.ok(),
+            left: Some(found),
         }
     }
 }
@@ -203,6 +228,10 @@ fn finish(service: &Service) {
         warming.kill();
         _ = warming.wait_until_empty(LEAVE_WAIT);
         _ = warming.remove();
+    }
+    // Not ours if it was taken up, and removed with the run otherwise: in use, it stays.
+    if let Some(run) = &service.run {
+        _ = std::fs::remove_dir(run);
     }
 }
 
@@ -227,6 +256,12 @@ impl Supervisor {
         tokio::task::spawn_local(health::watch(Rc::clone(&self.service)));
         if self.is_steered {
             tokio::task::spawn_local(health::level(Rc::clone(&self.service), Arc::clone(&self.card)));
+            let recorder = self.recorder.clone();
+            tokio::task::spawn_local(health::hours(
+                Rc::clone(&self.service),
+                Arc::clone(&self.card),
+                recorder,
+            ));
         }
         let mut pause = home.measure();
         loop {
@@ -257,7 +292,7 @@ impl Supervisor {
             Report::Serves(slot) => self.serves(slot),
             Report::FailedOver(failover) => self.failed_over(*failover),
             Report::Retires(slot) => {
-                _ = tokio::task::spawn_local(health::drain(Rc::clone(&self.service), slot))
+                _ = tokio::task::spawn_local(health::drain(Rc::clone(&self.service), slot));
             }
             Report::Say(text) => self.service.say(&text),
             Report::Finished(_) => {}

@@ -1,4 +1,4 @@
-//! Shadows: warm stand-ins of a service's process, frozen until they are needed. [`cow`] makes one out of the
-//! running process itself, as a copy that shares its memory.
+//! Shadows that are made in another way than by starting the command once more. [`cow`] makes one out of the running
+//! process itself, as a copy that shares its memory.
 
 pub mod cow;

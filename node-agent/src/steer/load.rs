@@ -5,7 +5,8 @@ use crate::probe::{Mapped, offsets};
 use aya::maps::{HashMap, Map, MapData, RingBuf, SockMap};
 use aya::programs::links::{FdLink, PinnedLink};
 use aya::programs::{
-    BtfTracePoint, CgroupAttachMode, CgroupSockAddr, Program, SkReuseport, SkReuseportAttachType, SockOps,
+    BtfTracePoint, CgroupAttachMode, CgroupSkb, CgroupSkbAttachType, CgroupSockAddr, Program, SkReuseport,
+    SkReuseportAttachType, SockOps,
 };
 use aya::{Btf, Ebpf, EbpfLoader, Endianness};
 use ebpf_probes::Offsets;
@@ -15,9 +16,19 @@ use std::mem::offset_of;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 /// Built by `cargo xtask ebpf`, which also says from what.
 static OBJECT: &[u8] = aya::include_bytes_aligned!("../../../ebpf-probes/prebuilt/steer.bpf.o");
+
+/// What is wanted of the steering of a service.
+#[derive(Clone, Debug, Default)]
+pub struct Wanted {
+    /// Its ports; all that it listens on if empty.
+    pub ports: Vec<u16>,
+    /// Whether latency is watched, and from when on an answer is late.
+    pub latency_max: Option<Duration>,
+}
 
 /// The maps that user space uses; the others live as long as the programs.
 const MAPS: [&str; 9] = [
@@ -44,15 +55,15 @@ macro_rules! refused {
 }
 
 impl Steering {
-    /// Loads the programs onto the cgroup of a service and onto that of its warming, for `ports` (all that it
-    /// listens on if empty), and pins them in the directory `pins`.
+    /// Loads the programs onto the cgroup of a service and onto that of its warming, and pins them in the
+    /// directory `pins`.
     ///
     /// # Errors
     /// [`SteerError`]; then nothing is left.
     pub fn load(
         service: &File,
         warming: &File,
-        ports: &[u16],
+        wanted: &Wanted,
         pins: Option<&Path>,
     ) -> Result<Self, SteerError> {
         let (offsets, kernel) = offsets::of_this_kernel()?;
@@ -69,6 +80,10 @@ impl Steering {
             operations(&mut ebpf, "service_ops", service)?,
             operations(&mut ebpf, "warm_ops", warming)?,
         ];
+        if wanted.latency_max.is_some() {
+            links.push(packets(&mut ebpf, "asked", CgroupSkbAttachType::Ingress, service)?);
+            links.push(packets(&mut ebpf, "answered", CgroupSkbAttachType::Egress, service)?);
+        }
         let mut without_early_death = None;
         for (name, tracepoint) in DEATHS {
             match death(&mut ebpf, name, tracepoint, &btf) {
@@ -89,7 +104,8 @@ impl Steering {
         switch.store(offset_of!(Control, active), NOBODY);
         switch.set_next(None);
         switch.warm(None);
-        switch.set_ports(ports);
+        switch.set_ports(&wanted.ports);
+        switch.set_latency_max(wanted.latency_max.unwrap_or(Duration::MAX));
         Ok(steering)
     }
 
@@ -145,6 +161,18 @@ fn operations(ebpf: &mut Ebpf, name: &'static str, cgroup: &File) -> Result<FdLi
     let program: &mut SockOps = refused!(name, program(ebpf, name)?.try_into());
     refused!(name, program.load());
     let link = refused!(name, program.attach(cgroup, CgroupAttachMode::Single));
+    Ok(refused!(name, refused!(name, program.take_link(link)).try_into()))
+}
+
+fn packets(
+    ebpf: &mut Ebpf,
+    name: &'static str,
+    way: CgroupSkbAttachType,
+    cgroup: &File,
+) -> Result<FdLink, SteerError> {
+    let program: &mut CgroupSkb = refused!(name, program(ebpf, name)?.try_into());
+    refused!(name, program.load());
+    let link = refused!(name, program.attach(cgroup, way, CgroupAttachMode::Single));
     Ok(refused!(name, refused!(name, program.take_link(link)).try_into()))
 }
 
@@ -242,8 +270,9 @@ mod tests {
         let (Some(service), Some(warming)) = (Scratch::make("steer"), Scratch::make("warm")) else {
             return crate::skip::skip("no cgroup can be made here");
         };
+        let wanted = Wanted { ports: vec![8080], latency_max: Some(Duration::from_secs(1)) };
         let open = |scratch: &Scratch| File::open(&scratch.0).unwrap();
-        let mut steering = Steering::load(&open(&service), &open(&warming), &[8080], None).unwrap();
+        let mut steering = Steering::load(&open(&service), &open(&warming), &wanted, None).unwrap();
         assert_eq!(steering.without_early_death, None);
         steering.add(3, 42).unwrap();
         assert!(steering.listens_on(3).is_empty());

@@ -14,6 +14,7 @@ pub use ebpf_probes::steer::{
     EXITED, FATAL_SIGNAL, GroupKey, KILLED, LISTENS, NOBODY, PORTS_MAX, SLOTS_MAX, SteerEvent, Steered,
 };
 pub use listeners::{Address, Listener, connections, find};
+pub use load::Wanted;
 pub use strangers::strangers;
 
 use crate::probe::Mapped;
@@ -28,6 +29,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 /// Why connections can't be steered.
 #[derive(Debug, thiserror::Error)]
@@ -86,6 +88,12 @@ impl Switch {
     /// The instance that gets new connections.
     pub fn active(&self) -> u32 {
         self.0.word(0, offset_of!(Control, active)).load(Ordering::SeqCst) as u32
+    }
+
+    /// From when on an answer is late.
+    pub fn set_latency_max(&self, latency: Duration) {
+        let nanoseconds = u64::try_from(latency.as_nanos()).unwrap_or(u64::MAX);
+        self.store(offset_of!(Control, latency_max_ns), nanoseconds);
     }
 
     fn set_ports(&self, ports: &[u16]) {
@@ -193,6 +201,11 @@ impl Steering {
             .map_err(|error| SteerError::refused("LISTENERS", &error))
     }
 
+    /// Main processes that are watched, with their slots.
+    pub fn watched(&self) -> Vec<(u32, i32)> {
+        self.watched.iter().flatten().map(|(pid, slot)| (slot, pid.cast_signed())).collect()
+    }
+
     /// Routes a connection that is about to be made from `port` to the instance that is warmed.
     pub fn warm_from(&mut self, port: u16) {
         _ = self.warming.insert(u32::from(port), 1, 0);
@@ -224,6 +237,8 @@ impl Steering {
             listeners_lost: word(offset_of!(Steered, listeners_lost)),
             events_lost: word(offset_of!(Steered, events_lost)),
             turned: word(offset_of!(Steered, turned)),
+            answered: word(offset_of!(Steered, answered)),
+            answered_late: word(offset_of!(Steered, answered_late)),
         }
     }
 

@@ -45,7 +45,7 @@ impl Store {
         self.transaction(|db| add(db, failover))
     }
 
-    /// Books connections of a service to an hour of the week, 0 being Monday 0:00 UTC; once per hour.
+    /// Books connections of a service to an hour of the week, 0 being Sunday 0:00 local time; once per hour.
     ///
     /// # Errors
     /// As for all writing.

@@ -39,6 +39,9 @@ pub(in crate::cli) struct ServiceArgs {
     /// A port of the service (repeatable) [default: all that it listens on]
     #[arg(long = "port", value_name = "PORT", value_parser = clap::value_parser!(u16).range(1..), requires = "shadows")]
     ports: Vec<u16>,
+    /// Move the traffic when most answers take longer (from the request's last bytes to the answer's first)
+    #[arg(long = "max-latency", value_name = "TIME", value_parser = parse_time, requires = "shadows")]
+    latency_max: Option<Duration>,
     /// Which ends of the service are failures
     #[arg(long, value_enum, default_value = "on-failure", requires = "shadows")]
     restart: RestartArg,
@@ -110,6 +113,7 @@ impl ServiceArgs {
             probe_timeout: self.probe_timeout,
             warm_with: self.warm_with.clone(),
             ports: self.ports.clone(),
+            latency_max: self.latency_max,
             rules: Rules {
                 restart: match self.restart {
                     RestartArg::OnFailure => Restart::OnFailure,

@@ -11,7 +11,7 @@
 //! connection that is moved to it. A failover that was asked for thaws first and lets the old one finish.
 
 use super::{Failover, Guard, Report};
-use crate::balance::{Action, Cause};
+use crate::balance::{Action, Cause, Slow};
 use crate::host;
 use crate::steer::Listener;
 use std::time::{Duration, Instant};
@@ -114,6 +114,7 @@ impl Guard {
         let migrated = self.steering.as_ref().map_or(0, |steering| steering.steered().migrated) - before;
         self.stall.restart();
         self.stalls = false;
+        self.slow = Slow::default();
         let who = |slot: u32| self.live.get(&slot).map(|live| (live.number, live.pid()));
         let failover = Failover {
             at_ms,

@@ -53,7 +53,35 @@ pub(in crate::service) struct Live {
     since_ms: i64,
 }
 
+/// Instances that a supervisor before this one has left.
+pub(in crate::service) struct Left {
+    /// The one that served; it may be dead.
+    pub(in crate::service) primary: u32,
+    pub(in crate::service) instances: Vec<(u32, Live)>,
+}
+
+impl Left {
+    /// Slots of those that can take over.
+    pub(super) fn shadows(&self) -> Vec<u32> {
+        let others = self.instances.iter().filter(|(slot, live)| *slot != self.primary && !live.is_dead);
+        others.map(|(slot, _)| *slot).collect()
+    }
+}
+
 impl Live {
+    /// One that was left, and lives or does not.
+    pub(in crate::service) fn left(
+        number: u64,
+        cgroup: InstanceCgroup,
+        pid: i32,
+        pidfd: Option<OwnedFd>,
+        is_frozen: bool,
+    ) -> Self {
+        let is_dead = pidfd.is_none();
+        let process = pidfd.map(|pidfd| LiveProcess { pid, pidfd });
+        Self { process, is_dead, is_reaped: is_dead, is_frozen, ..Self::new(number, cgroup) }
+    }
+
     pub(super) fn new(number: u64, cgroup: InstanceCgroup) -> Self {
         Self {
             number,

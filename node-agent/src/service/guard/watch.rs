@@ -1,7 +1,7 @@
 //! What the guard sees: the kernel's events, the ends of processes, new listeners, a queue that nobody serves.
 
 use super::{Guard, Live, Report, TICK_BUSY, TICK_IDLE};
-use crate::balance::{Cause, Event, How, Look, Role};
+use crate::balance::{Cause, Event, How, Look, Role, Verdict};
 use crate::steer::{self, EXITED, FATAL_SIGNAL, KILLED, LISTENS, SteerEvent};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use std::os::fd::AsFd;
@@ -49,7 +49,7 @@ impl Guard {
     fn take_in(&mut self, event: SteerEvent) {
         let of_this = self.live.get(&event.slot).is_some_and(|live| live.pid() == event.pid.cast_signed());
         match event.kind {
-            LISTENS => self.hold_listeners(event.slot),
+            LISTENS => self.hold_listeners(event.slot, true),
             KILLED | FATAL_SIGNAL if of_this => {
                 self.died(event.slot, How(event.detail.cast_signed()), Some(event.at_ns));
             }
@@ -69,8 +69,9 @@ impl Guard {
         self.decide(Event::Died(slot, how));
     }
 
-    /// Holds the listeners that an instance has opened, and steers their addresses.
-    pub(super) fn hold_listeners(&mut self, slot: u32) {
+    /// Holds the listeners that an instance has opened, and steers their addresses. They are `new`, or have been
+    /// registered before.
+    pub(super) fn hold_listeners(&mut self, slot: u32, new: bool) {
         let (Some(live), Some(steering)) = (self.live.get_mut(&slot), self.steering.as_mut()) else { return };
         let found = match steer::find(&live.cgroup.pids(), &live.known()) {
             Ok(found) => found,
@@ -87,7 +88,8 @@ impl Guard {
             let Some(group) = groups.iter().find(|(_, address)| **address == listener.address) else {
                 continue;
             };
-            if listener.address.is_datagram
+            if new
+                && listener.address.is_datagram
                 && let Err(error) = steering.register(slot, *group.0, listener.as_fd())
             {
                 said.push(format!("{}: {error}", listener.address));
@@ -107,6 +109,7 @@ impl Guard {
         self.look_for_datagrams();
         self.look_for_deadlines();
         self.look_for_a_stall();
+        self.look_for_slowness();
     }
 
     /// Datagram sockets have no `listen()` that could be heard of.
@@ -117,7 +120,7 @@ impl Guard {
         }
         let starting = |slot: &u32| self.balance.role(*slot) == Some(Role::Starting);
         let slots: Vec<u32> = self.live.keys().copied().filter(starting).collect();
-        slots.into_iter().for_each(|slot| self.hold_listeners(slot));
+        slots.into_iter().for_each(|slot| self.hold_listeners(slot, true));
     }
 
     fn look_for_deadlines(&mut self) {
@@ -160,6 +163,23 @@ impl Guard {
         }
     }
 
+    /// Answers that are late, unless it is the machine that is slow.
+    fn look_for_slowness(&mut self) {
+        let Some(slot) = self.balance.primary() else { return };
+        let (Some(live), Some(steering)) = (self.live.get(&slot), &self.steering) else { return };
+        let now = self.now();
+        if live.is_dead || !self.slow.is_due(now) {
+            return;
+        }
+        let steered = steering.steered();
+        let waited_ns = if steered.answered_late > 0 { run_queue_wait_ns(live) } else { 0 };
+        match self.slow.observe(now, steered.answered, steered.answered_late, waited_ns) {
+            Some(Verdict::Slow(words)) => self.decide(Event::Sick(slot, Cause::Slow(words))),
+            Some(Verdict::Well) if !self.stalls => self.decide(Event::Well(slot)),
+            _ => {}
+        }
+    }
+
     /// Gives back what instances that are over have held.
     pub(super) fn clean(&mut self) {
         let vacant = self.balance.vacant();
@@ -196,6 +216,20 @@ impl Guard {
         // Its last process may be on its way out still: the run's cgroup is swept at the end.
         _ = live.cgroup.remove();
     }
+}
+
+/// Time that its tasks have waited for a CPU so far (second field of `schedstat`).
+fn run_queue_wait_ns(live: &Live) -> u64 {
+    let tasks = live
+        .cgroup
+        .pids()
+        .into_iter()
+        .flat_map(|pid| std::fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten());
+    let wait = |task: std::fs::DirEntry| {
+        let text = std::fs::read_to_string(task.path().join("schedstat")).ok()?;
+        text.split(' ').nth(1)?.parse::<u64>().ok()
+    };
+    tasks.filter_map(wait).sum()
 }
 
 /// What an instance does: only asked while connections wait.
