@@ -318,9 +318,10 @@ fn an_nginx_worker_is_refused_for_the_memory_that_it_shares() {
     let directory = tempfile::tempdir().unwrap();
     let port = free_port();
     let mut master = Primary::start(&mut nginx(&directory, port, "worker_processes 1;"));
-    wait_until("it listens", || is_listening(port));
-    let children = fs::read_to_string(format!("/proc/{0}/task/{0}/children", master.pid())).unwrap();
-    let worker = Pid::from_raw(children.split_whitespace().next().unwrap().parse().unwrap());
+    let children = format!("/proc/{0}/task/{0}/children", master.pid());
+    let worker = || fs::read_to_string(&children).unwrap().split_whitespace().next()?.parse().ok();
+    wait_until("it has a worker", || worker().is_some() && is_listening(port));
+    let worker = Pid::from_raw(worker().unwrap());
     let refused = copy(worker, &into);
     assert!(matches!(refused, Err(CowError::Refused(Reason::SharedMemory { .. }))), "{refused:?}");
     assert!(http_get(port, "/").contains("from nginx"));
