@@ -81,6 +81,34 @@ fn a_copy_of_the_copy_takes_over_from_the_copy() {
     assert_eq!(server.connect().ask(), second.pid);
 }
 
+fn only_child(pid: Pid) -> Option<Pid> {
+    let children = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).ok()?;
+    children.split_whitespace().next()?.parse().ok().map(Pid::from_raw)
+}
+
+#[test]
+fn a_server_in_a_pid_namespace_is_taken_over_from() {
+    require_copies!();
+    require!(support::has("unshare"), "needs unshare");
+    let into = Cgroup::new();
+    let mut command = Command::new("unshare");
+    command.args(["--pid", "--fork", "--kill-child", "sh", "-c", "\"$0\" epoll 1; exec sleep 600"]);
+    let mut process = Primary::start(command.arg(crate::program("server").unwrap()));
+    let port: u16 = process.line().parse().unwrap();
+    let primary = only_child(only_child(process.pid()).unwrap()).unwrap();
+    wait_until_idle(primary);
+    let copy = copy(primary, &into).unwrap();
+    let server = Server { process, port };
+    let inner_pid = server.connect().ask();
+    nix::sys::signal::kill(primary, nix::sys::signal::Signal::SIGKILL).unwrap();
+    into.thaw();
+    // Here it has another id than in its namespace.
+    let status = fs::read_to_string(format!("/proc/{}/status", copy.pid)).unwrap();
+    let inner = server.connect().ask();
+    assert!(status.contains(&format!("NSpid:\t{}\t{inner}\n", copy.pid)), "{status}");
+    assert_ne!(inner, inner_pid);
+}
+
 #[test]
 fn copying_under_load_loses_no_request() {
     const COPIES: u32 = 20;
@@ -286,6 +314,31 @@ fn asyncio_is_taken_over_from() {
 }
 
 #[test]
+fn a_pair_that_the_first_primary_made_stays_open_in_a_copy_of_its_copy() {
+    require_copies!();
+    let Some(python) = python(|minor| minor >= 12) else {
+        return support::skip("needs Python 3.12 or later");
+    };
+    let (into, again) = (Cgroup::new(), Cgroup::new());
+    let port = free_port();
+    let mut process = Primary::start(Command::new(python).args(["-c", ASYNCIO_SERVER, &port.to_string()]));
+    wait_until("it listens", || is_listening(port));
+    let first = copy(process.pid(), &into).unwrap();
+    process.kill();
+    into.thaw();
+    assert!(http_get(port, "/").contains("from the loop"));
+    wait_until("the connection is gone", || {
+        let sockets = fs::read_dir(format!("/proc/{}/fd", first.pid)).unwrap().flatten().filter(|entry| {
+            fs::read_link(entry.path()).is_ok_and(|target| target.to_string_lossy().starts_with("socket:"))
+        });
+        sockets.count() == 3
+    });
+    // The loop's pair, by which it is woken. Without it the loop would spin at end-of-file.
+    let second = copy(first.pid, &again).unwrap();
+    assert_eq!(second.repairs.connections, 0);
+}
+
+#[test]
 fn asyncio_that_remembers_its_process_id_is_refused() {
     require_copies!();
     let Some(python) = python(|minor| minor <= 11) else {
@@ -318,10 +371,8 @@ fn an_nginx_worker_is_refused_for_the_memory_that_it_shares() {
     let directory = tempfile::tempdir().unwrap();
     let port = free_port();
     let mut master = Primary::start(&mut nginx(&directory, port, "worker_processes 1;"));
-    let children = format!("/proc/{0}/task/{0}/children", master.pid());
-    let worker = || fs::read_to_string(&children).unwrap().split_whitespace().next()?.parse().ok();
-    wait_until("it has a worker", || worker().is_some() && is_listening(port));
-    let worker = Pid::from_raw(worker().unwrap());
+    wait_until("it has a worker", || only_child(master.pid()).is_some() && is_listening(port));
+    let worker = only_child(master.pid()).unwrap();
     let refused = copy(worker, &into);
     assert!(matches!(refused, Err(CowError::Refused(Reason::SharedMemory { .. }))), "{refused:?}");
     assert!(http_get(port, "/").contains("from nginx"));

@@ -15,8 +15,8 @@ pub(super) enum Kind {
     File,
     /// A pipe, a terminal, an inotify queue: likewise.
     Shared,
-    /// A socket; whether it is connected is asked later.
-    Socket,
+    /// The socket with this inode; whether it is connected is asked later.
+    Socket(u64),
     /// An epoll instance.
     Epoll,
     /// An event counter (`eventfd`).
@@ -111,11 +111,16 @@ fn nameless(target: String) -> Kind {
         "anon_inode:[timerfd]" => Kind::Timer,
         "anon_inode:[signalfd]" | "anon_inode:inotify" | "anon_inode:[pidfd]" => Kind::Shared,
         _ => match target.split_once(':') {
-            Some(("socket", _)) => Kind::Socket,
+            Some(("socket", inode)) => Kind::Socket(inode_in(inode)),
             Some(("pipe" | "pidfd", _)) => Kind::Shared,
             _ => Kind::Unknown(target),
         },
     }
+}
+
+/// `[123]`
+fn inode_in(text: &str) -> u64 {
+    text.trim_matches(['[', ']']).parse().unwrap_or_default()
 }
 
 /// `/dev/null` and the like, and terminals (Documentation/admin-guide/devices.txt). Any other device may hold
@@ -212,7 +217,7 @@ mod tests {
     #[test]
     fn what_can_be_copied_is_named_and_all_else_is_not() {
         let kind = |target: &str| nameless(target.to_owned());
-        assert_eq!(kind("socket:[123]"), Kind::Socket);
+        assert_eq!(kind("socket:[123]"), Kind::Socket(123));
         assert_eq!(kind("pipe:[123]"), Kind::Shared);
         assert_eq!(kind("anon_inode:[eventfd]"), Kind::Event);
         for refused in

@@ -43,6 +43,7 @@ mod socket;
 mod stop;
 #[cfg(target_arch = "x86_64")]
 mod tracee;
+mod unix_peer;
 
 pub use refusal::Reason;
 

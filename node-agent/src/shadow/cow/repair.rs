@@ -9,7 +9,7 @@
 //! Pipes and Unix pairs within the primary (what it wakes itself with) stay shared: a frozen copy does not read.
 
 use super::descriptor::{Kind, Object, State, Watched};
-use super::socket::{self, Connection, Family};
+use super::socket::{self, Connection, Family, Sockets};
 use super::tracee::Tracee;
 use super::{CowError, Repairs};
 use libc::{SYS_close, SYS_dup3, SYS_epoll_create1, SYS_epoll_ctl, SYS_eventfd2, SYS_fcntl};
@@ -39,11 +39,13 @@ pub(super) fn close_what_is_made_anew(
     primary: Pid,
     kinds: &[(i32, Kind)],
 ) -> Result<Connections, CowError> {
+    let inode = |(_, kind): &(i32, Kind)| if let Kind::Socket(inode) = kind { Some(*inode) } else { None };
+    let sockets = Sockets::new(primary, kinds.iter().filter_map(inode).collect());
     let mut connections = Connections::new();
     let mut is_closed = Vec::new();
     for (fd, kind) in kinds {
         let connection = match kind {
-            Kind::Socket => socket::connection(copy.pidfd(), *fd, primary)
+            Kind::Socket(inode) => socket::connection(copy.pidfd(), (*fd, *inode), &sockets)
                 .map_err(CowError::failed(format!("look at the copy's socket {fd}")))?,
             _ => None,
         };
