@@ -215,6 +215,7 @@ fn nobody_has_other_peoples_processes_taken_in() {
         policy: None,
         manual: Default::default(),
         leftover: Leftover::Leave,
+        admission: Default::default(),
     };
     wire::send(&mut stream, &Request::Start(Box::new(start))).unwrap();
     let reply: Reply = wire::receive(&mut stream).unwrap();

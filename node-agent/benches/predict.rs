@@ -170,6 +170,7 @@ fn database() {
 fn foreign(n: u64) -> ForeignRun {
     let started_at_ms = 1_700_000_000_000 + n as i64 * 1000;
     let run = NewRun {
+        admission: None,
         key: TaskKey { task_type: format!("task {}", n % 100), uid: 1000 },
         user: "somebody".into(),
         command: vec!["task".into()],

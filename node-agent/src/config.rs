@@ -1,7 +1,12 @@
 //! The configuration file: TOML, every key optional, nothing unknown accepted.
 
+mod sizing;
+
+pub use sizing::{Admission, Host, License, Share, Size, TaskRule};
+
 use crate::size::Policy;
 use serde::Deserialize;
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 /// Where it is read from when nobody says otherwise. Need not exist.
@@ -23,6 +28,14 @@ pub struct Config {
     pub run: Run,
     /// See [`Retention`].
     pub retention: Retention,
+    /// See [`Host`].
+    pub host: Host,
+    /// See [`Admission`].
+    pub admission: Admission,
+    /// Pools of licences by name: see [`License`].
+    pub license: BTreeMap<String, License>,
+    /// What holds for single kinds of tasks: see [`TaskRule`].
+    pub task: BTreeMap<String, TaskRule>,
 }
 
 /// `[agent]`: what the daemon is.
@@ -42,6 +55,10 @@ pub struct Agent {
     /// BPF file system that keeps the probes counting while no agent is there; by default `/sys/fs/bpf`, else one
     /// that the agent mounts on `/run/standin/bpf`.
     pub bpffs: Option<PathBuf>,
+    /// Most of the time of all CPUs that the probes may take, percent; the dearest is given up above it.
+    pub budget_percent: f64,
+    /// Seconds between two counts of what they take.
+    pub cost_interval_s: u64,
     /// Most tasks measured at once.
     pub tasks_max: u32,
     /// Seconds between two records of a run that is under way.
@@ -57,6 +74,8 @@ impl Default for Agent {
             cgroup_parent: "standin".into(),
             probes: true,
             bpffs: None,
+            budget_percent: 5.0,
+            cost_interval_s: 60,
             tasks_max: 1024,
             checkpoint_s: 10,
         }
@@ -71,11 +90,13 @@ pub struct Run {
     pub policy: Policy,
     /// Probability with which a task may exceed its predicted upper bound: between 0 and 1.
     pub risk: f64,
+    /// Whether the policy `elastic` sets CPU quotas, which follow the task.
+    pub cpu_quota: bool,
 }
 
 impl Default for Run {
     fn default() -> Self {
-        Self { policy: Policy::Elastic, risk: 0.05 }
+        Self { policy: Policy::Elastic, risk: 0.05, cpu_quota: false }
     }
 }
 
@@ -148,17 +169,26 @@ impl Config {
     }
 
     /// What types can't say: the key, and what is wrong with it.
-    fn check(&self) -> Result<(), (&'static str, String)> {
+    fn check(&self) -> Result<(), (String, String)> {
+        sizing::check(self)?;
         if !(self.run.risk > 0.0 && self.run.risk < 1.0) {
             let allowed = "allowed is a number between 0 and 1, such as 0.05";
-            return Err(("run.risk", format!("is {}: {allowed}", self.run.risk)));
+            return Err(("run.risk".into(), format!("is {}: {allowed}", self.run.risk)));
         }
         let plain = |name: &str| !name.is_empty() && name != "." && name != "..";
         if !self.agent.cgroup_parent.split('/').all(plain) {
             let allowed = "allowed is a relative path such as \"standin\"";
-            return Err(("agent.cgroup_parent", format!("is {:?}: {allowed}", self.agent.cgroup_parent)));
+            return Err((
+                "agent.cgroup_parent".into(),
+                format!("is {:?}: {allowed}", self.agent.cgroup_parent),
+            ));
+        }
+        if !(self.agent.budget_percent > 0.0 && self.agent.budget_percent <= 100.0) {
+            let allowed = "allowed is a number above 0, up to 100";
+            return Err(("agent.budget_percent".into(), format!("is {}: {allowed}", self.agent.budget_percent)));
         }
         let bounds = [
+            ("agent.cost_interval_s", self.agent.cost_interval_s, 2, 86_400),
             ("agent.tasks_max", u64::from(self.agent.tasks_max), 1, 65_536),
             ("agent.checkpoint_s", self.agent.checkpoint_s, 1, 3_600),
             ("retention.runs_per_task", u64::from(self.retention.runs_per_task), 1, 10_000_000),
@@ -166,7 +196,7 @@ impl Config {
         ];
         match bounds.into_iter().find(|&(_, value, least, most)| value < least || value > most) {
             Some((key, value, least, most)) => {
-                Err((key, format!("is {value}: allowed is {least} to {most}")))
+                Err((key.into(), format!("is {value}: allowed is {least} to {most}")))
             }
             None => Ok(()),
         }
@@ -180,8 +210,9 @@ fn in_words(text: &str, line: Option<usize>, message: &str) -> String {
         message.replace(&format!("expected {name}"), "expected a whole number that is not negative")
     });
     let message = message.replace("expected f64", "expected a number").replace("path string", "a path");
-    let message = ["Agent", "Run", "Retention"].iter().fold(message, |message, name| {
-        message.replace(&format!("struct {name}"), "a table, written [agent], [run] or [retention]")
+    let tables = ["Agent", "Run", "Retention", "Host", "Admission", "License", "TaskRule"];
+    let message = tables.iter().fold(message, |message, name| {
+        message.replace(&format!("struct {name}"), "a table, written [agent], [run], [task.NAME], …")
     });
     match line.and_then(|line| text.lines().nth(line)).and_then(key_of) {
         Some(key) if !message.contains(&format!("`{key}`")) => format!("{key}: {message}"),
@@ -208,6 +239,18 @@ mod tests {
     }
 
     #[test]
+    fn sizes_and_shares_are_written_as_people_do() {
+        let text = "[host]\nreserve_memory = \"2G\"\n[admission]\nunknown_memory = 1000\n
+                    [task.\"cargo build\"]\nlimit_memory = \"1.5GiB\"\n";
+        let config = Config::parse(Path::new("x"), text).unwrap();
+        assert_eq!(config.host.reserve_memory, Share::Bytes(2 << 30));
+        assert_eq!(config.admission.unknown_memory, Size(1000));
+        assert_eq!(config.task["cargo build"].limit_memory, Some(Size(3 << 29)));
+        assert_eq!(Share::Percent(5.0).of(1000), 50);
+        assert_eq!(Share::Bytes(5000).of(1000), 1000);
+    }
+
+    #[test]
     fn errors_name_the_line_the_key_and_what_is_allowed() {
         let unknown = error("[run]\nspeed = 3\n");
         assert!(
@@ -223,6 +266,19 @@ mod tests {
         assert!(error("[agent]\ncgroup_parent = \"../x\"\n").contains("cgroup_parent"));
         assert!(error("[agent]\ntasks_max = 0\n").contains("1 to 65536"));
         assert!(error("# x\n\n[retention]\ndays = 0\n").starts_with("config.toml:4: retention.days is 0"));
+        assert!(error("[host]\nreserve_memory = \"5 bananas\"\n").contains("reserve_memory"));
+        assert!(error("[host]\nreserve_memory = \"95%\"\n").contains("90%"));
+        assert!(error("[host]\nreserve = 1\n").contains("reserve_memory"));
+        assert!(error("[admission]\nwhen_full = \"pray\"\n").contains("wait"));
+        assert!(error("[license.x]\n").contains("total"));
+        assert!(error("[license.x]\ntotal = -1\n").contains("not negative"));
+        assert!(error("[license.x]\ntotal = 1\nserver = \"nowhere\"\n").contains("ADDRESS:PORT"));
+        assert!(error("[task.a]\nlimit_memory = \"1Q\"\n").contains("limit_memory"));
+        assert!(error("[task.a]\nlicenses = { x = 1 }\n").contains("[license.x]"));
+        let more = error("[license.x]\ntotal = 1\n[task.a]\nlicenses = { x = 2 }\n");
+        assert!(more.contains("asks for 2 of x"), "{more}");
+        let less = error("[task.a]\nlimit_memory = 100\nreserve_memory = \"1K\"\n");
+        assert!(less.starts_with("config.toml:3: task.a.reserve_memory"), "{less}");
         let kind = error("[agent]\ntasks_max = \"x\"\n");
         assert!(kind.starts_with("config.toml:2: tasks_max: ") && kind.contains("whole number"), "{kind}");
         assert!(!error("[agent\n").contains('\n'));

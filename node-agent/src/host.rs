@@ -1,7 +1,7 @@
 //! Facts about this host and its processes that several modules need: capacity, boot, identity of a process.
 
 use serde::{Deserialize, Serialize};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 /// A process, unambiguously: a pid alone is used again, pid and start time within a boot are not.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -99,6 +99,34 @@ fn clock_ns(clock: rustix::time::ClockId) -> u64 {
     u64::try_from(time.tv_sec).unwrap_or(0) * 1_000_000_000 + u64::try_from(time.tv_nsec).unwrap_or(0)
 }
 
+/// What a process of standin itself costs.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OwnCost {
+    /// CPU time since it started, milliseconds.
+    pub cpu_ms: u64,
+    /// Time since it started, milliseconds.
+    pub elapsed_ms: u64,
+    /// Resident set, bytes.
+    pub rss_bytes: u64,
+    /// How long the last look at the probes' ring and shares took, microseconds; once a second.
+    pub drain_us: u64,
+}
+
+impl OwnCost {
+    /// Of this process.
+    pub fn of_this_process(drain: Duration) -> Self {
+        let stat = procfs::process::Process::myself().and_then(|process| process.stat()).ok();
+        let ticks = procfs::ticks_per_second().max(1);
+        let started_ms = stat.as_ref().map_or(0, |stat| stat.starttime * 1000 / ticks);
+        Self {
+            cpu_ms: stat.as_ref().map_or(0, |stat| (stat.utime + stat.stime) * 1000 / ticks),
+            elapsed_ms: (since_boot_ns() / 1_000_000).saturating_sub(started_ms),
+            rss_bytes: stat.as_ref().map_or(0, |stat| stat.rss * page_bytes()),
+            drain_us: u64::try_from(drain.as_micros()).unwrap_or(u64::MAX),
+        }
+    }
+}
+
 /// Hour of the week by local time: 0 is Sunday 00:00–00:59, 167 is Saturday 23:00–23:59.
 pub fn hour_of_week() -> i32 {
     let now = now_ms() / 1000;
@@ -114,4 +142,49 @@ pub fn hour_of_week() -> i32 {
 /// Size of a page of memory, bytes.
 pub fn page_bytes() -> u64 {
     procfs::page_size()
+}
+
+/// Memory that a new task could have without swapping, bytes; 0 where `/proc` does not tell.
+pub fn memory_available_bytes() -> u64 {
+    use procfs::Current;
+    procfs::Meminfo::current().ok().and_then(|memory| memory.mem_available).unwrap_or(0)
+}
+
+/// How much of the host's CPUs idles: shares between two looks.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Idle {
+    idle: u64,
+    all: u64,
+}
+
+impl Idle {
+    /// Cores that idled since the last look; 0 at the first one.
+    pub fn cores(&mut self) -> f64 {
+        let text = std::fs::read_to_string("/proc/stat").unwrap_or_default();
+        let now = Self::of(&text).unwrap_or(*self);
+        let before = std::mem::replace(self, now);
+        let (idle, all) = (now.idle.saturating_sub(before.idle), now.all.saturating_sub(before.all));
+        if before.all == 0 || all == 0 { 0.0 } else { idle as f64 / all as f64 * cpus() as f64 }
+    }
+
+    /// From `/proc/stat`: its first line has user, nice, system, idle, iowait, irq, softirq, steal, in ticks.
+    fn of(text: &str) -> Option<Self> {
+        let ticks = text.lines().next()?.strip_prefix("cpu ")?.split_whitespace().take(8);
+        let ticks: Vec<u64> = ticks.map_while(|tick| tick.parse().ok()).collect();
+        Some(Self { idle: ticks.get(3)? + ticks.get(4)?, all: ticks.iter().sum() })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn idle_is_what_no_one_used() {
+        let idle = Idle::of("cpu  100 0 50 800 50 0 0 0 0 0\ncpu0 1 2 3\n").unwrap();
+        assert_eq!((idle.idle, idle.all), (850, 1000));
+        let mut looked = Idle::default();
+        assert_eq!(looked.cores(), 0.0, "one look tells nothing");
+        assert!((0.0..=cpus() as f64).contains(&looked.cores()));
+    }
 }

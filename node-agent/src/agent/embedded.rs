@@ -5,6 +5,7 @@ mod service;
 
 pub use service::EmbeddedHome;
 
+use super::terms::{Terms, terms};
 use super::{Engine, EngineOptions, Plan, Task, recover};
 use crate::config::Config;
 use crate::fingerprint::Measured;
@@ -58,7 +59,7 @@ impl<'a> Embedded<'a> {
     /// Sets up what there is: none of it may be missing so badly that the job can't run.
     pub fn prepare(config: &'a Config, start: Start, database: &Path) -> Self {
         let engine = if nix::unistd::geteuid().is_root() {
-            let options = EngineOptions { tasks_max: TASKS_MAX, ..EngineOptions::new(&config.agent) };
+            let options = EngineOptions { tasks_max: TASKS_MAX, ..EngineOptions::new(config) };
             Engine::new(&options).map_err(|error| error.to_string())
         } else {
             Err("not root: no probes and no limits, only the kernel's accounts of the process".into())
@@ -117,11 +118,11 @@ impl<'a> Embedded<'a> {
 
     /// What is decided for the task.
     pub fn plan(&self) -> Plan {
-        let policy = self.start.policy.unwrap_or(self.config.run.policy);
+        let Terms { policy, manual, .. } = terms(self.config, &self.start.task_type, &self.start);
         let prediction = predict(&self.history, &self.features, self.config.run.risk);
         match &self.engine {
-            Ok(engine) => engine.plan(prediction, policy, self.start.manual),
-            Err(_) => Plan { prediction, policy, ..Plan::default() },
+            Ok(engine) => engine.plan(prediction, policy, manual),
+            Err(_) => Plan { prediction, policy, manual, ..Plan::default() },
         }
     }
 
@@ -162,6 +163,7 @@ impl<'a> Embedded<'a> {
             features: self.features.clone(),
             prediction: plan.prediction.clone(),
             limits: plan.limits.clone(),
+            admission: None,
         };
         self.recorded(|store| store.begin_run(&run))
     }
@@ -258,12 +260,17 @@ impl<'a> Embedded<'a> {
     }
 
     fn measure(&mut self, task: &mut Task, run: Option<RunId>, recorded: &mut Instant) {
+        let mut followed = Vec::new();
         if let Ok(engine) = &mut self.engine {
-            task.sample(engine);
+            followed = task.sample(engine);
             engine.drain_exits();
             if task.elapsed() > SETTLE_AFTER {
                 engine.settle_stale();
             }
+        }
+        for followed in followed {
+            let event = followed.event().task(&self.start.task_type).run(run);
+            self.recorded(|store| store.log(&event));
         }
         if recorded.elapsed() >= Duration::from_secs(self.config.agent.checkpoint_s) {
             *recorded = Instant::now();
@@ -348,6 +355,7 @@ impl<'a> Embedded<'a> {
         if recorded.is_some_and(|run| run.0 % PRUNE_EVERY == 0) {
             let retention = &self.config.retention;
             self.recorded(|store| store.prune(retention.runs_per_task, retention.days));
+            self.recorded(|store| store.prune_events(retention.days));
         }
         let finished = Finished {
             run: recorded.map(|run| run.0),

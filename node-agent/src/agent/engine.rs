@@ -2,17 +2,19 @@
 
 use super::task::{Plan, Task};
 use crate::cgroup::{CgroupError, Hierarchies, RunCgroup};
-use crate::config;
+use crate::config::{Config, Share};
 use crate::fingerprint::{Coverage, Fingerprint, Measures, Peer, Source};
-use crate::host::Capacity;
-use crate::host::{self, ProcessId};
+use crate::host::{self, Capacity, Idle, ProcessId};
 use crate::predict::Prediction;
 use crate::probe::{Instance, Measure, Options, Probes, Slot, State};
-use crate::size::{Manual, Policy, size};
+use crate::size::elastic::Room;
+use crate::size::{Limit, Manual, Origin, Policy, size};
+use ebpf_probes::ProcessExit;
 use ebpf_probes::demand::{SCALES, Scale};
-use ebpf_probes::{Losses, ProcessExit};
+use std::cell::RefCell;
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 /// How an engine is set up.
 #[derive(Clone, Debug)]
@@ -23,6 +25,8 @@ pub struct EngineOptions {
     pub probes: bool,
     /// Most tasks measured at once.
     pub tasks_max: u32,
+    /// Memory that is kept free of tasks.
+    pub reserve: Share,
     /// Whether the probes are to outlive this process.
     pub pinned: bool,
     /// BPF file system for that, where it is not the usual one.
@@ -31,17 +35,22 @@ pub struct EngineOptions {
 
 impl EngineOptions {
     /// As configured.
-    pub fn new(agent: &config::Agent) -> Self {
+    pub fn new(config: &Config) -> Self {
+        let agent = &config.agent;
         let cgroup_parent = agent.cgroup_parent.clone().into();
         Self {
             cgroup_parent,
             probes: agent.probes,
             tasks_max: agent.tasks_max,
+            reserve: config.host.reserve_memory,
             pinned: false,
             bpffs: agent.bpffs.clone(),
         }
     }
 }
+
+/// How long the host's room is good for.
+const ROOM_GOOD_FOR: Duration = Duration::from_millis(100);
 
 /// See the head of this file.
 #[derive(Debug)]
@@ -52,10 +61,18 @@ pub struct Engine {
     /// The place of pinned probes, held while this lives.
     instance: Option<Instance>,
     capacity: Capacity,
+    /// Memory that is kept free of tasks.
+    reserve_bytes: u64,
+    /// When it was looked up, by what, and what the host had.
+    room: RefCell<(Option<Instant>, Idle, Room)>,
     /// Main processes whose exit is waited for, and the exit once it is known.
     exits: HashMap<u32, Option<ProcessExit>>,
     created: u64,
     identity: ProcessId,
+    /// What the probes had lost about a second ago.
+    lost: Vec<(String, u64)>,
+    /// Probes that were given up, and when.
+    shed: Vec<(String, Instant)>,
     /// Cgroups of runs that ended before their last process did.
     released: Vec<(RunCgroup, Option<Slot>)>,
 }
@@ -77,17 +94,24 @@ impl Engine {
             }
             (None, true) => Probes::load(&wanted).map_err(|error| error.to_string()),
         };
-        Ok(Self {
+        let capacity = host::capacity();
+        let mut engine = Self {
             hierarchies,
             parent: options.cgroup_parent.clone(),
             probes,
             instance,
-            capacity: host::capacity(),
+            capacity,
+            reserve_bytes: options.reserve.of(capacity.memory_bytes),
+            room: RefCell::default(),
             exits: HashMap::new(),
             created: 0,
             identity: ProcessId::current(),
+            lost: Vec::new(),
+            shed: Vec::new(),
             released: Vec::new(),
-        })
+        };
+        engine.bound_all_tasks();
+        Ok(engine)
     }
 
     /// The probes, or why there are none.
@@ -95,9 +119,14 @@ impl Engine {
         self.probes.as_ref().map_err(String::as_str)
     }
 
-    /// What the probes lost so far.
-    pub fn losses(&self) -> Losses {
-        self.probes.as_ref().map(Probes::losses).unwrap_or_default()
+    /// Takes a probe back that was given up.
+    pub(super) fn restore(&mut self, probe: &str) -> Result<(), String> {
+        self.probes.as_mut().map_or(Ok(()), |probes| probes.restore(probe))
+    }
+
+    /// What the probes lost so far: what it is, and how often.
+    pub fn lost(&self) -> Vec<(String, u64)> {
+        self.probes.as_ref().map(Probes::lost).unwrap_or_default()
     }
 
     /// The cgroup hierarchies.
@@ -112,8 +141,43 @@ impl Engine {
 
     /// Decides what a task gets.
     pub fn plan(&self, prediction: Prediction, policy: Policy, manual: Manual) -> Plan {
-        let limits = size(&prediction, policy, manual, self.capacity);
-        Plan { prediction, limits, policy }
+        let mut limits = size(&prediction, policy, manual, self.capacity);
+        // What the host has no file for was asked for by nobody.
+        limits.0.retain(|(limit, origin)| {
+            *origin == Origin::Manual || self.hierarchies.can_set(*limit, &self.parent)
+        });
+        Plan { prediction, limits, policy, manual }
+    }
+
+    /// What the host can still give. Looked up at most every [`ROOM_GOOD_FOR`].
+    pub fn room(&self) -> Room {
+        let mut known = self.room.borrow_mut();
+        let (looked, idle, room) = &mut *known;
+        if looked.is_none_or(|looked| looked.elapsed() >= ROOM_GOOD_FOR) {
+            let memory_bytes = host::memory_available_bytes().saturating_sub(self.reserve_bytes);
+            *room = Room { memory_bytes, cpu_cores: idle.cores() };
+            *looked = Some(Instant::now());
+        }
+        *room
+    }
+
+    /// All tasks together may have what the host has beyond its reserve: a full host then takes the memory from
+    /// them, and not from the rest of the system.
+    fn bound_all_tasks(&mut self) {
+        let bound = self.capacity.memory_bytes.saturating_sub(self.reserve_bytes);
+        let written = self
+            .hierarchies
+            .make_parent(&self.parent)
+            .map_err(|error| error.to_string())
+            .and_then(|()| {
+                RunCgroup::existing(&self.hierarchies, &self.parent).ok_or_else(|| "it is gone".to_owned())
+            })
+            .and_then(
+                |parent| if self.reserve_bytes > 0 { parent.write(Limit::MemoryMax(bound)) } else { Ok(()) },
+            );
+        if let Err(why) = written {
+            tracing::warn!("the host's reserve is not kept from tasks: {why}");
+        }
     }
 
     /// What this host has.
@@ -136,8 +200,8 @@ impl Engine {
                 notes.push(format!("limit {:?} not set: {why}", applied.limit));
             }
         }
-        let (measures, coverage) = self.coverage(&cgroup, slot.is_some());
-        Ok(Task::new(cgroup, slot, plan, notes, measures, coverage))
+        let measured = self.coverage(&cgroup, slot.is_some());
+        Ok(Task::new(cgroup, slot, plan, notes, measured, self.capacity, &self.lost))
     }
 
     fn track(&mut self, cgroup: &RunCgroup, notes: &mut Vec<String>) -> Option<Slot> {
@@ -228,7 +292,37 @@ impl Engine {
     pub fn settle_stale(&mut self) {
         if let Ok(probes) = self.probes.as_mut() {
             probes.settle_stale();
+            self.lost = probes.lost();
         }
+    }
+
+    /// Gives a probe up; runs under way will tell.
+    pub(super) fn shed(&mut self, probe: &str, why: &str) {
+        if let Ok(probes) = self.probes.as_mut() {
+            probes.shed(probe, why);
+            self.shed.retain(|(other, _)| other != probe);
+            self.shed.push((probe.to_owned(), Instant::now()));
+        }
+    }
+
+    /// What is to be said about a run since `started`: what the probes lost meanwhile, and which measures were
+    /// given up for a while.
+    pub(super) fn shortcomings(&self, started: Instant, lost_before: &[(String, u64)]) -> Vec<Source> {
+        let Ok(probes) = &self.probes else { return Vec::new() };
+        let before = |what: &str| lost_before.iter().find(|(other, _)| other == what).map_or(0, |(_, n)| *n);
+        let lost = probes.lost().into_iter().filter_map(|(what, count)| {
+            let count = count.checked_sub(before(&what)).filter(|count| *count > 0)?;
+            let note = format!("lost {count} times on this host while the run went on");
+            Some(Source { measure: what, source: None, note: Some(note) })
+        });
+        let given_up = self.shed.iter().filter(|(_, at)| *at >= started).map(|(probe, _)| Source {
+            measure: format!("all of probe {probe}"),
+            source: None,
+            note: Some(
+                "given up for a part of the run, as it cost too much: its numbers are lower bounds".into(),
+            ),
+        });
+        lost.chain(given_up).collect()
     }
 
     /// Whether a burst of this slot is still being run, so that its counters are not complete.

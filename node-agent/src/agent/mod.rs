@@ -6,9 +6,12 @@
 
 pub mod embedded;
 mod engine;
+mod follow;
 mod recover;
 pub mod server;
 mod task;
+mod terms;
 
 pub use engine::{Engine, EngineOptions};
+pub use follow::Followed;
 pub use task::{Plan, Task};

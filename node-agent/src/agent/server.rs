@@ -5,28 +5,34 @@
 //! next one: tasks that still run are measured on, others are closed with what is known.
 
 mod adopt;
+mod budget;
 mod connection;
 mod forecast;
+mod keeper;
+mod licenses;
 mod life;
+mod queue;
 mod socket;
 
-use super::{Engine, EngineOptions, recover};
+use super::{Engine, EngineOptions, recover, terms};
 use crate::config::Config;
 use crate::fingerprint::Measured;
-use crate::host::ProcessId;
+use crate::host::{self, OwnCost, ProcessId};
 use crate::probe::{Found, Probes, State};
-use crate::store::record::{Ending, NewRun, RunId};
+use crate::store::record::{Admission, Ending, NewRun, RunId};
 use crate::store::{Reader, Store, StoreError, Writer};
 use crate::wire::AgentStatus;
 use anyhow::{Context, bail};
 use forecast::Forecasts;
+use life::Life;
+use queue::{Entry, Queue};
 use std::cell::{Cell, RefCell};
 use std::io;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::net::{UnixListener, UnixStream};
@@ -52,6 +58,13 @@ struct Agent {
     writer: Writer,
     reader: RefCell<Reader>,
     forecasts: RefCell<Forecasts>,
+    budget: RefCell<budget::Budget>,
+    /// How long the last look at what the probes have took.
+    drain: Cell<Duration>,
+    /// Licence servers whose connections are counted.
+    pools: licenses::Pools,
+    /// Promises, and who waits for one.
+    queue: Queue,
     /// Tasks under way.
     active: Cell<usize>,
     /// Runs recorded.
@@ -87,6 +100,7 @@ fn watch<F: Into<OwnedFd>>(fd: F, interest: Interest) -> io::Result<AsyncFd<Owne
 /// # Errors
 /// Whatever keeps it from starting: no cgroups, no database, a socket that another agent holds.
 pub fn serve(config: Config, database: PathBuf, socket: &Path) -> anyhow::Result<()> {
+    let _keeper = keeper::start(Path::new(&config.agent.cgroup_parent));
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     LocalSet::new().block_on(&runtime, run(config, database, socket))
 }
@@ -145,7 +159,7 @@ async fn accept(
 impl Agent {
     /// Loads probes, opens the database and takes up what the last agent left.
     fn start(config: Config, database: PathBuf) -> anyhow::Result<Rc<Self>> {
-        let mut engine = Engine::new(&EngineOptions { pinned: true, ..EngineOptions::new(&config.agent) })?;
+        let mut engine = Engine::new(&EngineOptions { pinned: true, ..EngineOptions::new(&config) })?;
         if !engine.hierarchies().is_writable() {
             bail!("the agent has to make cgroups and must be root; `standin run` works without an agent");
         }
@@ -160,10 +174,15 @@ impl Agent {
             );
         }
         let mut store = opened.store;
+        // Those that are taken up get their limits again; nobody would follow the others.
+        keeper::let_go(engine.hierarchies(), engine.parent());
         let adopted = adopt::runs(&mut engine, &mut store)?;
         recover::sweep_cgroups(engine.hierarchies(), engine.parent());
         let reader = Reader::open(&database).context("failed to read the database just opened")?;
+        let queue = Queue::new(terms::total(&config, engine.capacity()));
         let agent = Rc::new(Self {
+            queue,
+            pools: licenses::Pools::new(&config),
             config,
             database,
             identity: ProcessId::current(),
@@ -171,12 +190,15 @@ impl Agent {
             writer: Writer::start(store)?,
             reader: RefCell::new(reader),
             forecasts: RefCell::default(),
+            budget: RefCell::default(),
+            drain: Cell::default(),
             active: Cell::new(0),
             recorded: Cell::new(0),
             stop: watch::Sender::new(false),
             lives: RefCell::new(JoinSet::new()),
         });
-        for life in adopted {
+        for (mut life, admission) in adopted {
+            life.place = Some(agent.hold_again(&life, admission));
             // The command runs; nobody waits for its report.
             let (tell, executed) = oneshot::channel();
             _ = tell.send(None);
@@ -199,6 +221,21 @@ impl Agent {
         }
     }
 
+    /// The promise that a run had which is taken up.
+    fn hold_again(self: &Rc<Self>, life: &Life, admission: Admission) -> queue::Place {
+        let entry = Entry {
+            task_type: life.key.task_type.clone(),
+            uid: life.key.uid,
+            pid: life.process.id.pid,
+            priority: admission.priority,
+            promise: admission.promise.clone(),
+            duration_ms: None,
+            since_ms: host::now_ms(),
+            run: None,
+        };
+        self.hold(entry, admission)
+    }
+
     /// Lets a future lead a task.
     fn spawn(&self, life: impl Future<Output = ()> + 'static) {
         self.lives.borrow_mut().spawn_local(life);
@@ -213,9 +250,12 @@ impl Agent {
     }
 
     fn keep_house(&self) {
+        self.keep_budget();
         let mut engine = self.engine.borrow_mut();
+        let begun = Instant::now();
         engine.drain_exits();
         engine.settle_stale();
+        self.drain.set(begun.elapsed());
         engine.sweep();
         let mut lives = self.lives.borrow_mut();
         while let Some(ended) = lives.try_join_next() {
@@ -267,7 +307,6 @@ impl Agent {
 
     fn status(&self) -> AgentStatus {
         let engine = self.engine.borrow();
-        let lost = engine.losses();
         let probes = match engine.probes() {
             Ok(probes) => probes
                 .status()
@@ -286,7 +325,9 @@ impl Agent {
             running: self.active.get(),
             recorded: self.recorded.get(),
             probes,
-            lost: (lost.events, lost.requests),
+            lost: engine.lost(),
+            costs: self.budget.borrow().costs().to_vec(),
+            own: OwnCost::of_this_process(self.drain.get()),
         }
     }
 }

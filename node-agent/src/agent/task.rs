@@ -1,13 +1,14 @@
-//! One task under measurement: sampled while it runs, grown when it needs more than was predicted, summed up
-//! when it ends, and released.
+//! One task under measurement: sampled while it runs, its limits kept following it, summed up when it ends,
+//! and released.
 
 use super::engine::Engine;
+use super::follow::{self, Follow, Followed};
 use crate::cgroup::{Accounts, RunCgroup, Watch};
 use crate::fingerprint::{Collector, Coverage, Measured, Measures, Sample};
-use crate::host;
+use crate::host::{self, Capacity};
 use crate::predict::Prediction;
 use crate::probe::Slot;
-use crate::size::{self, Limit, Limits, Origin, Policy};
+use crate::size::{self, Limit, Limits, Manual, Origin, Policy};
 use crate::store::record::{Ending, OpenRun};
 use crate::wire::Leftover;
 use std::time::{Duration, Instant};
@@ -19,6 +20,9 @@ const THROTTLED_SHARE: f64 = 0.05;
 const LAST_BURST_WAIT: Duration = Duration::from_millis(20);
 const LAST_BURST_PAUSE: Duration = Duration::from_micros(200);
 
+/// A task that used no CPU for so long idles.
+const IDLE_AFTER: Duration = Duration::from_secs(60);
+
 /// What was decided for a task before it starts.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Plan {
@@ -28,6 +32,8 @@ pub struct Plan {
     pub limits: Limits,
     /// How hard that is.
     pub policy: Policy,
+    /// What the user demands.
+    pub manual: Manual,
 }
 
 /// See the head of this file.
@@ -39,9 +45,14 @@ pub struct Task {
     plan: Plan,
     notes: Vec<String>,
     collector: Collector,
+    follow: Follow,
     started: Instant,
+    /// When it last used CPU.
+    active_at: Instant,
     /// Elapsed time before this agent took the run up.
     elapsed_before: Duration,
+    /// What the probes had lost when it began.
+    lost_before: Vec<(String, u64)>,
 }
 
 impl Task {
@@ -50,12 +61,27 @@ impl Task {
         slot: Option<Slot>,
         plan: Plan,
         notes: Vec<String>,
-        measures: Measures,
-        coverage: Coverage,
+        (measures, coverage): (Measures, Coverage),
+        capacity: Capacity,
+        lost_before: &[(String, u64)],
     ) -> Self {
         let collector = Collector::new(measures, coverage);
         let (watch, started) = (cgroup.watch(), Instant::now());
-        Self { cgroup, watch, slot, plan, notes, collector, started, elapsed_before: Duration::ZERO }
+        let follow = Follow::new(size::following(&plan.limits, plan.policy, plan.manual, capacity));
+        let lost_before = lost_before.to_vec();
+        Self {
+            cgroup,
+            watch,
+            slot,
+            plan,
+            notes,
+            collector,
+            follow,
+            started,
+            active_at: started,
+            elapsed_before: Duration::ZERO,
+            lost_before,
+        }
     }
 
     /// A run that another agent began. Pinned probes have counted it all the time; where there are none, new ones
@@ -74,21 +100,42 @@ impl Task {
                 source.note = Some("the agent was restarted: counts while it was down are missing".into());
             }
         }
+        let manual = manual_of(&run.limits);
         let mut task = Self {
+            follow: Follow::new(size::following(&run.limits, run.policy, manual, engine.capacity())),
             collector: Collector::resume(measures, coverage, run.measured.clone()),
             watch: cgroup.watch(),
             cgroup,
             slot,
-            plan: Plan { prediction: Prediction::default(), limits: run.limits.clone(), policy: run.policy },
+            plan: Plan {
+                prediction: Prediction::default(),
+                limits: run.limits.clone(),
+                policy: run.policy,
+                manual,
+            },
             notes,
             started: Instant::now(),
+            lost_before: engine.lost(),
+            active_at: Instant::now(),
             elapsed_before: Duration::from_millis(
                 u64::try_from(host::now_ms() - run.started_at_ms).unwrap_or(0),
             ),
         };
         let sample = task.look(engine);
         task.collector.start_at(sample);
+        task.take_limits_up(sample.accounts.memory_bytes.unwrap_or(0));
         task
+    }
+
+    /// Nobody followed the task for a while, and its reclaim target may have been lifted: it gets one again,
+    /// above what is in use.
+    fn take_limits_up(&mut self, used_bytes: u64) {
+        for (limit, origin) in &mut self.plan.limits.0 {
+            if let (Limit::MemoryHigh(bytes), Origin::Predicted) = (&mut *limit, *origin) {
+                *bytes = (*bytes).max((used_bytes as f64 * size::elastic::GROW_FACTOR) as u64);
+                _ = self.cgroup.write(*limit);
+            }
+        }
     }
 
     /// Its place in the probes' maps.
@@ -112,6 +159,16 @@ impl Task {
         &self.plan
     }
 
+    /// Memory in use at the last sample, bytes.
+    pub fn memory_bytes(&self) -> u64 {
+        self.collector.last().accounts.memory_bytes.unwrap_or(0)
+    }
+
+    /// Whether it has used no CPU for a while.
+    pub fn is_idle(&self) -> bool {
+        self.active_at.elapsed() >= IDLE_AFTER
+    }
+
     /// What people should know about it.
     pub fn notes(&self) -> &[String] {
         &self.notes
@@ -124,7 +181,15 @@ impl Task {
 
     /// How long to wait until the next [`Task::sample`].
     pub fn interval(&self) -> Duration {
-        Collector::interval(self.elapsed())
+        let interval = Collector::interval(self.elapsed());
+        if self.follow.is_idle() { interval } else { interval.min(follow::LOOK_MAX) }
+    }
+
+    /// Takes the reclaim target off, for when nobody follows the task any more.
+    pub fn let_go(&self) {
+        if !self.follow.is_idle() {
+            self.cgroup.lift_high();
+        }
     }
 
     /// The task starts now: `tasks` processes are in its cgroup already, which no fork will tell of.
@@ -163,27 +228,24 @@ impl Task {
         }
     }
 
-    /// Measures, and raises a `memory.high` that the task comes near to.
-    pub fn sample(&mut self, engine: &Engine) {
+    /// Measures, and has the limits follow. What changed is for the event log.
+    pub fn sample(&mut self, engine: &Engine) -> Vec<Followed> {
         let sample = self.glance(engine);
-        if let Some(used) = sample.accounts.memory_bytes {
-            self.grow(used, engine);
+        if sample.accounts.cpu_ns != self.collector.last().accounts.cpu_ns {
+            self.active_at = Instant::now();
+        }
+        let (used, cpu_ns) = (sample.accounts.memory_bytes, sample.accounts.cpu_ns);
+        let followed = self.follow.look(
+            (self.elapsed(), used.unwrap_or(0), cpu_ns.unwrap_or(0)),
+            (&self.cgroup, &self.watch),
+            || engine.room(),
+            &mut self.plan.limits,
+        );
+        if self.follow.was_held() && !self.notes.iter().any(|note| note == follow::WAS_HELD) {
+            self.notes.push(follow::WAS_HELD.into());
         }
         self.collector.sample(sample);
-    }
-
-    /// Keeps a predicted `memory.high` above what is in use: below the working set it would only make the
-    /// task reclaim its own pages for ever.
-    fn grow(&mut self, used_bytes: u64, engine: &Engine) {
-        let high = self.plan.limits.0.iter_mut().find_map(|(limit, origin)| match (limit, origin) {
-            (Limit::MemoryHigh(bytes), Origin::Predicted) => Some(bytes),
-            _ => None,
-        });
-        let Some(high) = high else { return };
-        if let Some(raised) = size::grow(*high, used_bytes, engine.capacity()) {
-            *high = raised;
-            _ = self.cgroup.write(Limit::MemoryHigh(raised));
-        }
+        followed
     }
 
     /// What has been measured up to now.
@@ -227,7 +289,10 @@ impl Task {
         };
         self.collector.demand(self.slot.and_then(|slot| engine.demand(slot)));
         self.collector.peers(self.slot.and_then(|slot| engine.peers(slot)));
-        let measured = self.collector.finish(sample);
+        let mut measured = self.collector.finish(sample);
+        if self.slot.is_some() {
+            measured.coverage.0.extend(engine.shortcomings(self.started, &self.lost_before));
+        }
         let exited = status.filter(|&status| libc::WIFEXITED(status));
         let signaled = status.filter(|&status| libc::WIFSIGNALED(status));
         let ending = Ending {
@@ -248,4 +313,15 @@ impl Task {
         engine.release(self.cgroup, self.slot);
         (measured, ending)
     }
+}
+
+/// What the user had demanded of a run, as far as its limits tell.
+fn manual_of(limits: &Limits) -> Manual {
+    let by_hand = limits.0.iter().filter(|(_, origin)| *origin == Origin::Manual);
+    by_hand.fold(Manual::default(), |manual, (limit, _)| match *limit {
+        Limit::MemoryMax(bytes) => Manual { memory_bytes: Some(bytes), ..manual },
+        Limit::CpuMax(cores) => Manual { cpu_cores: Some(cores), ..manual },
+        Limit::PidsMax(tasks) => Manual { tasks: Some(tasks), ..manual },
+        _ => manual,
+    })
 }

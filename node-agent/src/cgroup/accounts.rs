@@ -38,9 +38,11 @@ pub struct Accounts {
 pub struct Watch {
     cpu: Option<File>,
     memory: Option<File>,
+    charge: Option<File>,
+    pressure: Option<File>,
+    quota: Option<File>,
     /// Keys of anonymous, shared and inactive file memory in `memory`.
     memory_keys: [&'static str; 3],
-    charge: Option<File>,
 }
 
 /// Longest account that is read; `memory.stat` has about 2 KiB.
@@ -72,6 +74,40 @@ impl Watch {
     }
 }
 
+/// What tells whether a task's limits are right: see [`Watch::held_back`].
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct HeldBack {
+    /// Memory charged now, page cache included.
+    pub charged_bytes: Option<u64>,
+    /// Time in which some task waited for memory (`memory.pressure`, `some`), microseconds in all.
+    pub stalled_us: Option<u64>,
+    /// CPU quota periods with something to run.
+    pub quota_periods: Option<u64>,
+    /// Of those, periods in which the quota ran out.
+    pub quota_periods_throttled: Option<u64>,
+}
+
+impl Watch {
+    /// What holds the task back. The pressure is that of the v2 cgroup, also where memory is on v1: the kernel
+    /// books stalls by it wherever they come from (`psi_memstall_enter`, kernel/sched/psi.c).
+    pub fn held_back(&self) -> HeldBack {
+        let read = |file: &Option<File>| file.as_ref().and_then(reread);
+        let quota = read(&self.quota).unwrap_or_default();
+        HeldBack {
+            charged_bytes: read(&self.charge).and_then(|text| text.trim().parse().ok()),
+            stalled_us: read(&self.pressure).and_then(|text| stalled_us(&text)),
+            quota_periods: keyed(&quota, "nr_periods"),
+            quota_periods_throttled: keyed(&quota, "nr_throttled"),
+        }
+    }
+}
+
+/// The total of a pressure file's line `some avg10=… total=…`.
+fn stalled_us(pressure: &str) -> Option<u64> {
+    let some = pressure.lines().find(|line| line.starts_with("some "))?;
+    some.rsplit_once("total=")?.1.trim().parse().ok()
+}
+
 /// The present text of an account.
 fn reread(file: &File) -> Option<String> {
     let mut text = [0; ACCOUNT_BYTES_MAX];
@@ -93,6 +129,8 @@ impl RunCgroup {
             charge: open(memory.join(charge)),
             memory: open(memory.join("memory.stat")),
             memory_keys,
+            pressure: open(self.v2().join("memory.pressure")),
+            quota: open(self.v1("cpu").unwrap_or_else(|| self.v2()).join("cpu.stat")),
         }
     }
 
@@ -123,8 +161,27 @@ impl RunCgroup {
         }
     }
 
+    /// `memory.events`, whose changes wake a poll for priority data: a task that meets `memory.high` is noticed
+    /// at once. `None` where memory is on v1, whose soft limit holds nobody up.
+    pub fn memory_events(&self) -> Option<File> {
+        self.hierarchies().home("memory").filter(|home| *home == super::Home::V2)?;
+        File::open(self.v2().join("memory.events")).ok()
+    }
+
     /// Where memory is accounted, in words for the coverage of a run.
     pub fn memory_source(&self) -> Option<String> {
         self.hierarchies().home("memory").map(|home| format!("cgroup {home} memory"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn stalls_are_the_total_of_some() {
+        let text = "some avg10=0.00 avg60=0.00 avg300=0.00 total=49074\nfull avg10=0.00 avg60=0.00 avg300=0.00 total=1\n";
+        assert_eq!(stalled_us(text), Some(49_074));
+        assert_eq!(stalled_us(""), None);
     }
 }

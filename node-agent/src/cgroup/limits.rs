@@ -2,13 +2,14 @@
 //!
 //! `cgroups-rs` knows the files and their v1 names; the unit conversions between the two are here.
 
-use super::{Home, RunCgroup};
+use super::{Hierarchies, Home, RunCgroup};
 use crate::size::{Limit, Limits, Origin};
 use cgroups_rs::fs::cpu::CpuController;
 use cgroups_rs::fs::memory::{MemController, SetMemory};
 use cgroups_rs::fs::pid::PidController;
 use cgroups_rs::fs::{Controller, MaxValue};
-use std::path::PathBuf;
+use std::fs;
+use std::path::{Path, PathBuf};
 
 /// Quota period, microseconds: the kernel's default.
 const PERIOD_US: u64 = 100_000;
@@ -25,6 +26,28 @@ pub struct Applied {
     pub origin: Origin,
     /// `None` if the kernel took it, else why not.
     pub refused: Option<String>,
+}
+
+impl Hierarchies {
+    /// Whether this host has a file for a limit of the cgroups below `parent`.
+    pub fn can_set(&self, limit: Limit, parent: &Path) -> bool {
+        let home = |controller| self.home(controller);
+        match limit {
+            Limit::MemoryLow(_) => home("memory") == Some(Home::V2),
+            Limit::MemoryMax(_) | Limit::MemoryHigh(_) => home("memory").is_some(),
+            Limit::CpuMax(_) | Limit::CpuBurst(_) | Limit::CpuWeight(_) => home("cpu").is_some(),
+            Limit::PidsMax(_) => home("pids").is_some(),
+            // Weights need a scheduler of requests that knows them: bfq, or iocost on v2.
+            Limit::IoWeight(_) => match home("blkio") {
+                Some(Home::V1) => {
+                    self.v1.get("blkio").is_some_and(|root| root.join("blkio.bfq.weight").exists())
+                }
+                Some(Home::V2) => self.unified.join(parent).join("io.weight").exists(),
+                None => false,
+            },
+            Limit::IoReadMax(_) | Limit::IoWriteMax(_) => home("blkio").is_some(),
+        }
+    }
 }
 
 impl RunCgroup {
@@ -48,15 +71,28 @@ impl RunCgroup {
                     memory.set_soft_limit(signed(bytes))
                 }
             }
+            Limit::MemoryLow(bytes) => {
+                let low = Some(MaxValue::Value(signed(bytes)));
+                self.memory()?.set_mem(SetMemory { low, high: None, max: None, min: None })
+            }
             Limit::CpuMax(cores) => {
-                let quota_us = (cores * PERIOD_US as f64).round() as i64;
-                self.cpu()?.set_cfs_quota_and_period(Some(quota_us.max(QUOTA_US_MIN)), Some(PERIOD_US))
+                self.cpu()?.set_cfs_quota_and_period(Some(quota_us(cores)), Some(PERIOD_US))
             }
             Limit::CpuWeight(weight) => {
                 let cpu = self.cpu()?;
                 cpu.set_shares(if cpu.v2() { weight } else { shares(weight) })
             }
             Limit::PidsMax(tasks) => self.pids()?.set_pid_max(MaxValue::Value(signed(tasks))),
+            Limit::CpuBurst(cores) => {
+                return self.put("cpu", "cpu.cfs_burst_us", "cpu.max.burst", &quota_us(cores).to_string());
+            }
+            Limit::IoWeight(weight) => {
+                // blkio.bfq.weight goes to 1000.
+                let weight = if self.v1("blkio").is_some() { weight.min(1000) } else { weight };
+                return self.put("blkio", "blkio.bfq.weight", "io.weight", &weight.to_string());
+            }
+            Limit::IoReadMax(rate) => return self.throttle("read", "rbps", rate),
+            Limit::IoWriteMax(rate) => return self.throttle("write", "wbps", rate),
         };
         done.map_err(|error| match std::error::Error::source(&error) {
             Some(cause) => format!("{error}: {cause}"),
@@ -64,19 +100,55 @@ impl RunCgroup {
         })
     }
 
+    /// Limits the traffic of one direction with every disk.
+    fn throttle(&self, direction: &str, key: &str, bytes_per_s: u64) -> Result<(), String> {
+        let v1_name = format!("blkio.throttle.{direction}_bps_device");
+        let is_v1 = self.v1("blkio").is_some();
+        let disks = disks();
+        if disks.is_empty() {
+            return Err("this host has no disk to limit".into());
+        }
+        disks.iter().try_for_each(|disk| {
+            let key = if is_v1 { "" } else { &format!("{key}=") };
+            self.put("blkio", &v1_name, "io.max", &format!("{disk} {key}{bytes_per_s}"))
+        })
+    }
+
+    /// Writes a file that `cgroups-rs` does not know.
+    fn put(&self, controller: &str, v1_name: &str, v2_name: &str, value: &str) -> Result<(), String> {
+        let (directory, _, v2) = self.controller(controller)?;
+        let path = directory.join(if v2 { v2_name } else { v1_name });
+        fs::write(&path, value)
+            .map_err(|error| format!("failed to write {value} to {}: {error}", path.display()))
+    }
+
     /// Takes every limit off again, for processes that stay after their run has ended.
     pub fn lift_limits(&self) {
+        self.lift_high();
         if let Ok(memory) = self.memory() {
             _ = memory.set_limit(-1);
-            if memory.v2() {
-                _ = memory.set_mem(SetMemory { high: Some(MaxValue::Max), low: None, max: None, min: None });
-            }
         }
         if let Ok(cpu) = self.cpu() {
             _ = cpu.set_cfs_quota(-1);
         }
         if let Ok(pids) = self.pids() {
             _ = pids.set_pid_max(MaxValue::Max);
+        }
+        for disk in disks() {
+            for direction in ["read", "write"] {
+                let v1_name = format!("blkio.throttle.{direction}_bps_device");
+                let none = if self.v1("blkio").is_some() { "0" } else { "rbps=max wbps=max" };
+                _ = self.put("blkio", &v1_name, "io.max", &format!("{disk} {none}"));
+            }
+        }
+    }
+
+    /// Takes off the reclaim target: nobody will raise it any more. On v1 it holds nobody back.
+    pub fn lift_high(&self) {
+        if let Ok(memory) = self.memory()
+            && memory.v2()
+        {
+            _ = memory.set_mem(SetMemory { high: Some(MaxValue::Max), low: None, max: None, min: None });
         }
     }
 
@@ -101,6 +173,22 @@ impl RunCgroup {
             _ => Err(format!("this host has no {name} controller")),
         }
     }
+}
+
+/// The host's disks as `MAJOR:MINOR`: whole ones, not what is made of memory or of files.
+fn disks() -> Vec<String> {
+    let entries = fs::read_dir("/sys/block").into_iter().flatten().flatten();
+    let is_disk =
+        |name: &str| !["loop", "ram", "zram", "dm-", "md"].iter().any(|kind| name.starts_with(kind));
+    entries
+        .filter(|entry| entry.file_name().to_str().is_some_and(is_disk))
+        .filter_map(|entry| fs::read_to_string(entry.path().join("dev")).ok())
+        .map(|number| number.trim().to_owned())
+        .collect()
+}
+
+fn quota_us(cores: f64) -> i64 {
+    ((cores * PERIOD_US as f64).round() as i64).max(QUOTA_US_MIN)
 }
 
 /// v2 weight 1..=10000 around 100 as v1 shares 2..=262144 around 1024.

@@ -9,7 +9,7 @@ mod instance;
 mod limits;
 mod run_cgroup;
 
-pub use accounts::{Accounts, Watch};
+pub use accounts::{Accounts, HeldBack, Watch};
 pub use instance::{InstanceCgroup, own_cgroup};
 pub use limits::Applied;
 pub use run_cgroup::RunCgroup;
@@ -125,7 +125,10 @@ impl Hierarchies {
 
     /// Makes `parent` (a relative path of plain names) in every hierarchy and turns on the v2 controllers for
     /// its children where that is possible; nothing if it is there.
-    fn make_parent(&self, parent: &Path) -> Result<(), CgroupError> {
+    ///
+    /// # Errors
+    /// [`CgroupError::File`] if a directory can't be made.
+    pub fn make_parent(&self, parent: &Path) -> Result<(), CgroupError> {
         let paths = || std::iter::once(&self.unified).chain(self.v1.values()).map(|root| root.join(parent));
         if paths().all(|path| path.is_dir()) {
             return Ok(());

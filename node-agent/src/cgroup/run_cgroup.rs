@@ -111,6 +111,13 @@ impl RunCgroup {
             .is_ok_and(|events| super::keyed(&events, "populated") == Some(1))
     }
 
+    /// The processes in it and below.
+    pub fn processes(&self) -> Vec<i32> {
+        let mut processes = Vec::new();
+        collect_processes(&self.v2(), DEPTH_MAX, &mut processes);
+        processes
+    }
+
     /// `cgroup.events`, whose changes wake a poll for priority data.
     ///
     /// # Errors
@@ -137,6 +144,15 @@ impl RunCgroup {
     /// [`CgroupError::File`] while processes still live in it, or are just leaving: try again later.
     pub fn remove(&self) -> Result<(), CgroupError> {
         self.directories().iter().try_for_each(|directory| remove_tree(directory, DEPTH_MAX))
+    }
+}
+
+fn collect_processes(directory: &Path, depth: u32, processes: &mut Vec<i32>) {
+    let own = fs::read_to_string(directory.join("cgroup.procs")).unwrap_or_default();
+    processes.extend(own.lines().filter_map(|line| line.parse::<i32>().ok()));
+    let children = fs::read_dir(directory).into_iter().flatten().flatten();
+    for child in children.filter(|entry| depth > 0 && entry.file_type().is_ok_and(|kind| kind.is_dir())) {
+        collect_processes(&child.path(), depth - 1, processes);
     }
 }
 

@@ -11,7 +11,9 @@
 
 use super::settings::Settings;
 use super::table::printable;
-use super::{Cli, Verb, agent, backtest, db, doctor, explain, import, ls, predict, ps, run, runs, show};
+use super::{
+    Cli, Verb, agent, backtest, db, doctor, events, explain, import, ls, predict, ps, queue, run, runs, show,
+};
 use crate::causes::in_one_line;
 use clap::error::ErrorKind;
 use clap::{CommandFactory, Parser};
@@ -54,6 +56,8 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> u8 {
             Verb::Explain(arguments) => explain::run(&settings, &arguments),
             Verb::Backtest(arguments) => backtest::run(&settings, &arguments),
             Verb::Import(arguments) => import::run(&settings, &arguments),
+            Verb::Queue(arguments) => queue::run(&settings, &arguments),
+            Verb::Events(arguments) => events::run(&settings, &arguments),
             Verb::Doctor(arguments) => doctor::run(&settings, &arguments),
             Verb::Db(verb) => db::run(&settings, &verb),
         });

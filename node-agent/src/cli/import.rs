@@ -52,6 +52,7 @@ fn foreign(task: &Task, users: &mut HashMap<String, u32>) -> ForeignRun {
     let request = |bytes| Feature { name: REQUEST.into(), value: FeatureValue::Number(bytes) };
     features.extend(task.memory_request_bytes.map(request));
     let run = NewRun {
+        admission: None,
         key: TaskKey { task_type: task.task_type.clone(), uid },
         user: host::user_name(uid),
         command: vec![task.task_type.clone()],

@@ -1,10 +1,12 @@
 //! The command line: what can be asked for, and the table of exit codes. One file per verb.
 
 mod agent;
+mod ask;
 mod backtest;
 mod db;
 mod demand;
 mod doctor;
+mod events;
 mod exit;
 mod explain;
 mod import;
@@ -12,12 +14,14 @@ mod ls;
 mod numbers;
 mod predict;
 mod ps;
+mod queue;
 mod reach;
 mod report;
 mod run;
 mod runs;
 mod settings;
 mod show;
+mod sizing;
 mod table;
 mod trace_file;
 mod when;
@@ -88,6 +92,10 @@ enum Verb {
     Backtest(backtest::BacktestArgs),
     /// Take runs that were measured elsewhere into the database
     Import(import::ImportArgs),
+    /// Show what is promised to which task, and who waits
+    Queue(queue::QueueArgs),
+    /// Say what standin did to tasks, and when: limits that followed, waits, releases
+    Events(events::EventsArgs),
     /// Say what works on this host, and what does not and why
     Doctor(doctor::DoctorArgs),
     /// About the database

@@ -37,14 +37,21 @@ pub(super) fn connect(socket: &Path) -> Result<UnixStream, Unreachable> {
 
 /// What the agent that listens on `socket` is.
 pub(super) fn status(socket: &Path) -> Result<AgentStatus, Unreachable> {
+    match ask(socket, &Request::Status)? {
+        Reply::Status(status) => Ok(status),
+        _ => Err(broken(socket, "it answered something else")),
+    }
+}
+
+/// One question to the agent, and its answer.
+pub(super) fn ask(socket: &Path, request: &Request) -> Result<Reply, Unreachable> {
     let mut stream = connect(socket)?;
-    let answer = wire::send(&mut stream, &Request::Status).and_then(|()| wire::receive(&mut stream));
-    let problem = match answer {
-        Ok(Reply::Status(status)) => return Ok(status),
-        Ok(_) => "it answered something else".into(),
-        Err(error) => error.to_string(),
-    };
-    Err(Unreachable { absent: false, message: format!("agent at {}: {problem}", socket.display()) })
+    let answer = wire::send(&mut stream, request).and_then(|()| wire::receive(&mut stream));
+    answer.map_err(|error| broken(socket, &error.to_string()))
+}
+
+fn broken(socket: &Path, problem: &str) -> Unreachable {
+    Unreachable { absent: false, message: format!("agent at {}: {problem}", socket.display()) }
 }
 
 fn why(socket: &Path, error: &io::Error) -> String {

@@ -5,7 +5,7 @@ use crate::fingerprint::Fingerprint;
 use crate::predict::{Level, Prediction, Resource};
 use crate::size::{Limit, Limits, Origin};
 use crate::store::record::Ending;
-use crate::units::{format_bytes, format_duration};
+use crate::units::{format_bytes, format_duration, format_rate};
 use crate::wire::Finished;
 use serde::Serialize;
 use std::fs::File;
@@ -65,6 +65,11 @@ fn describe_limit(limit: Limit, origin: Origin) -> String {
         Limit::CpuMax(cores) => format!("cpu.max {cores:.2} cores"),
         Limit::CpuWeight(weight) => format!("cpu.weight {weight}"),
         Limit::PidsMax(tasks) => format!("pids.max {tasks}"),
+        Limit::MemoryLow(bytes) => format!("memory.low {}", format_bytes(bytes as f64)),
+        Limit::CpuBurst(cores) => format!("cpu.max.burst {cores:.2} cores"),
+        Limit::IoWeight(weight) => format!("io.weight {weight}"),
+        Limit::IoReadMax(rate) => format!("io.max reads {}", format_rate(rate as f64)),
+        Limit::IoWriteMax(rate) => format!("io.max writes {}", format_rate(rate as f64)),
     };
     match origin {
         Origin::Predicted => text,

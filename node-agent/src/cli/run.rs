@@ -6,14 +6,15 @@
 
 mod service;
 
+use super::ask::{Answer, Asking};
 use super::exit::{FAILED, complain};
 use super::settings::Settings;
+use super::sizing::SizingArgs;
 use super::{reach, report};
 use crate::agent::embedded::{Embedded, Outcome};
 use crate::fingerprint::key::{self, Feature, FeatureValue};
 use crate::launch::{Child, Command, StartError, Unrunnable, pass_on};
-use crate::size::{Manual, Policy};
-use crate::units;
+use crate::size::Policy;
 use crate::wire::{self, COMMAND_BYTES_MAX, Finished, Leftover, Reply, Request, Start, Started, WireError};
 use anyhow::{Context, bail};
 use clap::builder::NonEmptyStringValueParser;
@@ -44,12 +45,6 @@ pub(super) struct RunArgs {
     /// How hard predicted limits are [default: elastic, or the configuration's]
     #[arg(long, value_enum)]
     policy: Option<PolicyArg>,
-    /// Hard memory limit, such as 512M or 2G
-    #[arg(long, value_name = "BYTES", value_parser = parse_memory)]
-    limit_memory: Option<u64>,
-    /// CPU limit in cores, such as 1.5
-    #[arg(long, value_name = "CORES", value_parser = parse_cores)]
-    limit_cpu: Option<f64>,
     /// Write the run's result to FILE; standin stays until the end for it
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
@@ -68,6 +63,8 @@ pub(super) struct RunArgs {
     /// Measure the run here even if an agent answers
     #[arg(long)]
     no_agent: bool,
+    #[command(flatten)]
+    sizing: SizingArgs,
     #[command(flatten)]
     service: service::ServiceArgs,
     /// The command and its arguments
@@ -102,20 +99,6 @@ pub(super) fn parse_feature(text: &str) -> Result<Feature, String> {
     }
 }
 
-fn parse_memory(text: &str) -> Result<u64, String> {
-    match units::parse_bytes(text) {
-        Ok(0) => Err("allowed is a size above 0, such as 512M".into()),
-        Ok(bytes) => Ok(bytes),
-        Err(error) => Err(error.to_string()),
-    }
-}
-
-fn parse_cores(text: &str) -> Result<f64, String> {
-    let allowed = || "allowed is a number of cores between 0.01 and 10000, such as 1.5".to_owned();
-    let cores = text.parse().map_err(|_| allowed())?;
-    if (0.01..=10_000.0).contains(&cores) { Ok(cores) } else { Err(allowed()) }
-}
-
 pub(super) fn run(settings: &Settings, mut arguments: RunArgs) -> anyhow::Result<u8> {
     let command = match Command::resolve(std::mem::take(&mut arguments.command)) {
         Ok(command) => command,
@@ -127,7 +110,7 @@ pub(super) fn run(settings: &Settings, mut arguments: RunArgs) -> anyhow::Result
         }
         None => None,
     };
-    let start = request(&command, &arguments);
+    let start = request(&command, &arguments)?;
     if start.features.len() > key::FEATURES_MAX {
         let allowed = key::FEATURES_MAX - (start.features.len() - arguments.feature.len());
         bail!("--feature was given {} times: allowed is {allowed} times", arguments.feature.len());
@@ -138,7 +121,7 @@ pub(super) fn run(settings: &Settings, mut arguments: RunArgs) -> anyhow::Result
         return launcher.serve(start);
     }
     match launcher.agent() {
-        Ok(Some(agent)) => match launcher.with_agent(agent, start.clone()) {
+        Ok(Some(agent)) => match launcher.with_agent(agent, &start) {
             Ok(code) => Ok(code),
             Err(problem) => {
                 let problem = format!("agent at {}: {problem}", settings.socket.display());
@@ -150,13 +133,19 @@ pub(super) fn run(settings: &Settings, mut arguments: RunArgs) -> anyhow::Result
     }
 }
 
+/// The agent lets the task not start: no other way is tried.
+fn denied(why: &str) -> u8 {
+    complain(&format!("not started: {why}"));
+    FAILED
+}
+
 fn cannot_run(problem: &Unrunnable) -> u8 {
     complain(&problem.to_string());
     problem.exit_code()
 }
 
 /// What is asked of the engine, whichever it is.
-fn request(command: &Command, arguments: &RunArgs) -> Start {
+fn request(command: &Command, arguments: &RunArgs) -> anyhow::Result<Start> {
     let directory = std::env::current_dir().unwrap_or_default();
     let mut features = key::input_features(command.argv(), &arguments.input, &directory);
     features.extend(arguments.feature.iter().cloned());
@@ -167,7 +156,7 @@ fn request(command: &Command, arguments: &RunArgs) -> Start {
         room = room.saturating_sub(argument.len() + 1);
         fits
     });
-    Start {
+    Ok(Start {
         pid: None,
         task_type: arguments.name.as_deref().map_or_else(|| key::task_type(command.argv()), key::clean),
         command: command_shown.collect(),
@@ -178,13 +167,14 @@ fn request(command: &Command, arguments: &RunArgs) -> Start {
             PolicyArg::Strict => Policy::Strict,
             PolicyArg::Observe => Policy::Observe,
         }),
-        manual: Manual { memory_bytes: arguments.limit_memory, cpu_cores: arguments.limit_cpu },
+        manual: arguments.sizing.manual()?,
         leftover: match arguments.leftover {
             _ if arguments.wait_all => Leftover::Wait,
             LeftoverArg::Leave => Leftover::Leave,
             LeftoverArg::Kill => Leftover::Kill,
         },
-    }
+        admission: arguments.sizing.asked(),
+    })
 }
 
 struct Launcher<'a> {
@@ -199,6 +189,10 @@ impl Launcher<'_> {
         if !self.arguments.quiet {
             complain(message);
         }
+    }
+
+    fn asking(&self) -> Asking<'_> {
+        Asking { socket: &self.settings.socket, quiet: self.arguments.quiet }
     }
 
     fn say_missing_inputs(&self) {
@@ -227,7 +221,7 @@ impl Launcher<'_> {
     }
 
     /// Lets the agent take the run in. `Err` only while the command has not been started.
-    fn with_agent(&mut self, agent: UnixStream, start: Start) -> Result<u8, WireError> {
+    fn with_agent(&mut self, agent: UnixStream, start: &Start) -> Result<u8, WireError> {
         if self.result.is_some() || self.arguments.wait_all {
             self.stay(agent, start)
         } else {
@@ -235,16 +229,20 @@ impl Launcher<'_> {
         }
     }
 
-    fn become_command(&self, mut agent: UnixStream, start: Start) -> Result<u8, WireError> {
+    fn become_command(&self, mut agent: UnixStream, start: &Start) -> Result<u8, WireError> {
         let prepared = self.command.prepare();
-        let started = ask(&mut agent, start)?;
+        let started = match self.asking().start(&mut agent, start, || None)? {
+            Answer::Started(started) => started,
+            Answer::Denied(why) => return Ok(denied(&why)),
+            Answer::Interrupted(_) => return Ok(FAILED),
+        };
         self.say_plan(&started);
         let errno = self.command.execute(&prepared) as i32;
         _ = wire::send(&mut agent, &Request::ExecFailed(errno));
         Ok(cannot_run(&Unrunnable::from_errno(&self.command.name(), errno)))
     }
 
-    fn stay(&mut self, mut agent: UnixStream, start: Start) -> Result<u8, WireError> {
+    fn stay(&mut self, mut agent: UnixStream, start: &Start) -> Result<u8, WireError> {
         let mut child = match Child::fork(&self.command, None, &[]) {
             Ok(child) => child,
             Err(error) => {
@@ -252,8 +250,17 @@ impl Launcher<'_> {
                 return Ok(FAILED);
             }
         };
-        let started = match ask(&mut agent, Start { pid: Some(child.pid()), ..start }) {
-            Ok(started) => started,
+        let start = Start { pid: Some(child.pid()), ..start.clone() };
+        let started = match self.asking().start(&mut agent, &start, || child.told_to_end()) {
+            Ok(Answer::Started(started)) => started,
+            Ok(Answer::Denied(why)) => {
+                child.abandon();
+                return Ok(denied(&why));
+            }
+            Ok(Answer::Interrupted(signal)) => {
+                child.abandon();
+                return Ok(pass_on(signal as i32));
+            }
             Err(error) => {
                 child.abandon();
                 return Err(error);
@@ -295,6 +302,10 @@ impl Launcher<'_> {
         if self.arguments.require_agent {
             bail!("--require-agent: {}", problem.unwrap_or_default());
         }
+        if self.arguments.sizing.takes_licenses() {
+            let why = problem.map(|problem| format!(" ({problem})")).unwrap_or_default();
+            bail!("licences are counted by an agent{why}: start one, or leave --license out");
+        }
         let embedded = Embedded::prepare(&self.settings.config, start, &self.settings.database);
         match problem {
             Some(problem) => self.say(&format!("{problem}; {}", embedded.mode())),
@@ -302,8 +313,10 @@ impl Launcher<'_> {
         }
         let plan = embedded.plan();
         self.say(&report::plan(&plan.prediction, &plan.limits));
-        let wants_limits = self.arguments.limit_memory.is_some() || self.arguments.limit_cpu.is_some();
-        if wants_limits && plan.limits.0.is_empty() {
+        if let Some(without) = self.arguments.sizing.needs_agent() {
+            self.say(without);
+        }
+        if plan.manual.has_limits() && plan.limits.0.is_empty() {
             self.say("the limits asked for are not set: that takes root, or an agent");
         }
         match embedded.run(&self.command, plan) {
@@ -339,15 +352,5 @@ impl Launcher<'_> {
         {
             complain(&format!("failed to write the result: {error}"));
         }
-    }
-}
-
-/// Asks the agent to take a run in.
-fn ask(agent: &mut UnixStream, start: Start) -> Result<Started, WireError> {
-    wire::send(agent, &Request::Start(Box::new(start)))?;
-    match wire::receive(agent)? {
-        Reply::Started(started) => Ok(*started),
-        Reply::Refused(why) => Err(WireError::Refused(why)),
-        _ => Err(WireError::NotAFrame),
     }
 }

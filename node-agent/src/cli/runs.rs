@@ -25,11 +25,8 @@ pub(super) struct RunsArgs {
     json: bool,
 }
 
-fn parse_limit(text: &str) -> Result<usize, String> {
-    text.parse()
-        .ok()
-        .filter(|&limit| limit > 0)
-        .ok_or_else(|| "allowed is a number of runs, 1 or more".into())
+pub(super) fn parse_limit(text: &str) -> Result<usize, String> {
+    text.parse().ok().filter(|&limit| limit > 0).ok_or_else(|| "allowed is a number, 1 or more".into())
 }
 
 #[derive(Serialize)]

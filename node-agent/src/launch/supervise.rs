@@ -90,6 +90,19 @@ impl Child {
         ended
     }
 
+    /// The signal by which somebody wants the launcher to end, while its child is held.
+    pub fn told_to_end(&self) -> Option<Signal> {
+        let ends = [Signal::SIGHUP, Signal::SIGINT, Signal::SIGQUIT, Signal::SIGTERM];
+        while let Ok(Some(info)) = self.signals.read_signal() {
+            if let Ok(signal) = Signal::try_from(info.ssi_signo.cast_signed())
+                && ends.contains(&signal)
+            {
+                return Some(signal);
+            }
+        }
+        None
+    }
+
     /// Passes on what was sent to the launcher. What the kernel sent (the terminal's keys) went to the child
     /// as well: it shares the process group.
     fn forward(&self) {

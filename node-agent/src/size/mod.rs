@@ -1,8 +1,12 @@
 //! From a prediction to limits. Pure: in come a [`Prediction`], the policy, what the user demands and what
 //! the host has; out go the [`Limits`] to write before the task starts.
 
+pub mod admission;
+pub mod elastic;
+
 use crate::host::Capacity;
 use crate::predict::{Estimate, Level, Prediction, Resource};
+use elastic::{Bounds, Following};
 use serde::{Deserialize, Serialize};
 
 /// How hard predicted limits are.
@@ -18,13 +22,33 @@ pub enum Policy {
     Observe,
 }
 
-/// Limits that the user gave by hand. They always hold, whatever the policy.
+/// What the user demands of the limits, on the command line or in the configuration. It holds whatever the
+/// policy is.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Manual {
     /// Hard memory limit, bytes.
     pub memory_bytes: Option<u64>,
     /// CPU limit, cores.
     pub cpu_cores: Option<f64>,
+    /// Limit on tasks.
+    pub tasks: Option<u64>,
+    /// Limit on reads from each disk, bytes per second.
+    pub io_read_bytes_per_s: Option<u64>,
+    /// Limit on writes to each disk, bytes per second.
+    pub io_write_bytes_per_s: Option<u64>,
+    /// Memory that the task is promised at least, bytes: no predicted limit goes below it.
+    pub memory_floor_bytes: Option<u64>,
+    /// Cores that the task is promised at least.
+    pub cpu_floor_cores: Option<f64>,
+    /// Whether [`Policy::Elastic`] sets a CPU quota that follows the task. A weight does without the pauses.
+    pub cpu_quota: Option<bool>,
+}
+
+impl Manual {
+    /// Whether a limit is among it.
+    pub fn has_limits(&self) -> bool {
+        !by_hand(*self).is_empty()
+    }
 }
 
 /// Who asked for a limit.
@@ -45,27 +69,34 @@ pub enum Limit {
     MemoryMax(u64),
     /// `memory.high`, bytes (v1 `memory.soft_limit_in_bytes`): beyond it memory is reclaimed first here.
     MemoryHigh(u64),
+    /// `memory.low`, bytes (v1 has none): up to this, memory is reclaimed elsewhere first.
+    MemoryLow(u64),
     /// `cpu.max`, cores (v1 `cpu.cfs_quota_us`).
     CpuMax(f64),
+    /// `cpu.max.burst`, cores times the period (v1 `cpu.cfs_burst_us`): unused quota that is kept for later.
+    CpuBurst(f64),
     /// `cpu.weight`, 1–10000, 100 is normal (v1 `cpu.shares`).
     CpuWeight(u64),
     /// `pids.max`, tasks.
     PidsMax(u64),
+    /// `io.weight`, 1–10000, 100 is normal (v1 `blkio.bfq.weight`).
+    IoWeight(u64),
+    /// `io.max rbps` on every disk, bytes per second (v1 `blkio.throttle.read_bps_device`).
+    IoReadMax(u64),
+    /// `io.max wbps` on every disk, bytes per second (v1 `blkio.throttle.write_bps_device`).
+    IoWriteMax(u64),
 }
 
 /// The limits of one run.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Limits(pub Vec<(Limit, Origin)>);
 
-/// Memory headroom that a running elastic task keeps under its `memory.high`; see [`grow`].
-pub const GROW_AT_SHARE: f64 = 0.9;
-
 /// Weight of a cgroup for which nobody sets one, and the largest there is (cgroup-v2.rst).
-const CPU_WEIGHT_NORMAL: u64 = 100;
-const CPU_WEIGHT_MAX: u64 = 10_000;
+const WEIGHT_NORMAL: u64 = 100;
+const WEIGHT_MAX: u64 = 10_000;
 
-/// What a growing `memory.high` is raised to, as a multiple of what is used.
-pub const GROW_FACTOR: f64 = 1.5;
+/// Expected traffic for which a task gets a normal I/O weight once more, bytes per second.
+const IO_WEIGHT_STEP: f64 = (100 << 20) as f64;
 
 /// Least predicted CPU limit, cores: below it a task hardly starts.
 pub const CPU_MAX_LEAST_CORES: f64 = 0.1;
@@ -73,60 +104,116 @@ pub const CPU_MAX_LEAST_CORES: f64 = 0.1;
 /// The limits for a task about to start.
 ///
 /// - Limits given by hand always hold, are hard, and take the place of predicted ones of their kind.
-/// - [`Policy::Elastic`]: a reclaim target at the upper bound of memory, and for tasks that are expected to
-///   use more than one core a CPU weight of 100 per core. Nobody gets less weight than normal: a task that
-///   needs more than it did must not starve.
+/// - [`Policy::Elastic`]: a reclaim target at the upper bound of memory, which follows the task ([`elastic`]);
+///   what it is expected to use is protected; for tasks that are expected to use more than one core a CPU weight
+///   of 100 per core, for those with much I/O a larger I/O weight. Nobody gets less weight than normal: a task
+///   that needs more than it did must not starve.
 /// - [`Policy::Strict`]: hard limits on memory, CPU and tasks at the upper bounds, each left out where the
-///   host has no more than that anyway.
+///   host has no more than that anyway. I/O is not limited: what is predicted are means, and a limit there
+///   would cut every peak.
 /// - Estimates of [`Level::Host`] limit nothing.
 pub fn size(prediction: &Prediction, policy: Policy, manual: Manual, capacity: Capacity) -> Limits {
     let mut limits = by_hand(manual);
     let predicted = match policy {
         Policy::Observe => Vec::new(),
-        Policy::Elastic => elastic(prediction, manual, capacity),
+        Policy::Elastic => self::predicted(prediction, manual, capacity),
         Policy::Strict => strict(prediction, manual, capacity),
     };
     limits.extend(predicted.into_iter().map(|limit| (limit, Origin::Predicted)));
     Limits(limits)
 }
 
-fn by_hand(manual: Manual) -> Vec<(Limit, Origin)> {
-    let memory = manual.memory_bytes.map(Limit::MemoryMax);
-    // A quota that is no positive number cannot be written; the command line does not let it through.
-    let cpu = manual.cpu_cores.filter(|cores| cores.is_finite() && *cores > 0.0).map(Limit::CpuMax);
-    memory.into_iter().chain(cpu).map(|limit| (limit, Origin::Manual)).collect()
+/// The limits of a run that follow it, as they are now: those that [`Policy::Elastic`] set.
+pub fn following(limits: &Limits, policy: Policy, manual: Manual, capacity: Capacity) -> Following {
+    if policy != Policy::Elastic {
+        return Following::default();
+    }
+    let predicted = || limits.0.iter().filter(|(_, origin)| *origin == Origin::Predicted);
+    let memory = predicted().find_map(|(limit, _)| match limit {
+        Limit::MemoryHigh(bytes) => Some((*bytes, memory_bounds(manual, capacity))),
+        _ => None,
+    });
+    let cpu = predicted().find_map(|(limit, _)| match limit {
+        Limit::CpuMax(cores) => Some((*cores, cpu_bounds(manual, capacity))),
+        _ => None,
+    });
+    Following::new(memory, cpu)
 }
 
-fn elastic(prediction: &Prediction, manual: Manual, capacity: Capacity) -> Vec<Limit> {
-    // At or above the hard limit or the host's memory a reclaim target changes nothing.
+/// At or above the hard limit or the host's memory a reclaim target changes nothing.
+fn memory_bounds(manual: Manual, capacity: Capacity) -> Bounds {
     let ceiling = manual.memory_bytes.unwrap_or(u64::MAX).min(capacity.memory_bytes);
-    let high = estimate(prediction, Resource::MemoryPeakBytes)
-        .map(|memory| whole(memory.upper))
-        .filter(|high| *high > 0 && *high < ceiling)
-        .map(Limit::MemoryHigh);
-    let weight = estimate(prediction, Resource::CpuCoresMean)
-        .map(|cpu| whole((cpu.expected * 100.0).round()).min(CPU_WEIGHT_MAX))
-        .filter(|weight| *weight > CPU_WEIGHT_NORMAL)
-        .map(Limit::CpuWeight);
-    high.into_iter().chain(weight).collect()
+    Bounds { floor: manual.memory_floor_bytes.unwrap_or(0).min(ceiling) as f64, ceiling: ceiling as f64 }
+}
+
+fn cpu_bounds(manual: Manual, capacity: Capacity) -> Bounds {
+    let ceiling = capacity.cpus as f64;
+    Bounds { floor: manual.cpu_floor_cores.unwrap_or(0.0).clamp(CPU_MAX_LEAST_CORES, ceiling), ceiling }
+}
+
+fn by_hand(manual: Manual) -> Vec<(Limit, Origin)> {
+    // A quota that is no positive number cannot be written; the command line does not let it through.
+    let cpu_cores = manual.cpu_cores.filter(|cores| cores.is_finite() && *cores > 0.0);
+    let limits = [
+        manual.memory_bytes.map(Limit::MemoryMax),
+        cpu_cores.map(Limit::CpuMax),
+        manual.tasks.map(|tasks| Limit::PidsMax(tasks.min(TASKS_MAX))),
+        manual.io_read_bytes_per_s.map(Limit::IoReadMax),
+        manual.io_write_bytes_per_s.map(Limit::IoWriteMax),
+    ];
+    limits.into_iter().flatten().map(|limit| (limit, Origin::Manual)).collect()
+}
+
+fn predicted(prediction: &Prediction, manual: Manual, capacity: Capacity) -> Vec<Limit> {
+    let bounds = memory_bounds(manual, capacity);
+    let memory = estimate(prediction, Resource::MemoryPeakBytes);
+    let high = memory.map(|memory| whole(memory.upper.max(bounds.floor)));
+    let high = high.filter(|high| *high > 0 && (*high as f64) < bounds.ceiling);
+    let low = memory.map_or(0.0, |memory| memory.expected).max(bounds.floor).min(bounds.ceiling);
+    let cores = estimate(prediction, Resource::CpuCoresMean).map_or(0.0, |cpu| cpu.expected);
+    let cores = cores.max(manual.cpu_floor_cores.unwrap_or(0.0));
+    let quota = quota(prediction, manual, capacity).filter(|_| manual.cpu_quota == Some(true));
+    let of = |resource| estimate(prediction, resource).map_or(0.0, |rate| rate.expected);
+    let traffic = of(Resource::IoReadBytesPerS) + of(Resource::IoWriteBytesPerS);
+    let limits = [
+        high.map(Limit::MemoryHigh),
+        Some(whole(low)).filter(|low| *low > 0).map(Limit::MemoryLow),
+        more_than_normal(cores * WEIGHT_NORMAL as f64).map(Limit::CpuWeight),
+        quota.map(Limit::CpuMax),
+        quota.map(Limit::CpuBurst),
+        more_than_normal(traffic / IO_WEIGHT_STEP * WEIGHT_NORMAL as f64).map(Limit::IoWeight),
+    ];
+    limits.into_iter().flatten().collect()
+}
+
+fn more_than_normal(weight: f64) -> Option<u64> {
+    Some(whole(weight.round()).min(WEIGHT_MAX)).filter(|weight| *weight > WEIGHT_NORMAL)
+}
+
+/// The predicted CPU limit, where the host has more and none was given by hand.
+fn quota(prediction: &Prediction, manual: Manual, capacity: Capacity) -> Option<f64> {
+    let bounds = cpu_bounds(manual, capacity);
+    estimate(prediction, Resource::CpuCoresPeak)
+        .filter(|_| manual.cpu_cores.is_none())
+        .map(|cpu| cpu.upper.max(bounds.floor))
+        .filter(|cores| *cores < bounds.ceiling)
 }
 
 fn strict(prediction: &Prediction, manual: Manual, capacity: Capacity) -> Vec<Limit> {
+    let bounds = memory_bounds(manual, capacity);
     let memory = estimate(prediction, Resource::MemoryPeakBytes)
         .filter(|_| manual.memory_bytes.is_none())
-        .map(|memory| whole(memory.upper))
+        .map(|memory| whole(memory.upper.max(bounds.floor)))
         .filter(|max| *max > 0 && *max < capacity.memory_bytes)
         .map(Limit::MemoryMax);
-    let cpu = estimate(prediction, Resource::CpuCoresPeak)
-        .filter(|_| manual.cpu_cores.is_none())
-        .map(|cpu| cpu.upper.max(CPU_MAX_LEAST_CORES))
-        .filter(|cores| *cores < capacity.cpus as f64)
-        .map(Limit::CpuMax);
+    let quota = quota(prediction, manual, capacity);
     let tasks = estimate(prediction, Resource::TasksPeak)
+        .filter(|_| manual.tasks.is_none())
         .map(|tasks| whole(tasks.upper * 1.5) + 16)
         .filter(|max| *max <= TASKS_MAX)
         .map(Limit::PidsMax);
-    memory.into_iter().chain(cpu).chain(tasks).collect()
+    // What a period leaves may serve the next: a predicted limit is one on the mean, not on each 100 ms.
+    [memory, quota.map(Limit::CpuMax), quota.map(Limit::CpuBurst), tasks].into_iter().flatten().collect()
 }
 
 /// Most tasks that Linux allows (`PID_MAX_LIMIT`): the kernel refuses a larger `pids.max` as a number.
@@ -142,17 +229,6 @@ fn estimate(prediction: &Prediction, resource: Resource) -> Option<&Estimate> {
 /// The next whole number up, within `0..=2^53`.
 fn whole(number: f64) -> u64 {
     number.ceil().clamp(0.0, 9_007_199_254_740_992.0) as u64
-}
-
-/// The elastic watch: a larger `memory.high` for a task that uses more than [`GROW_AT_SHARE`] of it, at most
-/// all of the host's memory. `None` if what it has is enough, or the host has no more. So `memory.high` never
-/// stays under a working set that the host has room for.
-pub fn grow(current_high_bytes: u64, used_bytes: u64, capacity: Capacity) -> Option<u64> {
-    if used_bytes as f64 <= current_high_bytes as f64 * GROW_AT_SHARE {
-        return None;
-    }
-    let wanted = whole(used_bytes as f64 * GROW_FACTOR).min(capacity.memory_bytes);
-    (wanted > current_high_bytes).then_some(wanted)
 }
 
 #[cfg(test)]

@@ -36,10 +36,13 @@ fn predicted(policy: Policy, level: Level) -> Vec<Limit> {
 fn each_policy_limits_what_it_says() {
     let own = Level::TaskAndUser;
     assert_eq!(predicted(Policy::Observe, own), []);
-    assert_eq!(predicted(Policy::Elastic, own), [Limit::MemoryHigh(2_000_000_000), Limit::CpuWeight(150)]);
+    assert_eq!(
+        predicted(Policy::Elastic, own),
+        [Limit::MemoryHigh(2_000_000_000), Limit::MemoryLow(1_000_000_000), Limit::CpuWeight(150)]
+    );
     assert_eq!(
         predicted(Policy::Strict, own),
-        [Limit::MemoryMax(2_000_000_000), Limit::CpuMax(3.0), Limit::PidsMax(46)]
+        [Limit::MemoryMax(2_000_000_000), Limit::CpuMax(3.0), Limit::CpuBurst(3.0), Limit::PidsMax(46)]
     );
 }
 
@@ -55,13 +58,16 @@ fn what_the_host_cannot_give_is_no_limit() {
     let small = Capacity { cpus: 1, memory_bytes: GIB };
     let prediction = prediction(Level::Task);
     let limits = |policy| size(&prediction, policy, Manual::default(), small).0;
-    assert_eq!(limits(Policy::Elastic), [(Limit::CpuWeight(150), Origin::Predicted)]);
+    assert_eq!(
+        limits(Policy::Elastic),
+        [(Limit::MemoryLow(1_000_000_000), Origin::Predicted), (Limit::CpuWeight(150), Origin::Predicted)]
+    );
     assert_eq!(limits(Policy::Strict), [(Limit::PidsMax(46), Origin::Predicted)]);
 }
 
 #[test]
 fn by_hand_always_holds() {
-    let manual = Manual { memory_bytes: Some(GIB), cpu_cores: Some(8.0) };
+    let manual = Manual { memory_bytes: Some(GIB), cpu_cores: Some(8.0), ..Manual::default() };
     for policy in [Policy::Observe, Policy::Elastic, Policy::Strict] {
         let limits = size(&prediction(Level::TaskAndUser), policy, manual, HOST).0;
         assert_eq!(
@@ -77,11 +83,39 @@ fn by_hand_always_holds() {
 }
 
 #[test]
-fn growing_leaves_headroom() {
-    assert_eq!(grow(GIB, GIB / 2, HOST), None);
-    assert_eq!(grow(GIB, GIB, HOST), Some(GIB + GIB / 2));
-    assert_eq!(grow(GIB, 7 * GIB, HOST), Some(8 * GIB));
-    assert_eq!(grow(8 * GIB, 8 * GIB, HOST), None);
+fn floors_raise_predicted_limits_and_give_weight() {
+    let manual = Manual {
+        memory_floor_bytes: Some(4 * GIB),
+        cpu_floor_cores: Some(3.5),
+        cpu_quota: Some(true),
+        ..Manual::default()
+    };
+    let limits = |policy| -> Vec<Limit> {
+        size(&prediction(Level::Task), policy, manual, HOST).0.into_iter().map(|(limit, _)| limit).collect()
+    };
+    assert_eq!(
+        limits(Policy::Elastic),
+        [
+            Limit::MemoryHigh(4 * GIB),
+            Limit::MemoryLow(4 * GIB),
+            Limit::CpuWeight(350),
+            Limit::CpuMax(3.5),
+            Limit::CpuBurst(3.5)
+        ]
+    );
+    assert_eq!(limits(Policy::Strict)[..2], [Limit::MemoryMax(4 * GIB), Limit::CpuMax(3.5)]);
+}
+
+#[test]
+fn only_elastic_limits_follow() {
+    let manual = Manual { cpu_quota: Some(true), ..Manual::default() };
+    for (policy, follows) in [(Policy::Elastic, true), (Policy::Strict, false), (Policy::Observe, false)] {
+        let limits = size(&prediction(Level::Task), policy, manual, HOST);
+        assert_eq!(!following(&limits, policy, manual, HOST).is_empty(), follows, "{policy:?}");
+    }
+    let by_hand = Manual { memory_bytes: Some(GIB), cpu_cores: Some(1.0), ..Manual::default() };
+    let limits = size(&Prediction::default(), Policy::Elastic, by_hand, HOST);
+    assert!(following(&limits, Policy::Elastic, by_hand, HOST).is_empty());
 }
 
 fn any_estimate() -> impl Strategy<Value = Estimate> {
@@ -101,11 +135,15 @@ proptest! {
         strict in any::<bool>(),
         memory_bytes in prop::option::of(any::<u64>()),
         cpu_cores in prop::option::of(any::<f64>()),
+        memory_floor_bytes in prop::option::of(any::<u64>()), cpu_floor_cores in prop::option::of(0.0..1e4),
         cpus in 1_usize..256, host in any::<u64>(),
     ) {
         let policy = if strict { Policy::Strict } else { Policy::Elastic };
         let capacity = Capacity { cpus, memory_bytes: host };
-        let limits = size(&Prediction { estimates }, policy, Manual { memory_bytes, cpu_cores }, capacity).0;
+        let manual = Manual {
+            memory_bytes, cpu_cores, memory_floor_bytes, cpu_floor_cores, cpu_quota: Some(true), ..Manual::default()
+        };
+        let limits = size(&Prediction { estimates }, policy, manual, capacity).0;
         let max = limits.iter().find_map(|(limit, _)| match limit {
             Limit::MemoryMax(bytes) => Some(*bytes),
             _ => None,
@@ -119,29 +157,16 @@ proptest! {
                 (Limit::MemoryHigh(bytes), _) => {
                     prop_assert!(bytes > 0 && bytes < host && bytes <= max.unwrap_or(u64::MAX));
                 }
-                (Limit::CpuMax(cores), Origin::Predicted) => {
+                (Limit::MemoryLow(bytes), _) => prop_assert!(bytes > 0),
+                (Limit::CpuMax(cores) | Limit::CpuBurst(cores), Origin::Predicted) => {
                     prop_assert!((CPU_MAX_LEAST_CORES..cpus as f64).contains(&cores));
                 }
                 (Limit::CpuMax(cores), Origin::Manual) => prop_assert!(cores.is_finite() && cores > 0.0),
-                (Limit::CpuWeight(weight), _) => prop_assert!((101..=10_000).contains(&weight)),
+                (Limit::CpuWeight(weight) | Limit::IoWeight(weight), _) => prop_assert!((101..=10_000).contains(&weight)),
                 (Limit::PidsMax(tasks), _) => prop_assert!((16..=TASKS_MAX).contains(&tasks)),
-                (Limit::MemoryMax(_), Origin::Manual) => {}
+                (Limit::MemoryMax(_) | Limit::CpuBurst(_), Origin::Manual) => {}
+                (Limit::IoReadMax(_) | Limit::IoWriteMax(_), _) => prop_assert!(false, "nobody asked for it"),
             }
-        }
-    }
-
-    #[test]
-    fn growth_never_leaves_the_working_set_above(
-        high in any::<u64>(), used in 0_u64..1 << 50, memory_bytes in 0_u64..1 << 50
-    ) {
-        let capacity = Capacity { cpus: 1, memory_bytes };
-        match grow(high, used, capacity) {
-            Some(new) => {
-                prop_assert!(new > high && new <= memory_bytes);
-                prop_assert!(new == memory_bytes || used as f64 <= new as f64 * GROW_AT_SHARE);
-            }
-            None => prop_assert!(used as f64 <= high as f64 * GROW_AT_SHARE || high >= memory_bytes
-                || whole(used as f64 * GROW_FACTOR) <= high),
         }
     }
 }

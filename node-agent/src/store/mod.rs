@@ -15,12 +15,14 @@
 //!
 //! **Layout.** `schema/*.sql` has the tables and views, `schema/README.md` explains each column. Here
 //! `open` opens and migrates, `columns` maps a fingerprint to its columns and rows, `write` writes, `history`
-//! reads what predictions are made from, `read` what people look at, and `writer` is the thread that
-//! batches the agent's writes.
+//! reads what predictions are made from, `read` what people look at, and `event` is the log
+//! of what standin did, and `writer` the thread that batches the agent's writes.
 
+mod admission;
 mod columns;
 mod demand;
 mod error;
+pub mod event;
 pub mod failover;
 mod history;
 mod open;
@@ -38,12 +40,14 @@ use crate::fingerprint::Measured;
 use crate::fingerprint::key::TaskKey;
 use crate::host::ProcessId;
 use crate::predict::History;
+use crate::size::admission::Licenses;
 pub use error::StoreError;
 pub use open::{APPLICATION_ID, SCHEMA_VERSION};
 pub use read::Reader;
 use record::{Ending, NewRun, OpenRun, RunId};
 use rusqlite::{Connection, TransactionBehavior};
 use std::path::{Path, PathBuf};
+pub(crate) use write::limit_parts;
 pub use writer::Writer;
 
 /// A connection that writes.
@@ -166,6 +170,32 @@ impl Store {
     pub fn close_lost(&mut self, id: RunId, ended_at_ms: i64) -> Result<(), StoreError> {
         let changed = self.transaction(|db| write::close_lost(db, id, ended_at_ms))?;
         self.running(id, changed)
+    }
+
+    /// Writes down the most licences that a run was seen to use.
+    ///
+    /// # Errors
+    /// As [`Store::begin_run`].
+    pub fn licenses_used(&mut self, id: RunId, licenses: &Licenses) -> Result<(), StoreError> {
+        self.transaction(|db| admission::licenses_used(db, id, licenses))
+    }
+
+    /// Writes down that something happened.
+    ///
+    /// # Errors
+    /// As [`Store::begin_run`].
+    pub fn log(&mut self, event: &event::Event) -> Result<(), StoreError> {
+        self.transaction(|db| event::log(db, event))
+    }
+
+    /// Deletes events that are older than `keep_days` days (0 means no bound), and the oldest of more than
+    /// [`event::EVENTS_MAX`]. Returns how many.
+    ///
+    /// # Errors
+    /// As [`Store::begin_run`].
+    pub fn prune_events(&mut self, keep_days: u32) -> Result<usize, StoreError> {
+        let before_ms = prune::before_ms(crate::host::now_ms(), keep_days).unwrap_or(i64::MIN);
+        self.transaction(|db| event::prune(db, before_ms, event::EVENTS_MAX))
     }
 
     /// Deletes closed runs beyond the newest `keep_runs_per_task` of each task, and those that ended more

@@ -24,6 +24,8 @@ const MIGRATIONS: &[M<'static>] = &[
     M::up(include_str!("../../../schema/0001_tables.sql")),
     M::up(include_str!("../../../schema/0002_views.sql")),
     M::up(include_str!("../../../schema/0003_accuracy.sql")),
+    M::up(include_str!("../../../schema/0004_events.sql")),
+    M::up(include_str!("../../../schema/0005_sizing.sql")),
     M::up(include_str!("../../../schema/0006_cpu_demand.sql")),
     M::up(include_str!("../../../schema/0007_profile.sql")),
     M::up(include_str!("../../../schema/0008_failovers.sql")),

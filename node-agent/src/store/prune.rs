@@ -25,9 +25,14 @@ impl Rule {
     pub(super) fn new(now_ms: i64, keep_runs: u32, keep_days: u32) -> Self {
         Self {
             keep_runs: (keep_runs > 0).then_some(keep_runs),
-            ended_before_ms: (keep_days > 0).then(|| now_ms.saturating_sub(i64::from(keep_days) * DAY_MS)),
+            ended_before_ms: before_ms(now_ms, keep_days),
         }
     }
+}
+
+/// The time before which things go; 0 days stand for no bound.
+pub(super) fn before_ms(now_ms: i64, keep_days: u32) -> Option<i64> {
+    (keep_days > 0).then(|| now_ms.saturating_sub(i64::from(keep_days) * DAY_MS))
 }
 
 /// Fills the list with the oldest [`CHOICE_MAX`] runs that go; returns how many they are.

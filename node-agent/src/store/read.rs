@@ -3,13 +3,14 @@
 use super::error::StoreError;
 use super::past::{self, PastRun};
 use super::record::{Engine, OpenRun, RunId};
-use super::{columns, demand, history, open, peers, write};
+use super::{admission, columns, demand, event, history, open, peers, write};
 use crate::fingerprint::Measured;
 use crate::fingerprint::key::{Feature, FeatureValue, TaskKey};
 use crate::fingerprint::series::{Point, Series};
 use crate::fingerprint::{Coverage, Fingerprint};
 use crate::host::ProcessId;
 use crate::predict::{Estimate, History, Level, Prediction, Resource};
+use crate::size::admission::Licenses;
 use crate::size::{Limits, Origin, Policy};
 use rusqlite::{Connection, OptionalExtension, Params, Result, Row, params};
 use serde::Serialize;
@@ -223,6 +224,22 @@ impl Reader {
     /// As [`Reader::tasks`].
     pub fn open_runs(&self) -> Result<Vec<OpenRun>, StoreError> {
         self.run_query(open_runs)
+    }
+
+    /// The most licences that one of the newest runs of a task was seen to use, by pool.
+    ///
+    /// # Errors
+    /// As [`Reader::tasks`].
+    pub fn licenses_learned(&self, key: &TaskKey) -> Result<Licenses, StoreError> {
+        self.run_query(|db| admission::learned(db, key))
+    }
+
+    /// The newest events, newest first: at most `limit`.
+    ///
+    /// # Errors
+    /// As [`Reader::tasks`].
+    pub fn events(&self, filter: &event::Filter, limit: usize) -> Result<Vec<event::EventRow>, StoreError> {
+        self.run_query(|db| event::read(db, filter, limit))
     }
 
     pub(super) fn run_query<T>(&self, query: impl FnOnce(&Connection) -> Result<T>) -> Result<T, StoreError> {
@@ -492,6 +509,7 @@ pub(super) fn open_runs(db: &Connection) -> Result<Vec<OpenRun>> {
             cgroup: cgroup_path.zip(cgroup_id.map(i64::cast_unsigned)),
             started_at_ms: row.get("started_at_ms")?,
             limits: limits(db, id)?,
+            admission: admission::read(db, id)?,
             measured: Measured {
                 fingerprint: fingerprint(db, id, row)?,
                 series,

@@ -4,6 +4,7 @@ use crate::fingerprint::Measured;
 use crate::fingerprint::key::{Feature, TaskKey};
 use crate::host::ProcessId;
 use crate::predict::Prediction;
+use crate::size::admission::Promise;
 use crate::size::{Limits, Policy};
 use serde::{Deserialize, Serialize};
 
@@ -52,6 +53,21 @@ pub struct NewRun {
     pub prediction: Prediction,
     /// What was limited.
     pub limits: Limits,
+    /// How it came in; `None` without an agent.
+    pub admission: Option<Admission>,
+}
+
+/// How a run came in.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Admission {
+    /// Who waits less.
+    pub priority: i32,
+    /// How long it waited, milliseconds.
+    pub waited_ms: u64,
+    /// What it was promised.
+    pub promise: Promise,
+    /// It was started although the host had no room for its promise.
+    pub overcommitted: bool,
 }
 
 /// How a run ended.
@@ -94,6 +110,8 @@ pub struct OpenRun {
     pub started_at_ms: i64,
     /// What was limited when it started.
     pub limits: Limits,
+    /// How it came in.
+    pub admission: Option<Admission>,
     /// The last checkpoint.
     pub measured: Measured,
 }

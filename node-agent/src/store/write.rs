@@ -2,9 +2,9 @@
 
 use super::columns::{self, integer, json};
 use super::demand;
-use super::history;
 use super::peers;
 use super::record::{Ending, Engine, NewRun, RunId};
+use super::{admission, history};
 use crate::fingerprint::key::{Feature, FeatureValue};
 use crate::fingerprint::series::{Point, Series};
 use crate::fingerprint::{Coverage, Fingerprint, Measured};
@@ -26,6 +26,9 @@ pub(super) fn begin(db: &Connection, run: &NewRun) -> Result<RunId> {
     features(db, id, &run.features)?;
     prediction(db, id, &run.prediction)?;
     limits(db, id, &run.limits)?;
+    if let Some(came_in) = &run.admission {
+        admission::write(db, id, came_in)?;
+    }
     Ok(id)
 }
 
@@ -267,7 +270,7 @@ fn insert_point(db: &Connection, id: RunId, point: &Point) -> Result<()> {
 }
 
 /// SQLite makes NULL of NaN, which these columns refuse: one odd number must not lose the whole row.
-fn finite(number: f64) -> f64 {
+pub(super) fn finite(number: f64) -> f64 {
     if number.is_finite() { number } else { 0.0 }
 }
 
@@ -317,13 +320,18 @@ pub(super) fn resource_name(resource: Resource) -> &'static str {
     }
 }
 
-fn limit_parts(limit: Limit) -> (&'static str, f64) {
+pub(crate) fn limit_parts(limit: Limit) -> (&'static str, f64) {
     match limit {
         Limit::MemoryMax(bytes) => ("memory_max_bytes", bytes as f64),
         Limit::MemoryHigh(bytes) => ("memory_high_bytes", bytes as f64),
         Limit::CpuMax(cores) => ("cpu_max_cores", cores),
         Limit::CpuWeight(weight) => ("cpu_weight", weight as f64),
         Limit::PidsMax(tasks) => ("pids_max", tasks as f64),
+        Limit::MemoryLow(bytes) => ("memory_low_bytes", bytes as f64),
+        Limit::CpuBurst(cores) => ("cpu_burst_cores", cores),
+        Limit::IoWeight(weight) => ("io_weight", weight as f64),
+        Limit::IoReadMax(rate) => ("io_read_max_bytes_per_s", rate as f64),
+        Limit::IoWriteMax(rate) => ("io_write_max_bytes_per_s", rate as f64),
     }
 }
 
@@ -335,6 +343,11 @@ pub(super) fn limit_of(name: &str, value: f64) -> Option<Limit> {
         "cpu_max_cores" => Limit::CpuMax(value),
         "cpu_weight" => Limit::CpuWeight(value as u64),
         "pids_max" => Limit::PidsMax(value as u64),
+        "memory_low_bytes" => Limit::MemoryLow(value as u64),
+        "cpu_burst_cores" => Limit::CpuBurst(value),
+        "io_weight" => Limit::IoWeight(value as u64),
+        "io_read_max_bytes_per_s" => Limit::IoReadMax(value as u64),
+        "io_write_max_bytes_per_s" => Limit::IoWriteMax(value as u64),
         _ => return None,
     })
 }

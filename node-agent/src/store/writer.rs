@@ -5,17 +5,19 @@
 //! batch fails, its commands are written one by one, so that each keeps its own error and one that cannot be
 //! written (a full disk, a run that ended already) does not take others with it. Failures are counted.
 
+use super::event::Event;
 use super::record::{Ending, NewRun, RunId};
 use super::{Store, StoreError};
 use crate::fingerprint::Measured;
 use crate::host::ProcessId;
+use crate::size::admission::Licenses;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, channel, sync_channel};
 use std::thread::JoinHandle;
 
 /// Most commands that may wait.
-pub const QUEUE_MAX: usize = 1024;
+pub const QUEUE_MAX: usize = 8192;
 
 /// Most commands written in one transaction.
 const BATCH_MAX: usize = 256;
@@ -37,6 +39,8 @@ enum Step {
     SetMain(RunId, ProcessId),
     Checkpoint(RunId, Box<Measured>),
     Finish(RunId, i64, Ending, Box<Measured>),
+    Log(Box<Event>),
+    Licenses(RunId, Licenses),
 }
 
 enum Command {
@@ -106,7 +110,18 @@ impl Writer {
         self.try_write(Step::Checkpoint(id, Box::new(measured)), logged());
     }
 
-    /// Deletes old runs, see [`Store::prune`]; `reply` gets how many. Never waits.
+    /// Writes down that something happened, after what was sent before. Never waits.
+    pub fn log(&self, event: Event) {
+        self.try_write(Step::Log(Box::new(event)), logged());
+    }
+
+    /// Writes down the most licences that a run was seen to use. Never waits.
+    pub fn licenses_used(&self, id: RunId, licenses: Licenses) {
+        self.try_write(Step::Licenses(id, licenses), logged());
+    }
+
+    /// Deletes old runs and events, see [`Store::prune`]; `reply` gets how many
+    /// runs. Never waits.
     pub fn prune(&self, keep_runs_per_task: u32, keep_days: u32, reply: Reply<usize>) {
         self.try_send(Command::Prune(keep_runs_per_task, keep_days, reply));
     }
@@ -208,7 +223,11 @@ fn work(mut store: Store, commands: &Receiver<Command>, failures: &AtomicU64) ->
                 Command::Write(step, reply) => batch.push((step, reply)),
                 Command::Prune(keep_runs, keep_days, reply) => {
                     write_batch(&mut store, &mut batch, failures);
-                    reply(counted(store.prune(keep_runs, keep_days), failures));
+                    let pruned = store.prune(keep_runs, keep_days);
+                    reply(counted(
+                        pruned.and_then(|runs| store.prune_events(keep_days).map(|_| runs)),
+                        failures,
+                    ));
                 }
                 Command::Flush(reply) => {
                     write_batch(&mut store, &mut batch, failures);
@@ -253,6 +272,8 @@ impl Step {
             Self::Finish(id, ended_at_ms, ending, measured) => {
                 store.finish_run(*id, *ended_at_ms, ending, measured)?;
             }
+            Self::Log(event) => store.log(event)?,
+            Self::Licenses(id, licenses) => store.licenses_used(*id, licenses)?,
         }
         Ok(None)
     }

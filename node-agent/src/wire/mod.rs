@@ -1,6 +1,7 @@
 //! What the launcher and the agent say to each other over the unix socket.
 //!
-//! A conversation: the launcher sends [`Request::Start`], the agent answers [`Reply::Started`] once the
+//! A conversation: the launcher sends [`Request::Start`]; while the task has to wait the agent answers
+//! [`Reply::Waiting`], again and again; then [`Reply::Started`] once the
 //! launcher's process (or the child it names) is in its cgroup with the limits set. The launcher then executes
 //! the command in place; its end of the socket closes on exec, which tells the agent that the command runs.
 //! Where exec fails it says [`Request::ExecFailed`] instead. A launcher that stays to see the end keeps the
@@ -12,14 +13,17 @@ pub use frame::{FRAME_BYTES_MAX, HEADER_BYTES, WireError, body_length, decode, e
 
 use crate::fingerprint::Measured;
 use crate::fingerprint::key::Feature;
+use crate::host::OwnCost;
 use crate::predict::Prediction;
+use crate::probe::ProgramCost;
+use crate::size::admission::{Licenses, Promise, Total, WhenFull};
 use crate::size::{Limits, Manual, Policy};
 use crate::store::record::Ending;
 use serde::{Deserialize, Serialize};
 
 /// Version of everything in this module. Both sides must have the same: they come in one binary, and a
 /// launcher that meets another version measures its task itself.
-pub const PROTOCOL_VERSION: u16 = 1;
+pub const PROTOCOL_VERSION: u16 = 2;
 
 /// Longest command line that is sent for the record, bytes; what is over is cut off.
 pub const COMMAND_BYTES_MAX: usize = 64 * 1024;
@@ -35,6 +39,8 @@ pub enum Request {
     Wait,
     /// What the agent is.
     Status,
+    /// What is promised, and who waits.
+    Queue,
 }
 
 /// A task about to start.
@@ -56,6 +62,23 @@ pub struct Start {
     pub manual: Manual,
     /// What becomes of processes that outlive the main one.
     pub leftover: Leftover,
+    /// What it asks of the queue.
+    pub admission: Asked,
+}
+
+/// What a task asks of the queue. What is not said is left to the agent's configuration.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Asked {
+    /// What happens when the host has no room.
+    pub when_full: Option<WhenFull>,
+    /// How long it waits at most.
+    pub wait_max_ms: Option<u64>,
+    /// Who waits less.
+    pub priority: Option<i32>,
+    /// Licences, where it names any; 0 takes none, whatever past runs used.
+    pub licenses: Licenses,
+    /// When it came, milliseconds since the epoch: its place in the queue of an agent that was started again.
+    pub since_ms: i64,
 }
 
 /// When a run ends, and what becomes of processes that are still there then.
@@ -77,8 +100,15 @@ pub enum Reply {
     Started(Box<Started>),
     /// The run asked for has been recorded.
     Finished(Box<Finished>),
+    /// The task waits for its turn; said again while it does.
+    Waiting(Waiting),
+    /// The task may not start: there is no room, and it does not wait or has waited long enough; or it asked for
+    /// what it can't have.
+    Denied(String),
     /// What the agent is.
     Status(AgentStatus),
+    /// What is promised, and who waits.
+    Queue(Box<QueueStatus>),
     /// The request can't be done; the reason is for people.
     Refused(String),
 }
@@ -116,7 +146,7 @@ pub struct Finished {
 }
 
 /// The answer to [`Request::Status`].
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct AgentStatus {
     /// Version of the binary.
     pub version: String,
@@ -130,6 +160,59 @@ pub struct AgentStatus {
     pub recorded: u64,
     /// Probes: name, and the hook or why it is not attached.
     pub probes: Vec<(String, Result<String, String>)>,
-    /// Exit events and block requests lost by the probes.
-    pub lost: (u64, u64),
+    /// What the probes lost: what it is, and how often.
+    pub lost: Vec<(String, u64)>,
+    /// What the BPF programs cost when it was counted last, the dearest first.
+    pub costs: Vec<ProgramCost>,
+    /// What the agent itself costs.
+    pub own: OwnCost,
+}
+
+/// A place in the queue.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Waiting {
+    /// How many come before it.
+    pub ahead: usize,
+    /// How long it will probably take; `None` where that is not known.
+    pub expected_ms: Option<i64>,
+    /// What it lacks, in words.
+    pub lacks: String,
+}
+
+/// The answer to [`Request::Queue`]. Others' tasks have no names for ordinary users.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct QueueStatus {
+    /// What there is to promise.
+    pub total: Total,
+    /// What is promised.
+    pub promised: Promise,
+    /// Memory that tasks could have now without swapping, the reserve taken off, bytes.
+    pub free_memory_bytes: u64,
+    /// Tasks under way, the oldest first.
+    pub running: Vec<QueueEntry>,
+    /// Tasks that wait, in their order.
+    pub waiting: Vec<QueueEntry>,
+}
+
+/// A task in the ledger or in the queue.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct QueueEntry {
+    /// Kind of task; `None` if it is another user's.
+    pub task_type: Option<String>,
+    /// Who runs it.
+    pub user: String,
+    /// Its process, or the launcher that waits.
+    pub pid: i32,
+    /// Number of its run, once it is recorded.
+    pub run_id: Option<i64>,
+    /// Who waits less.
+    pub priority: i32,
+    /// What it is promised.
+    pub promise: Promise,
+    /// Memory that counts for it now, bytes.
+    pub memory_bytes: u64,
+    /// When it came or started, milliseconds since the epoch.
+    pub since_ms: i64,
+    /// How long it will probably run or wait from now, milliseconds; negative where it is late.
+    pub expected_ms: Option<i64>,
 }

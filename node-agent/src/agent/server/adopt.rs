@@ -2,19 +2,21 @@
 //! there are closed. Pinned probes have counted both to this moment, and have kept how the latter ended.
 
 use super::Process;
+use super::licenses::Uses;
 use super::life::{Life, Record};
 use crate::agent::{Engine, Task, recover};
 use crate::cgroup::RunCgroup;
 use crate::host::{self, ProcessId};
 use crate::store::Store;
-use crate::store::record::OpenRun;
+use crate::store::event::Event;
+use crate::store::record::{Admission, OpenRun};
 use crate::wire::Leftover;
 use ebpf_probes::ProcessExit;
 use std::path::Path;
 use std::time::Duration;
 
 /// Takes up the runs whose tasks still go on and closes the others.
-pub(super) fn runs(engine: &mut Engine, store: &mut Store) -> anyhow::Result<Vec<Life>> {
+pub(super) fn runs(engine: &mut Engine, store: &mut Store) -> anyhow::Result<Vec<(Life, Admission)>> {
     let mut open = store.open_runs()?;
     open.retain(|run| !run.owner.is_alive());
     // All at once, as the first look at the ends of processes drops those that nobody waits for.
@@ -27,12 +29,12 @@ pub(super) fn runs(engine: &mut Engine, store: &mut Store) -> anyhow::Result<Vec
             Some(life) => {
                 store.adopt(run.id, &ProcessId::current())?;
                 tracing::info!("run {} goes on: process {}", run.id.0, life.process.id.pid);
-                lives.push(life);
+                lives.push((life, run.admission.unwrap_or_default()));
             }
             None => close(engine, store, run)?,
         }
     }
-    let kept: Vec<_> = lives.iter().filter_map(|life| life.task.slot()).collect();
+    let kept: Vec<_> = lives.iter().filter_map(|(life, _)| life.task.slot()).collect();
     engine.untrack_others(&kept);
     Ok(lives)
 }
@@ -58,12 +60,17 @@ fn take_up(engine: &mut Engine, run: &OpenRun) -> Option<Life> {
         task,
         leftover: Leftover::Leave,
         notes: Vec::new(),
+        place: None,
+        events: Vec::new(),
+        licenses: Uses::default(),
     })
 }
 
 /// Closes a run that ended while no agent was there: with its numbers and its status where pinned probes have
 /// them, as lost otherwise.
 fn close(engine: &mut Engine, store: &mut Store, run: OpenRun) -> anyhow::Result<()> {
+    let message = "ended while no agent was there: cgroup, limits and licences are free again";
+    store.log(&Event::new("released", message).task(&run.key.task_type).run(run.id))?;
     let exit = run.main.as_ref().and_then(|main| engine.take_exit(main.pid));
     let cgroup = cgroup_of(engine, &run).filter(|cgroup| engine.slot_of(cgroup).is_some());
     match (exit, cgroup) {

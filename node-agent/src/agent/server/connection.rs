@@ -1,9 +1,14 @@
 //! One launcher's connection: who is it, what does it want, and is it allowed to.
 
+use super::licenses::Uses;
 use super::life::{self, Life, Record};
+use super::queue::{Denied, Entry, Place};
 use super::{Agent, Process};
+use crate::agent::terms::{Terms, duration_ms, promise, terms};
 use crate::fingerprint::key::{self, TaskKey};
 use crate::host::{self, ProcessId};
+use crate::predict::Prediction;
+use crate::size::admission::Licenses;
 use crate::store::record::{Engine as EngineKind, NewRun};
 use crate::wire::{self, Reply, Request, Start, Started, WireError};
 use serde::Serialize;
@@ -35,6 +40,10 @@ pub(super) async fn serve(agent: &Rc<Agent>, mut stream: UnixStream) {
     match request {
         Request::Start(start) => start_task(agent, stream, peer, *start).await,
         Request::Status => answer(&mut stream, &Reply::Status(agent.status())).await,
+        Request::Queue => {
+            let free = agent.engine.borrow().room().memory_bytes;
+            answer(&mut stream, &Reply::Queue(Box::new(agent.queue.status(peer.uid, free)))).await;
+        }
         Request::ExecFailed(_) | Request::Wait => {
             refuse(&mut stream, "no run was started on this connection").await;
         }
@@ -47,9 +56,13 @@ fn peer(stream: &UnixStream) -> Option<Peer> {
 }
 
 async fn start_task(agent: &Rc<Agent>, mut stream: UnixStream, peer: Peer, start: Start) {
-    let (life, started) = match admit(agent, peer, start).await {
+    let (life, started) = match admit(agent, &mut stream, peer, start).await {
         Ok(admitted) => admitted,
-        Err(why) => return refuse(&mut stream, &why).await,
+        Err(NotStarted::Refused(why)) => return refuse(&mut stream, &why).await,
+        Err(NotStarted::Denied(Denied::Because(why))) => {
+            return answer(&mut stream, &Reply::Denied(why)).await;
+        }
+        Err(NotStarted::Denied(Denied::Gone)) => return,
     };
     let (tell, executed) = oneshot::channel();
     let (finish, finished) = oneshot::channel();
@@ -71,27 +84,52 @@ async fn start_task(agent: &Rc<Agent>, mut stream: UnixStream, peer: Peer, start
     }
 }
 
-/// Takes the process into a new run. `Err` says why not; then nothing of it is left.
-async fn admit(agent: &Rc<Agent>, peer: Peer, start: Start) -> Result<(Life, Started), String> {
+/// Why there is no run.
+enum NotStarted {
+    Refused(String),
+    Denied(Denied),
+}
+
+impl From<String> for NotStarted {
+    fn from(why: String) -> Self {
+        Self::Refused(why)
+    }
+}
+
+/// Takes the process into a new run, once there is room. `Err` says why not; then nothing of it is left.
+async fn admit(
+    agent: &Rc<Agent>,
+    stream: &mut UnixStream,
+    peer: Peer,
+    start: Start,
+) -> Result<(Life, Started), NotStarted> {
     let pid = start.pid.unwrap_or(peer.pid);
     let process = Process::open(pid).map_err(|error| format!("process {pid} can't be watched: {error}"))?;
     check_owner(&process.id, peer)?;
     let uid = peer.uid;
     let key = TaskKey { task_type: key::clean(&start.task_type), uid };
     let mut notes = Vec::new();
+    let terms = terms(&agent.config, &key.task_type, &start);
     let features = key::of_run(start.features);
     let prediction = agent.predict(&key, &features).unwrap_or_else(|error| {
         notes.push(format!("no history: {error}"));
         Default::default()
     });
+    if terms.priority > 0 && uid != 0 && start.admission.priority.is_some() {
+        let why = "a priority above 0 is for root: leave --priority out, or take one below".to_owned();
+        return Err(NotStarted::Denied(Denied::Because(why)));
+    }
+    let place = match enter(agent, stream, (&key, pid), start.admission.since_ms, &terms, &prediction).await {
+        Ok(place) => place,
+        Err(denied) => return Err(NotStarted::Denied(denied)),
+    };
     let task = {
         let mut engine = agent.engine.borrow_mut();
-        let policy = start.policy.unwrap_or(agent.config.run.policy);
-        let plan = engine.plan(prediction, policy, start.manual);
+        let plan = engine.plan(prediction, terms.policy, terms.manual);
         let mut task = engine.admit(plan).map_err(|error| error.to_string())?;
         if let Err(error) = task.cgroup().enter(pid) {
             task.finish(&mut engine, None, wire::Leftover::Leave);
-            return Err(error.to_string());
+            return Err(error.to_string().into());
         }
         task.start(&mut engine, 1);
         task.set_main(&mut engine, pid);
@@ -111,17 +149,65 @@ async fn admit(agent: &Rc<Agent>, peer: Peer, start: Start) -> Result<(Life, Sta
         features: features.clone(),
         prediction: task.plan().prediction.clone(),
         limits: task.plan().limits.clone(),
+        admission: Some(place.admission().clone()),
     };
     let user = run.user.clone();
     // A task does not wait for the disk: whether it could be recorded shows later.
     let record = Record::begun(agent.begin(run));
     notes.extend(task.notes().iter().cloned());
+    notes.extend(
+        place.events().iter().filter(|event| event.is_warning()).map(|event| event.message().to_owned()),
+    );
     let started = Started {
         prediction: task.plan().prediction.clone(),
         limits: task.plan().limits.clone(),
         notes: notes.clone(),
     };
-    Ok((Life { record, key, features, user, process, task, leftover: start.leftover, notes }, started))
+    let events = place.events();
+    let (leftover, licenses, place) = (start.leftover, Uses::default(), Some(place));
+    let life = Life { record, key, features, user, process, task, leftover, notes, place, events, licenses };
+    Ok((life, started))
+}
+
+/// Waits for its place among the others, if it has to.
+async fn enter(
+    agent: &Rc<Agent>,
+    stream: &mut UnixStream,
+    (key, pid): (&TaskKey, i32),
+    since_ms: i64,
+    terms: &Terms,
+    prediction: &Prediction,
+) -> Result<Place, Denied> {
+    let licenses = match &terms.licenses {
+        Some(licenses) => licenses.clone(),
+        None if agent.queue.has_pools() => agent.learned_licenses(key),
+        None => Licenses::new(),
+    };
+    let entry = Entry {
+        task_type: key.task_type.clone(),
+        uid: key.uid,
+        pid,
+        priority: terms.priority,
+        promise: promise(prediction, terms, licenses, &agent.config),
+        duration_ms: duration_ms(prediction),
+        since_ms: since_ms.min(host::now_ms()),
+        run: None,
+    };
+    agent.enter(stream, entry, terms).await
+}
+
+/// Ends when the launcher has gone. What it says while it waits is nothing that belongs here.
+pub(super) async fn gone(stream: &UnixStream) {
+    let mut byte = [0];
+    loop {
+        if stream.readable().await.is_err() {
+            return;
+        }
+        match stream.try_read(&mut byte) {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            _ => return,
+        }
+    }
 }
 
 /// A user may only have own processes taken in: the caller itself, or a child of it.
@@ -142,7 +228,7 @@ async fn receive(stream: &mut UnixStream) -> Result<Request, WireError> {
     wire::decode(&body)
 }
 
-async fn answer(stream: &mut UnixStream, reply: &(impl Serialize + Sync)) {
+pub(super) async fn answer(stream: &mut UnixStream, reply: &(impl Serialize + Sync)) {
     let sent: Result<(), WireError> = async {
         stream.write_all(&wire::encode(reply)?).await?;
         Ok(())

@@ -6,7 +6,7 @@ use super::Agent;
 use crate::fingerprint::key::{Feature, TaskKey};
 use crate::predict::{Prediction, predict};
 use crate::store::{Reader, StoreError};
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
@@ -18,7 +18,11 @@ const GOOD_FOR: Duration = Duration::from_secs(60);
 
 /// See the head of this file.
 #[derive(Debug, Default)]
-pub(super) struct Forecasts(HashMap<TaskKey, Forecast>);
+pub(super) struct Forecasts {
+    known: HashMap<TaskKey, Forecast>,
+    /// Being made: many runs of a task that end at once need one prediction.
+    under_way: HashSet<TaskKey>,
+}
 
 #[derive(Debug)]
 struct Forecast {
@@ -29,16 +33,16 @@ struct Forecast {
 
 impl Forecasts {
     fn find(&self, key: &TaskKey, features: &[Feature]) -> Option<Prediction> {
-        let forecast = self.0.get(key)?;
+        let forecast = self.known.get(key)?;
         let is_good = forecast.features == features && forecast.made.elapsed() < GOOD_FOR;
         is_good.then(|| forecast.prediction.clone())
     }
 
     fn keep(&mut self, key: TaskKey, features: Vec<Feature>, prediction: Prediction) {
-        if self.0.len() >= FORECASTS_MAX {
-            self.0.clear();
+        if self.known.len() >= FORECASTS_MAX {
+            self.known.clear();
         }
-        self.0.insert(key, Forecast { features, prediction, made: Instant::now() });
+        self.known.insert(key, Forecast { features, prediction, made: Instant::now() });
     }
 }
 
@@ -55,18 +59,24 @@ impl Agent {
     /// thread. After one that did not end well the last prediction serves no more.
     pub(super) fn forecast(self: &Rc<Self>, key: TaskKey, features: Vec<Feature>, ended_well: bool) {
         if !ended_well {
-            self.forecasts.borrow_mut().0.remove(&key);
+            self.forecasts.borrow_mut().known.remove(&key);
+        }
+        if !self.forecasts.borrow_mut().under_way.insert(key.clone()) {
+            return;
         }
         let agent = Rc::clone(self);
         tokio::task::spawn_local(async move {
             let (database, risk) = (agent.database.clone(), agent.config.run.risk);
+            let task = key.clone();
             let learnt = tokio::task::spawn_blocking(move || {
-                let history = Reader::open(&database)?.history(&key)?;
+                let history = Reader::open(&database)?.history(&task)?;
                 let prediction = predict(&history, &features, risk);
-                Ok::<_, StoreError>((key, features, prediction))
+                Ok::<_, StoreError>((features, prediction))
             });
-            match learnt.await {
-                Ok(Ok((key, features, prediction))) => {
+            let learnt = learnt.await;
+            agent.forecasts.borrow_mut().under_way.remove(&key);
+            match learnt {
+                Ok(Ok((features, prediction))) => {
                     agent.forecasts.borrow_mut().keep(key, features, prediction);
                 }
                 Ok(Err(error)) => tracing::warn!("no prediction made ahead: {error}"),
@@ -98,7 +108,7 @@ mod tests {
         let mut forecasts = Forecasts::default();
         for uid in 0..3 * FORECASTS_MAX as u32 {
             forecasts.keep(TaskKey { task_type: "xz".into(), uid }, vec![], Prediction::default());
-            assert!(forecasts.0.len() <= FORECASTS_MAX);
+            assert!(forecasts.known.len() <= FORECASTS_MAX);
         }
     }
 }

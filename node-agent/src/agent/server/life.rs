@@ -1,16 +1,21 @@
 //! A task's life in the daemon: sampled until it ends, recorded, released.
 
+use super::licenses::Uses;
+use super::queue::{self, Place};
 use super::{Agent, Process};
-use crate::agent::Task;
+use crate::agent::{Followed, Task};
 use crate::fingerprint::Measured;
 use crate::fingerprint::key::{Feature, TaskKey};
 use crate::host;
 use crate::store::StoreError;
+use crate::store::event::Event;
 use crate::store::record::{Ending, RunId};
 use crate::wire::{Finished, Leftover};
+use std::os::fd::OwnedFd;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
 use tokio::sync::oneshot;
 
 /// Pauses while the last burst of an ended process is on its way out, and how often at most.
@@ -27,6 +32,12 @@ pub(super) struct Life {
     pub(super) task: Task,
     pub(super) leftover: Leftover,
     pub(super) notes: Vec<String>,
+    /// Its promise, given back as soon as its main process has ended.
+    pub(super) place: Option<Place>,
+    /// What happened before the number of its run was known.
+    pub(super) events: Vec<Event>,
+    /// Licences that it was seen to use.
+    pub(super) licenses: Uses,
 }
 
 /// The row of a run: under way to the database, there, or refused by it.
@@ -39,6 +50,11 @@ impl Record {
     /// A row that is on its way.
     pub(super) fn begun(answer: oneshot::Receiver<Result<RunId, StoreError>>) -> Self {
         Self { begun: Some(answer), run: None }
+    }
+
+    /// No row.
+    fn gone() -> Self {
+        Self { begun: None, run: None }
     }
 
     /// A row that is there.
@@ -77,6 +93,7 @@ pub(super) async fn lead(
     agent.active.set(agent.active.get() - 1);
     if stopped {
         checkpoint(&agent, &mut life);
+        life.task.let_go();
         return;
     }
     let exec_errno = executed.await.unwrap_or(None);
@@ -113,18 +130,61 @@ async fn sample_until(agent: &Agent, life: &mut Life, over: impl AsyncFn(&Life))
     let checkpoint_every = Duration::from_secs(agent.config.agent.checkpoint_s);
     let mut recorded = Instant::now();
     let mut stop = agent.stop.subscribe();
+    let limits = life.task.cgroup().memory_events();
+    let limits = limits.and_then(|events| super::watch(events, Interest::PRIORITY).ok());
     loop {
         let pause = life.task.interval();
         tokio::select! {
             () = over(life) => return false,
+            () = met(limits.as_ref()) => {}
             _ = stop.wait_for(|stop| *stop) => return true,
             () = tokio::time::sleep(pause) => {}
         }
-        life.task.sample(&agent.engine.borrow());
+        let followed = life.task.sample(&agent.engine.borrow());
+        life.events.extend(followed.iter().map(Followed::event));
+        look_after(agent, life);
         if recorded.elapsed() >= checkpoint_every {
             recorded = Instant::now();
             checkpoint(agent, life);
         }
+    }
+}
+
+/// What a sample means to others: the ledger, the pools, the log.
+fn look_after(agent: &Agent, life: &mut Life) {
+    if let Some(place) = &life.place {
+        place.used(life.task.memory_bytes(), life.task.is_idle());
+        let seen = life.licenses.look(&agent.pools, &life.process.id, life.task.cgroup());
+        for (license, count) in seen {
+            place.uses_licenses(&license, count);
+        }
+    }
+    if let Some(run) = life.record.now() {
+        if let Some(place) = &life.place {
+            place.recorded(run);
+        }
+        log(agent, std::mem::take(&mut life.events), &life.key.task_type, Some(run));
+    }
+}
+
+fn log(agent: &Agent, events: Vec<Event>, task_type: &str, run: Option<RunId>) {
+    for event in events {
+        agent.writer.log(event.task(task_type).run(run));
+    }
+}
+
+/// Shortest pause between two looks because of that: a task that lives at its limit meets it all the time.
+const MET_PAUSE: Duration = Duration::from_millis(50);
+
+/// The task met a limit on memory; never where that can't be told.
+async fn met(limits: Option<&AsyncFd<OwnedFd>>) {
+    tokio::time::sleep(MET_PAUSE).await;
+    match limits {
+        Some(limits) => match limits.ready(Interest::PRIORITY).await {
+            Ok(mut ready) => ready.clear_ready(),
+            Err(_) => std::future::pending().await,
+        },
+        None => std::future::pending().await,
     }
 }
 
@@ -142,20 +202,34 @@ async fn conclude(agent: &Agent, mut life: Life, exec_errno: Option<i32>) -> Fin
         tokio::time::sleep(SETTLE_PAUSE).await;
     }
     let plan = life.task.plan().clone();
+    life.notes.extend(
+        life.task.notes().iter().filter(|note| !life.notes.contains(note)).cloned().collect::<Vec<_>>(),
+    );
     let (measured, mut ending) = {
         let mut engine = agent.engine.borrow_mut();
         let exit = engine.take_exit(life.process.id.pid);
         life.task.finish(&mut engine, exit.map(|exit| exit.status), life.leftover)
     };
     ending.exec_errno = exec_errno;
-    let run = match record(agent, life.record, ending, measured.clone()).await {
-        Ok(run) => Some(run),
+    // Others may have its room before the disk has its record.
+    let place = life.place.take();
+    life.events.extend(place.as_ref().and_then(released));
+    drop(place);
+    let record = std::mem::replace(&mut life.record, Record::gone());
+    let run = match self::record(agent, record, ending, measured.clone()).await {
+        Ok(run) => {
+            if !life.licenses.peaks().is_empty() {
+                agent.writer.licenses_used(run, life.licenses.peaks().clone());
+            }
+            Some(run)
+        }
         Err(error) => {
             tracing::warn!("a run of {} is not recorded: {error}", life.key.task_type);
             life.notes.push(format!("not recorded: {error}"));
             None
         }
     };
+    log(agent, life.events, &life.key.task_type, run);
     Finished {
         run: run.map(|run| run.0),
         task_type: life.key.task_type,
@@ -166,6 +240,16 @@ async fn conclude(agent: &Agent, mut life: Life, exec_errno: Option<i32>) -> Fin
         limits: plan.limits,
         notes: life.notes,
     }
+}
+
+/// The end of a promise that others may wait for.
+fn released(place: &Place) -> Option<Event> {
+    let licenses = &place.admission().promise.licenses;
+    if licenses.is_empty() {
+        return None;
+    }
+    let message = format!("gave back {}", queue::in_words(licenses));
+    Some(Event::new("license_returned", message).details(&serde_json::json!(licenses)))
 }
 
 async fn record(

@@ -1,8 +1,9 @@
 //! `standin run --shadows N -- SERVER`: the launcher stays and supervises the service.
 
-use super::{Launcher, ask};
+use super::{Launcher, denied};
 use crate::agent::embedded::Embedded;
 use crate::balance::{Restart, Rules};
+use crate::cli::ask::Answer;
 use crate::cli::exit::complain;
 use crate::launch::{Command, pass_on};
 use crate::service::probe::Probe;
@@ -165,13 +166,15 @@ impl Launcher<'_> {
         };
         let command = Command::resolve(self.command.argv().to_vec())?;
         match self.agent() {
-            Ok(Some(mut agent)) => match ask(&mut agent, start.clone()) {
-                Ok(started) => {
+            Ok(Some(mut agent)) => match self.asking().start(&mut agent, &start, || None) {
+                Ok(Answer::Started(started)) => {
                     self.say_plan(&started);
                     let mut home = Lodged::here();
                     let status = supervise(options, command, &mut home, &place, recorder, Box::new(say));
                     return self.end_service(status);
                 }
+                Ok(Answer::Denied(why)) => return Ok(denied(&why)),
+                Ok(Answer::Interrupted(signal)) => return Ok(pass_on(signal as i32)),
                 Err(problem) => self.say(&format!("agent at {}: {problem}", self.settings.socket.display())),
             },
             Ok(None) => {}

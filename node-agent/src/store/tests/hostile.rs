@@ -354,7 +354,7 @@ fn killed_at_any_moment_the_database_is_sound() {
         let torn = "SELECT count(*) FROM run r WHERE
             (SELECT count(*) FROM prediction WHERE run_id = r.id) <> 2
             OR (SELECT count(*) FROM run_feature WHERE run_id = r.id) <> 2
-            OR (SELECT count(*) FROM limit_applied WHERE run_id = r.id) <> 2
+            OR (SELECT count(*) FROM limit_applied WHERE run_id = r.id) <> 7
             OR (r.state = 'finished' AND (SELECT count(*) FROM run_series WHERE run_id = r.id) <> 5)
             OR (r.state = 'finished' AND r.memory_peak_bytes <> 2 << 20)";
         assert_eq!(number(&opened.store, torn), 0);

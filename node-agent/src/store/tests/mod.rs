@@ -1,11 +1,13 @@
 //! What the store promises, in files by what a user would ask about.
 
+mod events;
 mod hostile;
 mod readme;
 mod runs;
 mod sums;
 mod writer;
 
+use super::event::{Event, Filter, Severity};
 use super::record::*;
 use super::*;
 use crate::fingerprint::Peer;
@@ -14,6 +16,7 @@ use crate::fingerprint::key::{Feature, FeatureValue};
 use crate::fingerprint::series::{Point, Series};
 use crate::fingerprint::{Coverage, Fingerprint, Source};
 use crate::predict::{Estimate, Level, Prediction, Resource};
+use crate::size::admission::{Licenses, Promise};
 use crate::size::{Limit, Limits, Origin, Policy};
 use ebpf_probes::demand::DEMAND_BUCKETS;
 
@@ -57,9 +60,24 @@ fn new_run(task_type: &str, uid: u32) -> NewRun {
             ],
         },
         limits: Limits(vec![
+            (Limit::CpuBurst(0.5), Origin::Predicted),
             (Limit::CpuWeight(150), Origin::Predicted),
+            (Limit::IoReadMax(1 << 20), Origin::Manual),
+            (Limit::IoWeight(300), Origin::Predicted),
+            (Limit::IoWriteMax(2 << 20), Origin::Manual),
             (Limit::MemoryHigh(300 << 20), Origin::Predicted),
+            (Limit::MemoryLow(200 << 20), Origin::Predicted),
         ]),
+        admission: Some(Admission {
+            priority: 3,
+            waited_ms: 1500,
+            promise: Promise {
+                memory_bytes: 300 << 20,
+                cpu_cores: 1.5,
+                licenses: Licenses::from([("cad".into(), 2)]),
+            },
+            overcommitted: true,
+        }),
     }
 }
 

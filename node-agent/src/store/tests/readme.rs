@@ -47,9 +47,10 @@ fn every_table_view_and_column_is_explained() {
 #[test]
 fn every_view_has_rows_for_a_run_and_a_failover() {
     let (_directory, mut store) = temporary();
-    ran(&mut store, &new_run("sort", 1), well(), 100);
+    let run = ran(&mut store, &new_run("sort", 1), well(), 100);
     store.add_failover(&crate::store::failover::sample()).unwrap();
     store.add_service_hour("web", 0, 9, 100.0).unwrap();
+    store.log(&Event::new("limit_raised", "memory.high raised").run(run)).unwrap();
     for (name, columns) in schema(&store) {
         assert!(number(&store, &format!("SELECT count(*) FROM {name}")) > 0, "{name} is empty");
         assert!(!columns.is_empty());
@@ -72,7 +73,8 @@ fn the_table_of_resources_is_that_of_predictions() {
 fn the_examples_work_in_the_sqlite_shell() {
     let (_directory, mut store) = temporary();
     for mib in [100, 120] {
-        ran(&mut store, &new_run("sort", 1), well(), mib);
+        let run = ran(&mut store, &new_run("sort", 1), well(), mib);
+        store.log(&Event::new("limit_raised", "memory.high raised").run(run)).unwrap();
     }
     for example in README.split("```sql").skip(1) {
         let sql = example.split("```").next().unwrap_or_default();

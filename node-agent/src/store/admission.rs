@@ -1,0 +1,73 @@
+//! How runs came in: what they were promised, how long they waited for it, and their licences.
+
+use super::columns::integer;
+use super::record::{Admission, RunId};
+use super::write::finite;
+use crate::fingerprint::key::TaskKey;
+use crate::size::admission::{Licenses, Promise};
+use rusqlite::{Connection, OptionalExtension, Result, params};
+
+/// Newest runs of a task whose use of licences tells what the next one takes.
+const LEARN_FROM_RUNS: u32 = 20;
+
+pub(super) fn write(db: &Connection, id: RunId, came_in: &Admission) -> Result<()> {
+    db.prepare_cached("INSERT INTO run_admission VALUES (?, ?, ?, ?, ?, ?)")?.execute(params![
+        id.0,
+        came_in.priority,
+        integer(came_in.waited_ms),
+        integer(came_in.promise.memory_bytes),
+        finite(came_in.promise.cpu_cores),
+        came_in.overcommitted,
+    ])?;
+    let mut insert =
+        db.prepare_cached("INSERT INTO run_license (run_id, license, taken) VALUES (?, ?, ?)")?;
+    came_in
+        .promise
+        .licenses
+        .iter()
+        .try_for_each(|(name, taken)| insert.execute(params![id.0, name, taken]).map(|_| ()))
+}
+
+/// Keeps the most licences of a pool that a run was seen to use.
+pub(super) fn licenses_used(db: &Connection, id: RunId, licenses: &Licenses) -> Result<()> {
+    let mut insert = db.prepare_cached(
+        "INSERT INTO run_license (run_id, license, taken, used_peak) SELECT id, ?2, 0, ?3 FROM run WHERE id = ?1
+         ON CONFLICT (run_id, license) DO UPDATE SET used_peak = max(ifnull(used_peak, 0), excluded.used_peak)",
+    )?;
+    licenses.iter().try_for_each(|(name, used)| insert.execute(params![id.0, name, used]).map(|_| ()))
+}
+
+/// How a run came in; `None` if no agent let it in.
+pub(super) fn read(db: &Connection, id: RunId) -> Result<Option<Admission>> {
+    let licenses = db
+        .prepare_cached("SELECT license, taken FROM run_license WHERE run_id = ? AND taken > 0")?
+        .query_map([id.0], |row| Ok((row.get(0)?, row.get(1)?)))?
+        .collect::<Result<Licenses>>()?;
+    db.prepare_cached("SELECT * FROM run_admission WHERE run_id = ?")?
+        .query_row([id.0], |row| {
+            Ok(Admission {
+                priority: row.get("priority")?,
+                waited_ms: row.get::<_, i64>("waited_ms")?.cast_unsigned(),
+                promise: Promise {
+                    memory_bytes: row.get::<_, i64>("promised_memory_bytes")?.cast_unsigned(),
+                    cpu_cores: row.get("promised_cpu_cores")?,
+                    licenses,
+                },
+                overcommitted: row.get("overcommitted")?,
+            })
+        })
+        .optional()
+}
+
+/// The most licences that one of the newest runs of a task was seen to use.
+pub(super) fn learned(db: &Connection, key: &TaskKey) -> Result<Licenses> {
+    db.prepare_cached(
+        "SELECT l.license, max(l.used_peak) FROM run_license l
+         WHERE l.used_peak > 0 AND l.run_id IN (
+             SELECT r.id FROM task t JOIN run r ON r.task_id = t.id
+             WHERE t.task_type = ?1 AND t.uid = ?2 ORDER BY r.id DESC LIMIT ?3)
+         GROUP BY l.license",
+    )?
+    .query_map(params![key.task_type, key.uid, LEARN_FROM_RUNS], |row| Ok((row.get(0)?, row.get(1)?)))?
+    .collect()
+}
