@@ -185,7 +185,10 @@ impl Config {
         }
         if !(self.agent.budget_percent > 0.0 && self.agent.budget_percent <= 100.0) {
             let allowed = "allowed is a number above 0, up to 100";
-            return Err(("agent.budget_percent".into(), format!("is {}: {allowed}", self.agent.budget_percent)));
+            return Err((
+                "agent.budget_percent".into(),
+                format!("is {}: {allowed}", self.agent.budget_percent),
+            ));
         }
         let bounds = [
             ("agent.cost_interval_s", self.agent.cost_interval_s, 2, 86_400),

@@ -11,6 +11,7 @@
 pub mod adopt;
 mod bring_up;
 pub mod control;
+mod fork;
 mod guard;
 mod health;
 mod home;

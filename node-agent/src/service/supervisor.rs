@@ -5,7 +5,7 @@ use super::control::{self, Card};
 use super::guard::{Failover, Guard, Line, Report};
 use super::home::Home;
 use super::places::Place;
-use super::{Options, adopt, health, record, sockets};
+use super::{Options, ShadowKind, adopt, fork, health, record, sockets};
 use crate::balance::How;
 use crate::cgroup::InstanceCgroup;
 use crate::launch::{Command, Dispositions, StartError};
@@ -98,6 +98,8 @@ pub(super) struct Service {
     pub(super) changed: Notify,
     /// One instance is warmed at a time: the kernel side tells one set of connections apart.
     pub(super) turn: Semaphore,
+    /// How shadows come to be, as far as that is possible.
+    pub(super) kind: Cell<ShadowKind>,
     /// How long the first instance took to get ready.
     pub(super) start_took: Cell<Option<Duration>>,
     /// `errno` of the first instance's `execve`.
@@ -109,6 +111,12 @@ pub(super) struct Service {
 }
 
 impl Service {
+    /// The number of a new instance.
+    pub(super) fn next_number(&self) -> u64 {
+        self.started.set(self.started.get() + 1);
+        self.started.get()
+    }
+
     pub(super) fn say(&self, text: &str) {
         (self.say)(text);
     }
@@ -157,6 +165,7 @@ pub fn supervise(
         addresses: RefCell::default(),
         changed: Notify::new(),
         turn: Semaphore::new(1),
+        kind: Cell::new(options.kind),
         start_took: Cell::new(None),
         exec_errno: Cell::new(None),
         stopping: Cell::new(false),
@@ -286,6 +295,9 @@ impl Supervisor {
                 Arc::clone(&self.card),
                 recorder,
             ));
+        }
+        if self.service.options.kind == ShadowKind::Forked {
+            tokio::task::spawn_local(fork::refresh(Rc::clone(&self.service)));
         }
         let mut pause = home.measure();
         loop {
