@@ -13,6 +13,7 @@ mod licenses;
 mod life;
 mod queue;
 mod socket;
+mod steering;
 
 use super::{Engine, EngineOptions, recover, terms};
 use crate::config::Config;

@@ -159,8 +159,9 @@ impl Launcher<'_> {
         let options = self.arguments.service.options(&start.task_type);
         let place = ControlPlace::new(&control_directory(&self.settings.socket), &options.name);
         let database = self.settings.database.clone();
-        let recorder =
-            Recorder { database, service: options.name.clone(), uid: nix::unistd::geteuid().as_raw() };
+        let uid = nix::unistd::geteuid();
+        let mut recorder =
+            Recorder { database, agent: None, service: options.name.clone(), uid: uid.as_raw() };
         let is_quiet = self.arguments.quiet;
         let say = move |text: &str| {
             if !is_quiet {
@@ -172,7 +173,8 @@ impl Launcher<'_> {
             Ok(Some(mut agent)) => match self.asking().start(&mut agent, &start, || None) {
                 Ok(Answer::Started(started)) => {
                     self.say_plan(&started);
-                    let mut home = Lodged::here();
+                    recorder.agent = (!uid.is_root()).then(|| self.settings.socket.clone());
+                    let mut home = Lodged::with(agent);
                     let status = supervise(options, command, &mut home, &place, recorder, Box::new(say));
                     return self.end_service(status);
                 }
