@@ -279,3 +279,36 @@ fn doctor_says_which_failover_there_is() {
     let restart = mode(support::as_nobody(&mut sandbox.standin(["doctor", "--json"])));
     assert!(restart.starts_with("restart"), "{restart}");
 }
+
+#[test]
+fn users_fail_over_with_the_agents_help() {
+    require!(is_root(), "needs root, to be somebody else");
+    let group = "nogroup";
+    let sandbox = Sandbox::with_config(&format!("socket_group = \"{group}\"\n"));
+    let (port, script, home) = (free_port(), script(&sandbox), sandbox.path("home"));
+    fs::create_dir(&home).unwrap();
+    std::os::unix::fs::chown(&home, Some(support::NOBODY), Some(support::NOBODY)).unwrap();
+    let agent = sandbox.agent();
+    let place = format!("127.0.0.1:{port}");
+    let mut command = agent.standin(["run", "--require-agent", "--name", "web", "--shadows", "1"]);
+    command.args(["--", "python3", script.to_str().unwrap(), &place]);
+    command.env("XDG_RUNTIME_DIR", &home).env_remove("STANDIN_DB");
+    support::as_nobody(&mut command);
+    let mut service = Service::spawn(&sandbox, "web", port, &mut command);
+    service.user = Some((support::NOBODY, home));
+    service.wait_for_shadows(1);
+    let primary = service.primary();
+    signal(primary, libc::SIGKILL);
+    assert_ne!(service.ask(), primary);
+    service.wait_for_shadows(1);
+    let recorded = "SELECT count(*) FROM failover WHERE service = 'web' AND uid = 65534 AND cause = 'died'";
+    wait_until("it is recorded", || sandbox.sql::<i64>(recorded) == 1);
+    agent.kill();
+    let primary = service.primary();
+    signal(primary, libc::SIGKILL);
+    assert_ne!(service.ask(), primary, "failover needs no agent");
+    service.wait_for_shadows(1);
+    service.stop();
+    let _agent = sandbox.agent();
+    wait_until("the cgroups are gone", || sandbox.run_cgroups().is_empty());
+}

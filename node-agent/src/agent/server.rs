@@ -14,6 +14,7 @@ mod life;
 mod others;
 mod queue;
 mod socket;
+mod steering;
 
 use super::{Engine, EngineOptions, recover, terms};
 use crate::config::Config;
