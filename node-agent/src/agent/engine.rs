@@ -150,7 +150,7 @@ impl Engine {
         Plan { prediction, limits, policy, manual }
     }
 
-    /// What the host can still give. Looked up at most every [`ROOM_GOOD_FOR`].
+    /// What the host can still give. Looked up at most every `ROOM_GOOD_FOR`.
     pub fn room(&self) -> Room {
         let mut known = self.room.borrow_mut();
         let (looked, idle, room) = &mut *known;
