@@ -7,7 +7,7 @@ use crate::config::{Config, Share};
 use crate::fingerprint::{Coverage, Fingerprint, Measures, Peer, Source};
 use crate::host::{self, Capacity, Idle, ProcessId};
 use crate::predict::Prediction;
-use crate::probe::{Instance, Measure, Options, Probes, Slot, State};
+use crate::probe::{CgroupChange, Instance, Measure, Options, Probes, Slot, State};
 use crate::size::elastic::Room;
 use crate::size::{Limit, Manual, Origin, Policy, size};
 use ebpf_probes::ProcessExit;
@@ -205,7 +205,7 @@ impl Engine {
         Ok(Task::new(cgroup, slot, plan, notes, measured, self.capacity, &self.lost))
     }
 
-    fn track(&mut self, cgroup: &RunCgroup, notes: &mut Vec<String>) -> Option<Slot> {
+    pub(super) fn track(&mut self, cgroup: &RunCgroup, notes: &mut Vec<String>) -> Option<Slot> {
         let probes = self.probes.as_mut().ok()?;
         probes.track(cgroup.id()).map_err(|error| notes.push(format!("not measured by probes: {error}"))).ok()
     }
@@ -237,6 +237,43 @@ impl Engine {
             if !kept.contains(&slot) {
                 probes.untrack(slot);
             }
+        }
+    }
+
+    /// Has cgroups that others make told of.
+    pub(super) fn watch_host(&mut self) -> Result<(), String> {
+        let probes = self.probes.as_mut().map_err(|why| why.clone())?;
+        probes.watch_host(std::process::id()).map_err(|error| error.to_string())
+    }
+
+    /// Has up to `slots` of them counted from their first moment.
+    pub(super) fn lend_to_host(&mut self, slots: usize) {
+        if let Ok(probes) = self.probes.as_mut()
+            && let Err(error) = probes.lend_to_host(slots)
+        {
+            tracing::warn!("cgroups of others are counted late: {error}");
+        }
+    }
+
+    /// How many cgroups can be counted at once.
+    pub(super) fn slots_max(&self) -> usize {
+        self.probes.as_ref().map_or(0, |probes| probes.slots_max() as usize)
+    }
+
+    /// What became of those.
+    pub(super) fn drain_cgroups(&mut self, each: impl FnMut(CgroupChange)) {
+        if let Ok(probes) = self.probes.as_mut() {
+            probes.drain_cgroups(each);
+        }
+    }
+
+    /// Ends counting for one of them. Its slot is for the next one that the kernel side sees, or, where that had
+    /// none, for the one that it is freed for.
+    pub(super) fn untrack_host(&mut self, slot: Slot, lend: bool) {
+        match self.probes.as_mut() {
+            Ok(probes) if lend => probes.untrack_host(slot),
+            Ok(probes) => probes.untrack(slot),
+            Err(_) => {}
         }
     }
 
