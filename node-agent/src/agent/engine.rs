@@ -1,5 +1,6 @@
 //! What measuring needs of the host: cgroups and probes, found once, used by every task.
 
+use super::recover;
 use super::task::{Plan, Task};
 use crate::cgroup::{CgroupError, Hierarchies, RunCgroup};
 use crate::config::{Config, Share};
@@ -7,10 +8,8 @@ use crate::fingerprint::{Coverage, Fingerprint, Measures, Peer, Source};
 use crate::host::{self, Capacity, Idle, ProcessId};
 use crate::predict::Prediction;
 use crate::probe::{CgroupChange, Instance, Measure, Options, Probes, Slot, State};
-use crate::service::lent_pins;
 use crate::size::elastic::Room;
 use crate::size::{Limit, Manual, Origin, Policy, size};
-use crate::steer::unpin;
 use ebpf_probes::ProcessExit;
 use ebpf_probes::demand::{SCALES, Scale};
 use std::cell::RefCell;
@@ -151,7 +150,7 @@ impl Engine {
         Plan { prediction, limits, policy, manual }
     }
 
-    /// What the host can still give. Looked up at most every [`ROOM_GOOD_FOR`].
+    /// What the host can still give. Looked up at most every `ROOM_GOOD_FOR`.
     pub fn room(&self) -> Room {
         let mut known = self.room.borrow_mut();
         let (looked, idle, room) = &mut *known;
@@ -417,11 +416,9 @@ impl Engine {
     pub fn sweep(&mut self) -> bool {
         let probes = &mut self.probes;
         self.released.retain(|(cgroup, slot)| {
-            if cgroup.is_populated() || cgroup.remove().is_err() {
+            if cgroup.is_populated() || recover::remove(cgroup).is_err() {
                 return true;
             }
-            // If it was a service that its steering was lent to.
-            lent_pins(cgroup.path()).into_iter().for_each(|pins| unpin(&pins));
             if let (Ok(probes), Some(slot)) = (probes.as_mut(), *slot) {
                 probes.untrack(slot);
             }

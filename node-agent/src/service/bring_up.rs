@@ -90,8 +90,10 @@ impl Service {
         if !sockets.is_empty() {
             prepared = prepared.with_own_pid_as("LISTEN_PID");
         }
+        // What was left of it is found by its pins, which are root's.
+        let bond = if nix::unistd::geteuid().is_root() { Bond::Service } else { Bond::BoundService };
         let place = Place { cgroup: directory.as_ref(), entrances: &self.entrances, descriptors: &sockets };
-        let mut process = Held::fork(&self.command, &prepared, place, &self.original, Bond::Service)
+        let mut process = Held::fork(&self.command, &prepared, place, &self.original, bond)
             .map_err(|error| failed(error.to_string()))?;
         if is_shadow {
             set_oom_score(&[process.pid()], SHADOW_OOM_SCORE);

@@ -4,8 +4,9 @@ use super::control::Card;
 use super::guard::Command as Say;
 use super::record::Recorder;
 use super::supervisor::Service;
-use crate::balance::{Cause, Load, scale};
+use crate::balance::{Cause, Load, Reason, scale};
 use crate::host;
+use crate::shadow;
 use crate::steer;
 use std::rc::Rc;
 use std::sync::{Arc, Mutex};
@@ -60,6 +61,7 @@ fn primary(service: &Service) -> Option<(u32, u64)> {
 pub(super) async fn level(service: Rc<Service>, card: Arc<Mutex<Card>>) {
     let (min, max) = service.options.shadows;
     let mut wanted = min;
+    let mut reclaimed = false;
     loop {
         tokio::time::sleep(LEVEL_PAUSE).await;
         let shadow_bytes = shadow_bytes(&service);
@@ -68,11 +70,27 @@ pub(super) async fn level(service: Rc<Service>, card: Arc<Mutex<Card>>) {
         let (now_wanted, reason) = scale(min, max, wanted, &load);
         card.wants(now_wanted, reason);
         drop(card);
+        if reason == Reason::Memory && !reclaimed {
+            // Shadows give their memory back before one of them goes.
+            reclaimed = true;
+            give_back(&service);
+            continue;
+        }
+        reclaimed = reason == Reason::Memory;
         if now_wanted != wanted {
             service.say(&format!("{now_wanted} shadows instead of {wanted}: {}", reason.words()));
             wanted = now_wanted;
             service.line.say(Say::Wanted(wanted));
         }
+    }
+}
+
+/// Asks for the memory of frozen shadows to be paged out.
+fn give_back(service: &Service) {
+    let frozen = service.line.look().instances.into_iter().filter(|view| view.is_frozen && !view.is_copy);
+    let bytes: u64 = frozen.flat_map(|view| view.pids).map(shadow::page_out).sum();
+    if bytes > 0 {
+        service.say("the host is short of memory: that of the shadows is paged out");
     }
 }
 
@@ -88,7 +106,7 @@ pub(super) async fn hours(service: Rc<Service>, card: Arc<Mutex<Card>>, recorder
         }
         tokio::time::sleep(HOUR).await;
         let established = service.line.look().steered.established;
-        booked = Some((established - counted) as f64);
+        booked = Some((hour, (established - counted) as f64));
         counted = established;
     }
 }
@@ -107,11 +125,18 @@ fn load(failures: usize, demand: Option<f64>, shadow_bytes: u64) -> Load {
     }
 }
 
-/// What one more shadow would hold: what the primary has for itself.
+/// Cheap, and on the safe side: what is shared counts as well.
+fn resident_bytes(pid: i32) -> u64 {
+    let text = std::fs::read_to_string(format!("/proc/{pid}/statm")).unwrap_or_default();
+    let pages: u64 = text.split(' ').nth(1).and_then(|pages| pages.parse().ok()).unwrap_or(0);
+    pages * host::page_bytes()
+}
+
+/// What one more shadow would hold.
 fn shadow_bytes(service: &Service) -> u64 {
     let look = service.line.look();
     let primary = look.instances.iter().find(|view| Some(view.slot) == look.primary);
-    primary.map_or(0, |view| super::control::memory(&view.pids).private)
+    primary.map_or(0, |view| view.pids.iter().map(|pid| resident_bytes(*pid)).sum())
 }
 
 /// Waits until a retiring instance has finished what it has accepted.

@@ -10,7 +10,7 @@ use crate::service::probe::Probe;
 use crate::service::{
     ControlPlace, Lodged, Options, Recorder, ServiceError, ShadowKind, control_directory, supervise,
 };
-use crate::wire::Start;
+use crate::wire::{Leftover, Start};
 use anyhow::bail;
 use clap::{Args, ValueEnum};
 use std::ffi::OsString;
@@ -155,13 +155,15 @@ impl ServiceArgs {
 
 impl Launcher<'_> {
     /// Runs the command as a service. An agent, if there is one, measures it; failover needs none.
-    pub(super) fn serve(&mut self, start: Start) -> anyhow::Result<u8> {
+    pub(super) fn serve(&mut self, mut start: Start) -> anyhow::Result<u8> {
         let options = self.arguments.service.options(&start.task_type);
         let place = ControlPlace::new(&control_directory(&self.settings.socket), &options.name);
         let database = self.settings.database.clone();
         let uid = nix::unistd::geteuid();
         let mut recorder =
             Recorder { database, agent: None, service: options.name.clone(), uid: uid.as_raw() };
+        // Root's service outlives its launcher, to be taken up by the next; others' ends with it.
+        start.leftover = if uid.is_root() { Leftover::Leave } else { Leftover::Kill };
         let is_quiet = self.arguments.quiet;
         let say = move |text: &str| {
             if !is_quiet {
