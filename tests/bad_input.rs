@@ -212,11 +212,11 @@ fn a_full_disk_stops_no_job() {
     let sandbox = Sandbox::new();
     let place = sandbox.path("small");
     fs::create_dir(&place).unwrap();
-    let mounted = Command::new("mount").args(["-t", "tmpfs", "-o", "size=256k", "none"]).arg(&place).status();
+    let mounted = Command::new("mount").args(["-t", "tmpfs", "-o", "size=1m", "none"]).arg(&place).status();
     require!(mounted.is_ok_and(|status| status.success()), "no file system can be mounted here");
     let database = place.join("x.db");
     let before = run_job(sandbox.standin(["run", "--no-agent", "--db"]).arg(&database));
-    _ = fs::write(place.join("filler"), [0; 1 << 20]);
+    _ = fs::write(place.join("filler"), vec![0; 2 << 20]);
     let full = run_job(sandbox.standin(["run", "--no-agent", "--db"]).arg(&database));
     let begun = run_job(sandbox.standin(["run", "--no-agent", "--db"]).arg(place.join("y.db")));
     let listed = sandbox.standin(["ls", "--db"]).arg(&database).output().unwrap();

@@ -1,14 +1,14 @@
 //! What measuring needs of the host: cgroups and probes, found once, used by every task.
 
 use super::task::{Plan, Task};
-use crate::cgroup::{CgroupError, Hierarchies, RunCgroup};
+use crate::cgroup::{Applied, CgroupError, Hierarchies, RunCgroup};
 use crate::config::{Config, Share};
 use crate::fingerprint::{Coverage, Fingerprint, Measures, Peer, Source};
 use crate::host::{self, Capacity, Idle, ProcessId};
 use crate::predict::Prediction;
 use crate::probe::{Instance, Measure, Options, Probes, Slot, State};
 use crate::size::elastic::Room;
-use crate::size::{Limit, Manual, Origin, Policy, size};
+use crate::size::{Limit, Limits, Manual, Origin, Policy, size};
 use ebpf_probes::demand::{SCALES, Scale};
 use ebpf_probes::{Losses, ProcessExit};
 use std::cell::RefCell;
@@ -184,11 +184,29 @@ impl Engine {
         let cgroup = RunCgroup::create(&self.hierarchies, &self.parent, &name)?;
         let mut notes = Vec::new();
         let slot = self.track(&cgroup, &mut notes);
-        for applied in cgroup.apply(&plan.limits) {
-            if let Some(why) = applied.refused {
-                notes.push(format!("limit {:?} not set: {why}", applied.limit));
-            }
-        }
+        notes.extend(refusals(&cgroup.apply(&plan.limits)));
+        let measured = self.coverage(&cgroup, slot.is_some());
+        Ok(Task::new(cgroup, slot, plan, notes, measured, self.capacity))
+    }
+
+    /// Takes up a container that a runtime has just made. Its own limits stay as the runtime set them.
+    ///
+    /// # Errors
+    /// [`CgroupError`] if it is gone, or can't be counted and watched.
+    pub fn admit_container(&mut self, plan: Plan, (pid, id): (i32, &str)) -> Result<Task, CgroupError> {
+        self.created += 1;
+        let name = run_name(&self.identity, self.created);
+        let cgroup = RunCgroup::handed(&self.hierarchies, (pid, id), &self.parent, &name)?;
+        let mut notes = Vec::new();
+        let slot = if cgroup.level() == self.parent.components().count() + 1 {
+            self.track(&cgroup, &mut notes)
+        } else {
+            notes.push("not measured by probes: its cgroup is not at the level of runs".into());
+            None
+        };
+        let predicted = plan.limits.0.iter().filter(|(_, origin)| *origin == Origin::Predicted);
+        let predicted = Limits(predicted.copied().collect());
+        notes.extend(refusals(&cgroup.apply(&predicted)));
         let measured = self.coverage(&cgroup, slot.is_some());
         Ok(Task::new(cgroup, slot, plan, notes, measured, self.capacity))
     }
@@ -357,6 +375,15 @@ fn take_instance(options: &EngineOptions) -> Option<Instance> {
             tracing::warn!("probes are not pinned, so counting ends with this agent: {error}");
         })
         .ok()
+}
+
+/// The limits that could not be set, in words.
+fn refusals(applied: &[Applied]) -> Vec<String> {
+    let refused = applied.iter().filter_map(|applied| {
+        let why = applied.refused.as_ref()?;
+        Some(format!("limit {:?} not set: {why}", applied.limit))
+    });
+    refused.collect()
 }
 
 /// What stands in for a measure whose probe is missing.

@@ -6,6 +6,7 @@
 
 mod adopt;
 mod connection;
+mod container;
 mod forecast;
 mod keeper;
 mod licenses;

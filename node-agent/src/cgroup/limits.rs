@@ -125,6 +125,10 @@ impl RunCgroup {
     /// Takes every limit off again, for processes that stay after their run has ended.
     pub fn lift_limits(&self) {
         self.lift_high();
+        if self.is_handed() {
+            // The others may be the runtime's.
+            return;
+        }
         if let Ok(memory) = self.memory() {
             _ = memory.set_limit(-1);
         }
@@ -168,7 +172,10 @@ impl RunCgroup {
     fn controller(&self, name: &str) -> Result<(PathBuf, PathBuf, bool), String> {
         let hierarchies = self.hierarchies();
         match (hierarchies.home(name), hierarchies.v1.get(name)) {
-            (Some(Home::V1), Some(root)) => Ok((root.join(self.path()), root.clone(), false)),
+            (Some(Home::V1), Some(root)) => {
+                let path = self.v1(name).ok_or_else(|| format!("it is in no {name} cgroup"))?;
+                Ok((path, root.clone(), false))
+            }
             (Some(Home::V2), _) => Ok((self.v2(), hierarchies.unified.clone(), true)),
             _ => Err(format!("this host has no {name} controller")),
         }

@@ -3,7 +3,7 @@
 use super::licenses::Uses;
 use super::life::{self, Life, Record};
 use super::queue::{Denied, Entry, Place};
-use super::{Agent, Process};
+use super::{Agent, Process, container};
 use crate::agent::terms::{Terms, duration_ms, promise, terms};
 use crate::fingerprint::key::{self, TaskKey};
 use crate::host::{self, ProcessId};
@@ -44,6 +44,10 @@ pub(super) async fn serve(agent: &Rc<Agent>, mut stream: UnixStream) {
             let free = agent.engine.borrow().room().memory_bytes;
             answer(&mut stream, &Reply::Queue(Box::new(agent.queue.status(peer.uid, free)))).await;
         }
+        Request::Container(container) => match container::take_up(agent, peer.uid, *container) {
+            Ok(started) => answer(&mut stream, &Reply::Started(Box::new(started))).await,
+            Err(why) => refuse(&mut stream, &why).await,
+        },
         Request::ExecFailed(_) | Request::Wait => {
             refuse(&mut stream, "no run was started on this connection").await;
         }
