@@ -11,6 +11,7 @@ mod forecast;
 mod keeper;
 mod licenses;
 mod life;
+mod pressure;
 mod queue;
 mod socket;
 
@@ -60,6 +61,10 @@ struct Agent {
     forecasts: RefCell<Forecasts>,
     /// Licence servers whose connections are counted.
     pools: licenses::Pools,
+    /// Who gives memory back first when the host is out of room. Warm spares are to be added here.
+    claims: RefCell<Vec<Box<dyn pressure::Claim>>>,
+    /// Memory that idle tasks are to give back, bytes.
+    wanted: watch::Sender<u64>,
     /// Promises, and who waits for one.
     queue: Queue,
     /// Tasks under way.
@@ -107,6 +112,7 @@ async fn run(config: Config, database: PathBuf, socket: &Path) -> anyhow::Result
     let listener = socket::listen(socket, &config.agent.socket_group)?;
     let agent = Agent::start(config, database).inspect_err(|_| _ = std::fs::remove_file(socket))?;
     agent.report_probes();
+    tokio::task::spawn_local(pressure::watch(Rc::clone(&agent)));
     tracing::info!("listening on {}, recording in {}", socket.display(), agent.database.display());
     _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
 
@@ -179,6 +185,8 @@ impl Agent {
         let queue = Queue::new(terms::total(&config, engine.capacity()));
         let agent = Rc::new(Self {
             queue,
+            claims: RefCell::default(),
+            wanted: watch::Sender::new(0),
             pools: licenses::Pools::new(&config),
             config,
             database,
