@@ -13,6 +13,8 @@ pub(crate) enum Bench {
     Launch,
     /// What the probes add to a context switch and to a compile
     Overhead,
+    /// What a mix of jobs takes under presets, under nothing and under standin
+    Consolidate,
     /// How good predictions are on traces (in the folder STANDIN_TRACES), and what they cost
     Predict,
 }
@@ -22,6 +24,7 @@ impl Bench {
         match self {
             Self::Launch => "launch",
             Self::Overhead => "overhead",
+            Self::Consolidate => "consolidate",
             Self::Predict => "predict",
         }
     }
