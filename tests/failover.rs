@@ -254,6 +254,56 @@ fn datagrams_go_to_the_shadow() {
     (0..20).for_each(|_| assert_eq!(ask(), successor));
 }
 
+/// Kills the primary under load; nobody may be refused.
+fn survives_a_kill(service: &Service, lost_max: u64) {
+    let load = Load::start(service.address(), 200, REQUEST);
+    wait_until("requests flow", || load.sent() > 100);
+    let primary = service.primary();
+    signal(primary, libc::SIGKILL);
+    service.wait_for_another(primary);
+    let begin = load.sent();
+    wait_until("requests flow", || load.sent() > begin + 100);
+    let fates = load.finish();
+    assert_eq!(fates.refused, 0, "{fates:?}");
+    assert!(fates.failed() <= lost_max, "{} of {} failed", fates.failed(), fates.sent());
+}
+
+#[test]
+fn sockets_that_are_given_are_steered_too() {
+    require!(is_root(), "needs root");
+    for further in [&[][..], &["--notify"]] {
+        let sandbox = Sandbox::new();
+        let (port, script) = (free_port(), script(&sandbox));
+        let (place, other) = (format!("127.0.0.1:{port}"), format!("[::1]:{port}"));
+        let mut options = vec!["--shadows", "1", "--listen", &place, "--listen", &other];
+        options.extend(further);
+        let service =
+            Service::start(&sandbox, "web", port, &options, &["python3", script.to_str().unwrap(), "given"]);
+        service.wait_for_shadows(1);
+        survives_a_kill(&service, IN_PROCESS);
+    }
+}
+
+#[test]
+fn without_privileges_given_sockets_outlive_the_service() {
+    require!(is_root() && has("python3"), "needs root, to be somebody else");
+    let sandbox = Sandbox::new();
+    let (port, script, home) = (free_port(), script(&sandbox), sandbox.path("home"));
+    std::fs::create_dir(&home).unwrap();
+    std::os::unix::fs::chown(&home, Some(support::NOBODY), Some(support::NOBODY)).unwrap();
+    let place = format!("127.0.0.1:{port}");
+    let mut command =
+        sandbox.standin(["run", "--no-agent", "--name", "web", "--shadows", "1", "--listen", &place]);
+    command.args(["--", "python3", script.to_str().unwrap(), "given"]);
+    command.env("XDG_RUNTIME_DIR", &home).env("XDG_DATA_HOME", &home).env_remove("STANDIN_DB");
+    support::as_nobody(&mut command);
+    let mut service = Service::spawn(&sandbox, "web", port, &mut command);
+    service.user = Some((support::NOBODY, home));
+    service.wait_for_shadows(0);
+    assert_eq!(service.status().unwrap()["mode"], "restart");
+    survives_a_kill(&service, 20 * IN_PROCESS);
+}
+
 #[test]
 fn a_tree_of_processes_fails_over_as_one() {
     require!(is_root() && has("nginx"), "needs root and nginx");

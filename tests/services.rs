@@ -261,3 +261,21 @@ fn a_service_without_a_supervisor_can_be_stopped() {
     assert!(service.standin(&["stop", "web"]).output().unwrap().status.success());
     wait_until("it is gone", || !fs::exists(format!("/proc/{primary}")).unwrap());
 }
+
+#[test]
+fn doctor_says_which_failover_there_is() {
+    require!(is_root(), "needs root, and to be somebody else");
+    let sandbox = Sandbox::new();
+    let mode = |command: &mut std::process::Command| {
+        let output = command.output().unwrap();
+        let findings: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+        let all = findings["findings"].as_array().unwrap().clone();
+        let mode =
+            all.into_iter().find(|finding| finding["about"] == "failover" && finding["name"] == "mode");
+        mode.unwrap()["detail"].as_str().unwrap().to_owned()
+    };
+    let steered = mode(&mut sandbox.standin(["doctor", "--json"]));
+    assert!(steered.starts_with("steered"), "{steered}");
+    let restart = mode(support::as_nobody(&mut sandbox.standin(["doctor", "--json"])));
+    assert!(restart.starts_with("restart"), "{restart}");
+}

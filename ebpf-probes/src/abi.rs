@@ -198,6 +198,25 @@ pub struct ProcessExit {
     pub at_ns: u64,
 }
 
+/// Longest path of a cgroup that [`CgroupEvent`] holds, bytes; longer ones are cut off.
+pub const CGROUP_PATH_BYTES: usize = 232;
+
+/// A cgroup of the host was made or removed: the event of the ring buffer `CGROUPS`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CgroupEvent {
+    /// Its v2 id.
+    pub cgroup: u64,
+    /// When, on `CLOCK_BOOTTIME`.
+    pub at_ns: u64,
+    /// The slot that it was given at once, [`NO_SLOT`] if there was none.
+    pub slot: u32,
+    /// 1: made, 0: removed.
+    pub made: u32,
+    /// Its path below the v2 root, ended by 0; empty when removed.
+    pub path: [u8; CGROUP_PATH_BYTES],
+}
+
 /// A block request under way: value of the map `REQUESTS`, whose key is the address of the `request`.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -210,6 +229,8 @@ pub struct Request {
     pub flags: u32,
     /// 1 if the kernel writes back what tasks of the cgroup wrote before.
     pub writeback: u32,
+    /// Its bytes, when it went to the device.
+    pub bytes: u64,
 }
 
 /// A TCP connection of a tracked cgroup: value of the map `CONNECTIONS`, whose key is the address of the
@@ -354,6 +375,10 @@ pub struct Losses {
     pub events: u64,
     /// Block requests not measured because `REQUESTS` was full.
     pub requests: u64,
+    /// Block requests whose end was not shown; they are booked, but their latency is not.
+    pub ends: u64,
+    /// Cgroups of the host that were made unseen because the ring `CGROUPS` was full.
+    pub cgroups: u64,
     /// Connections not followed because `CONNECTIONS` was full.
     pub connections: u64,
     /// Connections whose peer was not kept because `PEERS` was full.
@@ -364,10 +389,11 @@ const _: () = {
     assert!(size_of::<Counters>() == 8 * (37 + 8 * HISTOGRAM_BUCKETS));
     assert!(size_of::<Shared>() == 56);
     assert!(size_of::<OnCpu>() == 192);
-    assert!(size_of::<Request>() == 24);
+    assert!(size_of::<Request>() == 32);
     assert!(size_of::<Offsets>() == 4 * 52);
     assert!(size_of::<ProcessExit>() == 32);
-    assert!(size_of::<Losses>() == 32);
+    assert!(size_of::<Losses>() == 48);
+    assert!(size_of::<CgroupEvent>() == 256);
     assert!(size_of::<Connection>() == 64);
     assert!(size_of::<PeerKey>() == 24);
 };

@@ -13,6 +13,7 @@
 mod block_io;
 mod demand;
 mod faults;
+mod host;
 mod kernel;
 mod lifecycle;
 mod maps;

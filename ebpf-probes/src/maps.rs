@@ -13,6 +13,9 @@
 //! | `PEERS` | slot and address → [`Peer`] | `socket`, user space |
 //! | `FAULTS` | low bits of a thread's id → [`Fault`] | `faults` |
 //! | `EVENTS` | ring of [`ProcessExit`] | `lifecycle` |
+//! | `FREE` | slots that new cgroups of the host may be given | user space; `host` takes them |
+//! | `HOST` | 0 → process whose own new cgroups are not for `host`; 0: none are | user space |
+//! | `CGROUPS` | ring of [`CgroupEvent`] | `host` |
 //! | `LOSSES` | 0 → [`Losses`] | all CPUs, atomically |
 //!
 //! The arrays can be mapped into user space, which reads them without a system call. Entries of `SLOTS`,
@@ -21,13 +24,13 @@ use core::intrinsics::{AtomicOrdering, atomic_xadd, atomic_xchg};
 
 use aya_ebpf::{
     bindings::BPF_F_MMAPABLE,
-    btf_maps::{Array, HashMap, LruHashMap, RingBuf},
+    btf_maps::{Array, HashMap, LruHashMap, Queue, RingBuf},
     helpers::bpf_get_smp_processor_id,
     macros::btf_map,
 };
 use ebpf_probes::{
-    Connection, Counters, Fault, Losses, NO_SLOT, OnCpu, Peer, PeerKey, ProcessExit, Request, Shared,
-    demand::Demand,
+    CgroupEvent, Connection, Counters, Fault, Losses, NO_SLOT, OnCpu, Peer, PeerKey, ProcessExit, Request,
+    Shared, demand::Demand,
 };
 
 use crate::kernel::{self, Pointer, offset};
@@ -42,6 +45,8 @@ const CONNECTIONS_MAX: usize = 16_384;
 const PEERS_MAX: usize = 8192;
 /// Threads whose last fault is remembered; a power of two.
 pub(crate) const FAULTS_MAX: usize = 4096;
+/// Room for the beginnings of 1,000 cgroups between two drains.
+const CGROUPS_BYTES: usize = 256 * 1024;
 /// Room for the exits of 8192 processes between two drains.
 const EVENTS_BYTES: usize = 256 * 1024;
 
@@ -67,6 +72,12 @@ pub(crate) static PEERS: HashMap<PeerKey, Peer, PEERS_MAX> = HashMap::new();
 pub(crate) static FAULTS: Array<Fault, FAULTS_MAX> = Array::new();
 #[btf_map]
 pub(crate) static EVENTS: RingBuf<ProcessExit, EVENTS_BYTES> = RingBuf::new();
+#[btf_map]
+pub(crate) static FREE: Queue<u32, 1> = Queue::new();
+#[btf_map]
+pub(crate) static HOST: Array<u64, 1> = Array::new();
+#[btf_map]
+pub(crate) static CGROUPS: RingBuf<CgroupEvent, CGROUPS_BYTES> = RingBuf::new();
 #[btf_map]
 static LOSSES: Array<Losses, 1> = Array::new();
 

@@ -55,6 +55,10 @@ pub struct Agent {
     /// BPF file system that keeps the probes counting while no agent is there; by default `/sys/fs/bpf`, else one
     /// that the agent mounts on `/run/standin/bpf`.
     pub bpffs: Option<PathBuf>,
+    /// Most of the time of all CPUs that the probes may take, percent; the dearest is given up above it.
+    pub budget_percent: f64,
+    /// Seconds between two counts of what they take.
+    pub cost_interval_s: u64,
     /// Most tasks measured at once.
     pub tasks_max: u32,
     /// Seconds between two records of a run that is under way.
@@ -70,6 +74,8 @@ impl Default for Agent {
             cgroup_parent: "standin".into(),
             probes: true,
             bpffs: None,
+            budget_percent: 5.0,
+            cost_interval_s: 60,
             tasks_max: 1024,
             checkpoint_s: 10,
         }
@@ -177,7 +183,15 @@ impl Config {
                 format!("is {:?}: {allowed}", self.agent.cgroup_parent),
             ));
         }
+        if !(self.agent.budget_percent > 0.0 && self.agent.budget_percent <= 100.0) {
+            let allowed = "allowed is a number above 0, up to 100";
+            return Err((
+                "agent.budget_percent".into(),
+                format!("is {}: {allowed}", self.agent.budget_percent),
+            ));
+        }
         let bounds = [
+            ("agent.cost_interval_s", self.agent.cost_interval_s, 2, 86_400),
             ("agent.tasks_max", u64::from(self.agent.tasks_max), 1, 65_536),
             ("agent.checkpoint_s", self.agent.checkpoint_s, 1, 3_600),
             ("retention.runs_per_task", u64::from(self.retention.runs_per_task), 1, 10_000_000),

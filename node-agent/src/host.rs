@@ -1,7 +1,7 @@
 //! Facts about this host and its processes that several modules need: capacity, boot, identity of a process.
 
 use serde::{Deserialize, Serialize};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 /// A process, unambiguously: a pid alone is used again, pid and start time within a boot are not.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -97,6 +97,34 @@ pub fn monotonic_ns() -> u64 {
 fn clock_ns(clock: rustix::time::ClockId) -> u64 {
     let time = rustix::time::clock_gettime(clock);
     u64::try_from(time.tv_sec).unwrap_or(0) * 1_000_000_000 + u64::try_from(time.tv_nsec).unwrap_or(0)
+}
+
+/// What a process of standin itself costs.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OwnCost {
+    /// CPU time since it started, milliseconds.
+    pub cpu_ms: u64,
+    /// Time since it started, milliseconds.
+    pub elapsed_ms: u64,
+    /// Resident set, bytes.
+    pub rss_bytes: u64,
+    /// How long the last look at the probes' ring and shares took, microseconds; once a second.
+    pub drain_us: u64,
+}
+
+impl OwnCost {
+    /// Of this process.
+    pub fn of_this_process(drain: Duration) -> Self {
+        let stat = procfs::process::Process::myself().and_then(|process| process.stat()).ok();
+        let ticks = procfs::ticks_per_second().max(1);
+        let started_ms = stat.as_ref().map_or(0, |stat| stat.starttime * 1000 / ticks);
+        Self {
+            cpu_ms: stat.as_ref().map_or(0, |stat| (stat.utime + stat.stime) * 1000 / ticks),
+            elapsed_ms: (since_boot_ns() / 1_000_000).saturating_sub(started_ms),
+            rss_bytes: stat.as_ref().map_or(0, |stat| stat.rss * page_bytes()),
+            drain_us: u64::try_from(drain.as_micros()).unwrap_or(u64::MAX),
+        }
+    }
 }
 
 /// Hour of the week by local time: 0 is Sunday 00:00–00:59, 167 is Saturday 23:00–23:59.

@@ -14,11 +14,17 @@ use std::time::{Duration, Instant};
 /// A server in one thread that answers every connection with its pid, and does as the path says: `/deadlock`
 /// sleeps for ever, `/spin` computes for ever, `/exit3` exits, `/abort` aborts, `/slow` takes half a second. Where `$LAME` and its pid name a file, every answer
 /// takes 50 ms.
-/// Arguments: addresses to listen on, as HOST:PORT; `udp:HOST:PORT` echoes its pid to every datagram.
+/// Arguments: addresses to listen on, as HOST:PORT; `udp:HOST:PORT` echoes its pid to every datagram;
+/// `given` stands for the sockets of `LISTEN_FDS`. Says `READY=1` where somebody listens for it.
 pub const SERVER: &str = r#"
 import os, selectors, socket, sys, time, threading
 selector = selectors.DefaultSelector()
 for place in sys.argv[1:]:
+    if place == 'given':
+        assert int(os.environ['LISTEN_PID']) == os.getpid(), os.environ['LISTEN_PID']
+        for number in range(int(os.environ['LISTEN_FDS'])):
+            selector.register(socket.socket(fileno=3 + number), selectors.EVENT_READ, False)
+        continue
     udp = place.startswith('udp:')
     host, port = place.removeprefix('udp:').rsplit(':', 1)
     family = socket.AF_INET6 if ':' in host else socket.AF_INET
@@ -29,6 +35,9 @@ for place in sys.argv[1:]:
     if not udp: server.listen(5)
     selector.register(server, selectors.EVENT_READ, udp)
 me = b'%d\n' % os.getpid()
+if 'NOTIFY_SOCKET' in os.environ:
+    notify = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+    notify.sendto(b'STATUS=up\nREADY=1', '\0' + os.environ['NOTIFY_SOCKET'][1:])
 print('up', 'shadow' if os.environ.get('SHADOW') else 'first', flush=True)
 while True:
     for key, _ in selector.select():
@@ -67,6 +76,8 @@ pub struct Service<'a> {
     name: &'static str,
     pub child: Child,
     pub port: u16,
+    /// Who runs it, with the runtime directory, if it is not the caller.
+    pub user: Option<(u32, PathBuf)>,
 }
 
 impl<'a> Service<'a> {
@@ -94,7 +105,7 @@ impl<'a> Service<'a> {
     pub fn spawn(sandbox: &'a Sandbox, name: &'static str, port: u16, command: &mut Command) -> Self {
         let log = fs::File::options().create(true).append(true).open(log_of(sandbox, name)).unwrap();
         command.env("STANDIN_SOCKET", sandbox.socket()).stdout(log.try_clone().unwrap()).stderr(log);
-        Self { sandbox, name, child: command.spawn().unwrap(), port }
+        Self { sandbox, name, child: command.spawn().unwrap(), port, user: None }
     }
 
     pub fn address(&self) -> SocketAddr {
@@ -115,6 +126,10 @@ impl<'a> Service<'a> {
     pub fn standin(&self, arguments: &[&str]) -> Command {
         let mut command = self.sandbox.standin(arguments);
         command.env("STANDIN_SOCKET", self.sandbox.socket());
+        if let Some((user, home)) = &self.user {
+            std::os::unix::process::CommandExt::uid(&mut command, *user);
+            command.env("XDG_RUNTIME_DIR", home);
+        }
         command
     }
 

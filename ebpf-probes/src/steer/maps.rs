@@ -41,7 +41,7 @@ pub(crate) static WATCHED: HashMap<u32, u32, { SLOTS_MAX as usize }> = HashMap::
 #[btf_map]
 pub(crate) static GROUPS: HashMap<GroupKey, u32, { GROUPS_MAX as usize }> = HashMap::new();
 #[btf_map]
-pub(crate) static GROUPS_USED: Array<u64, 1> = Array::new();
+pub(crate) static GROUPS_USED: Array<u64, 1, { BPF_F_MMAPABLE as usize }> = Array::new();
 #[btf_map]
 pub(crate) static MEMBERS: Array<u64, { (SLOTS_MAX * GROUPS_MAX) as usize }, { BPF_F_MMAPABLE as usize }> =
     Array::new();

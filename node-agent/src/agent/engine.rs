@@ -9,8 +9,8 @@ use crate::predict::Prediction;
 use crate::probe::{Instance, Measure, Options, Probes, Slot, State};
 use crate::size::elastic::Room;
 use crate::size::{Limit, Limits, Manual, Origin, Policy, size};
+use ebpf_probes::ProcessExit;
 use ebpf_probes::demand::{SCALES, Scale};
-use ebpf_probes::{Losses, ProcessExit};
 use std::cell::RefCell;
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -69,6 +69,10 @@ pub struct Engine {
     exits: HashMap<u32, Option<ProcessExit>>,
     created: u64,
     identity: ProcessId,
+    /// What the probes had lost about a second ago.
+    lost: Vec<(String, u64)>,
+    /// Probes that were given up, and when.
+    shed: Vec<(String, Instant)>,
     /// Cgroups of runs that ended before their last process did.
     released: Vec<(RunCgroup, Option<Slot>)>,
 }
@@ -102,6 +106,8 @@ impl Engine {
             exits: HashMap::new(),
             created: 0,
             identity: ProcessId::current(),
+            lost: Vec::new(),
+            shed: Vec::new(),
             released: Vec::new(),
         };
         engine.bound_all_tasks();
@@ -113,9 +119,14 @@ impl Engine {
         self.probes.as_ref().map_err(String::as_str)
     }
 
-    /// What the probes lost so far.
-    pub fn losses(&self) -> Losses {
-        self.probes.as_ref().map(Probes::losses).unwrap_or_default()
+    /// Takes a probe back that was given up.
+    pub(super) fn restore(&mut self, probe: &str) -> Result<(), String> {
+        self.probes.as_mut().map_or(Ok(()), |probes| probes.restore(probe))
+    }
+
+    /// What the probes lost so far: what it is, and how often.
+    pub fn lost(&self) -> Vec<(String, u64)> {
+        self.probes.as_ref().map(Probes::lost).unwrap_or_default()
     }
 
     /// The cgroup hierarchies.
@@ -186,7 +197,7 @@ impl Engine {
         let slot = self.track(&cgroup, &mut notes);
         notes.extend(refusals(&cgroup.apply(&plan.limits)));
         let measured = self.coverage(&cgroup, slot.is_some());
-        Ok(Task::new(cgroup, slot, plan, notes, measured, self.capacity))
+        Ok(Task::new(cgroup, slot, plan, notes, measured, self.capacity, &self.lost))
     }
 
     /// Takes up a container that a runtime has just made. Its own limits stay as the runtime set them.
@@ -208,7 +219,7 @@ impl Engine {
         let predicted = Limits(predicted.copied().collect());
         notes.extend(refusals(&cgroup.apply(&predicted)));
         let measured = self.coverage(&cgroup, slot.is_some());
-        Ok(Task::new(cgroup, slot, plan, notes, measured, self.capacity))
+        Ok(Task::new(cgroup, slot, plan, notes, measured, self.capacity, &self.lost))
     }
 
     fn track(&mut self, cgroup: &RunCgroup, notes: &mut Vec<String>) -> Option<Slot> {
@@ -299,7 +310,37 @@ impl Engine {
     pub fn settle_stale(&mut self) {
         if let Ok(probes) = self.probes.as_mut() {
             probes.settle_stale();
+            self.lost = probes.lost();
         }
+    }
+
+    /// Gives a probe up; runs under way will tell.
+    pub(super) fn shed(&mut self, probe: &str, why: &str) {
+        if let Ok(probes) = self.probes.as_mut() {
+            probes.shed(probe, why);
+            self.shed.retain(|(other, _)| other != probe);
+            self.shed.push((probe.to_owned(), Instant::now()));
+        }
+    }
+
+    /// What is to be said about a run since `started`: what the probes lost meanwhile, and which measures were
+    /// given up for a while.
+    pub(super) fn shortcomings(&self, started: Instant, lost_before: &[(String, u64)]) -> Vec<Source> {
+        let Ok(probes) = &self.probes else { return Vec::new() };
+        let before = |what: &str| lost_before.iter().find(|(other, _)| other == what).map_or(0, |(_, n)| *n);
+        let lost = probes.lost().into_iter().filter_map(|(what, count)| {
+            let count = count.checked_sub(before(&what)).filter(|count| *count > 0)?;
+            let note = format!("lost {count} times on this host while the run went on");
+            Some(Source { measure: what, source: None, note: Some(note) })
+        });
+        let given_up = self.shed.iter().filter(|(_, at)| *at >= started).map(|(probe, _)| Source {
+            measure: format!("all of probe {probe}"),
+            source: None,
+            note: Some(
+                "given up for a part of the run, as it cost too much: its numbers are lower bounds".into(),
+            ),
+        });
+        lost.chain(given_up).collect()
     }
 
     /// Whether a burst of this slot is still being run, so that its counters are not complete.

@@ -5,6 +5,7 @@
 //! next one: tasks that still run are measured on, others are closed with what is known.
 
 mod adopt;
+mod budget;
 mod connection;
 mod container;
 mod forecast;
@@ -18,7 +19,7 @@ mod socket;
 use super::{Engine, EngineOptions, recover, terms};
 use crate::config::Config;
 use crate::fingerprint::Measured;
-use crate::host::{self, ProcessId};
+use crate::host::{self, OwnCost, ProcessId};
 use crate::probe::{Found, Probes, State};
 use crate::store::record::{Admission, Ending, NewRun, RunId};
 use crate::store::{Reader, Store, StoreError, Writer};
@@ -33,7 +34,7 @@ use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::net::{UnixListener, UnixStream};
@@ -59,6 +60,9 @@ struct Agent {
     writer: Writer,
     reader: RefCell<Reader>,
     forecasts: RefCell<Forecasts>,
+    budget: RefCell<budget::Budget>,
+    /// How long the last look at what the probes have took.
+    drain: Cell<Duration>,
     /// Licence servers whose connections are counted.
     pools: licenses::Pools,
     /// Who gives memory back first when the host is out of room. Warm spares are to be added here.
@@ -195,6 +199,8 @@ impl Agent {
             writer: Writer::start(store)?,
             reader: RefCell::new(reader),
             forecasts: RefCell::default(),
+            budget: RefCell::default(),
+            drain: Cell::default(),
             active: Cell::new(0),
             recorded: Cell::new(0),
             stop: watch::Sender::new(false),
@@ -253,9 +259,12 @@ impl Agent {
     }
 
     fn keep_house(&self) {
+        self.keep_budget();
         let mut engine = self.engine.borrow_mut();
+        let begun = Instant::now();
         engine.drain_exits();
         engine.settle_stale();
+        self.drain.set(begun.elapsed());
         engine.sweep();
         let mut lives = self.lives.borrow_mut();
         while let Some(ended) = lives.try_join_next() {
@@ -307,7 +316,6 @@ impl Agent {
 
     fn status(&self) -> AgentStatus {
         let engine = self.engine.borrow();
-        let lost = engine.losses();
         let probes = match engine.probes() {
             Ok(probes) => probes
                 .status()
@@ -326,7 +334,9 @@ impl Agent {
             running: self.active.get(),
             recorded: self.recorded.get(),
             probes,
-            lost: (lost.events, lost.requests),
+            lost: engine.lost(),
+            costs: self.budget.borrow().costs().to_vec(),
+            own: OwnCost::of_this_process(self.drain.get()),
         }
     }
 }

@@ -51,6 +51,8 @@ pub struct Task {
     active_at: Instant,
     /// Elapsed time before this agent took the run up.
     elapsed_before: Duration,
+    /// What the probes had lost when it began.
+    lost_before: Vec<(String, u64)>,
 }
 
 impl Task {
@@ -61,10 +63,12 @@ impl Task {
         notes: Vec<String>,
         (measures, coverage): (Measures, Coverage),
         capacity: Capacity,
+        lost_before: &[(String, u64)],
     ) -> Self {
         let collector = Collector::new(measures, coverage);
         let (watch, started) = (cgroup.watch(), Instant::now());
         let follow = Follow::new(size::following(&plan.limits, plan.policy, plan.manual, capacity));
+        let lost_before = lost_before.to_vec();
         Self {
             cgroup,
             watch,
@@ -76,6 +80,7 @@ impl Task {
             started,
             active_at: started,
             elapsed_before: Duration::ZERO,
+            lost_before,
         }
     }
 
@@ -110,6 +115,7 @@ impl Task {
             },
             notes,
             started: Instant::now(),
+            lost_before: engine.lost(),
             active_at: Instant::now(),
             elapsed_before: Duration::from_millis(
                 u64::try_from(host::now_ms() - run.started_at_ms).unwrap_or(0),
@@ -283,7 +289,10 @@ impl Task {
         };
         self.collector.demand(self.slot.and_then(|slot| engine.demand(slot)));
         self.collector.peers(self.slot.and_then(|slot| engine.peers(slot)));
-        let measured = self.collector.finish(sample);
+        let mut measured = self.collector.finish(sample);
+        if self.slot.is_some() {
+            measured.coverage.0.extend(engine.shortcomings(self.started, &self.lost_before));
+        }
         let exited = status.filter(|&status| libc::WIFEXITED(status));
         let signaled = status.filter(|&status| libc::WIFSIGNALED(status));
         let ending = Ending {

@@ -1,5 +1,7 @@
 //! `standin doctor`: what works on this host, and what does not, why, and what is used instead.
 
+mod failover;
+
 use super::exit::print;
 use super::reach::{self, Unreachable};
 use super::report::{JSON_VERSION, print_json};
@@ -8,6 +10,7 @@ use super::table::{Align, Table};
 use crate::cgroup::{CONTROLLERS, Hierarchies, Mode};
 use crate::probe::{Options, ProbeStatus, Probes, State as ProbeState};
 use crate::store::Reader;
+use crate::units::format_bytes;
 use crate::wire::AgentStatus;
 use clap::Args;
 use nix::unistd::{AccessFlags, access};
@@ -44,7 +47,7 @@ impl State {
 }
 
 /// One line.
-#[derive(Debug, Serialize)]
+#[derive(Clone, Debug, Serialize)]
 struct Finding {
     about: &'static str,
     name: String,
@@ -77,9 +80,10 @@ pub(super) fn run(settings: &Settings, arguments: &DoctorArgs) -> anyhow::Result
         vec![host(), permissions(&status), agent(&status), database(&settings.database_to_read())];
     findings.extend(cgroups());
     findings.extend(match &status {
-        Ok(status) => probes_of_agent(status),
+        Ok(status) => [probes_of_agent(status), costs_and_losses(status)].concat(),
         Err(_) => probes(),
     });
+    findings.extend(failover::findings());
     if arguments.json {
         print_json(&Findings { version: JSON_VERSION, findings })?;
     } else {
@@ -137,9 +141,8 @@ fn permissions(agent: &Result<AgentStatus, Unreachable>) -> Finding {
 fn agent(status: &Result<AgentStatus, Unreachable>) -> Finding {
     match status {
         Ok(status) => {
-            let (exits, requests) = status.lost;
             let detail = format!(
-                "version {}, process {}: {} running, {} recorded in {}; events lost: {exits} exits, {requests} block requests",
+                "version {}, process {}: {} running, {} recorded in {}",
                 status.version, status.pid, status.running, status.recorded, status.database
             );
             Finding::new("host", "agent", State::Ok, detail)
@@ -242,6 +245,35 @@ fn of_probe(probe: &ProbeStatus) -> Finding {
         }
     };
     Finding::of("probes", probe.name, state)
+}
+
+/// What the agent and its probes cost, and what they lost.
+fn costs_and_losses(status: &AgentStatus) -> Vec<Finding> {
+    let own = status.own;
+    let share = own.cpu_ms as f64 / own.elapsed_ms.max(1) as f64 * 100.0;
+    let detail = format!(
+        "{share:.2} % of a CPU since it started, {} resident; looking at the probes takes {} us a second",
+        format_bytes(own.rss_bytes as f64),
+        own.drain_us
+    );
+    let mut findings = vec![Finding::new("cost", "agent", State::Ok, detail)];
+    findings.extend(status.costs.iter().map(|cost| {
+        let detail = format!(
+            "{:.3} % of the CPUs: {:.0} runs a second of {:.0} ns",
+            cost.share * 100.0,
+            cost.runs_per_s,
+            cost.ns_per_run
+        );
+        Finding::new("cost", &cost.name, State::Ok, detail)
+    }));
+    if status.lost.is_empty() {
+        findings.push(Finding::new("losses", "probes", State::Ok, "nothing was lost"));
+    }
+    let lost = |(what, count): &(String, u64)| {
+        Finding::new("losses", "probes", State::Fails, format!("{count} times: {what}"))
+    };
+    findings.extend(status.lost.iter().map(lost));
+    findings
 }
 
 fn probes_of_agent(status: &AgentStatus) -> Vec<Finding> {

@@ -3,6 +3,7 @@
 
 use nix::errno::Errno;
 use nix::unistd::{AccessFlags, access};
+use std::cell::Cell;
 use std::ffi::{CString, OsStr, OsString};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
@@ -116,9 +117,13 @@ impl Command {
         let arguments = pointers(&self.arguments);
         let mut shell = vec![c"/bin/sh".as_ptr(), self.program.as_ptr()];
         shell.extend(arguments.iter().skip(1));
-        Prepared { arguments, shell, environment: pointers(&environment), _environment: environment }
+        let environment_pointers = pointers(&environment);
+        Prepared { arguments, shell, environment: environment_pointers, pid: None, _environment: environment }
     }
 }
+
+/// Longest decimal pid (`PID_MAX_LIMIT` is 2^22) with its final NUL.
+const PID_BYTES: usize = 12;
 
 /// See [`Command::prepare`]. Borrows from its command, which must outlive it.
 #[derive(Debug)]
@@ -126,7 +131,33 @@ pub struct Prepared {
     arguments: Vec<*const libc::c_char>,
     shell: Vec<*const libc::c_char>,
     environment: Vec<*const libc::c_char>,
+    /// `NAME=` and room for a pid.
+    pid: Option<Box<[Cell<u8>]>>,
     _environment: Vec<CString>,
+}
+
+impl Prepared {
+    /// Adds a variable whose value will be the pid of the process that executes.
+    pub fn with_own_pid_as(mut self, name: &str) -> Self {
+        let text = format!("{name}=").into_bytes().into_iter().chain([0; PID_BYTES]);
+        let text: Box<[Cell<u8>]> = text.map(Cell::new).collect();
+        self.environment.insert(0, text.as_ptr().cast());
+        self.pid = Some(text);
+        self
+    }
+
+    /// Writes the pid of the calling process into that variable. Does not allocate, so it may be called between
+    /// fork and exec.
+    pub(super) fn stamp(&self) {
+        let Some(text) = &self.pid else { return };
+        let start = text.len() - PID_BYTES;
+        let mut pid = std::process::id();
+        let digits = pid.checked_ilog10().unwrap_or(0) as usize + 1;
+        for place in (start..start + digits).rev() {
+            text[place].set(b'0' + (pid % 10) as u8);
+            pid /= 10;
+        }
+    }
 }
 
 fn find(name: &OsStr) -> Result<PathBuf, Unrunnable> {

@@ -31,7 +31,15 @@ pub struct Place<'a> {
     pub cgroup: Option<&'a File>,
     /// Files of v1 hierarchies that it writes itself into before it executes.
     pub entrances: &'a [File],
+    /// Descriptors that it finds as 3, 4, ….
+    pub descriptors: &'a [OwnedFd],
 }
+
+/// The first number of [`Place::descriptors`] (`SD_LISTEN_FDS_START` of sd_listen_fds(3)).
+const DESCRIPTORS_START: i32 = 3;
+
+/// Most of them.
+pub const DESCRIPTORS_MAX: usize = 16;
 
 /// How close a process stays to the launcher.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -74,11 +82,11 @@ impl Held {
                 // The copy of the parent's end must not keep the pipe open.
                 drop(hold);
                 let launcher = (bond == Bond::Job).then_some(launcher);
-                let errno =
-                    enter_and_execute(command, prepared, place.entrances, &hold_read, original, launcher);
+                let report = out_of_the_way(report_write.as_raw_fd(), place.descriptors);
+                let errno = enter_and_execute(command, prepared, place, &hold_read, original, launcher);
                 // SAFETY: the descriptor is open and the buffer is 4 bytes; this child must not unwind.
                 unsafe {
-                    libc::write(report_write.as_raw_fd(), (&raw const errno).cast(), 4);
+                    libc::write(report, (&raw const errno).cast(), 4);
                     libc::_exit(127)
                 }
             }
@@ -148,13 +156,13 @@ pub enum StartError {
 fn enter_and_execute(
     command: &Command,
     prepared: &Prepared,
-    entrances: &[File],
+    place: Place,
     hold: &OwnedFd,
     original: &Dispositions,
     // `None` for a service, which is bound to none.
     launcher: Option<Pid>,
 ) -> i32 {
-    for entrance in entrances {
+    for entrance in place.entrances {
         // SAFETY: the descriptor is open and "0" (the calling process) is one byte long. A hierarchy that
         // refuses is one whose limits do not hold; the command runs all the same.
         unsafe { libc::write(entrance.as_raw_fd(), c"0".as_ptr().cast(), 1) };
@@ -177,7 +185,28 @@ fn enter_and_execute(
         unsafe { libc::_exit(127) };
     }
     original.restore();
+    hand_over(place.descriptors);
+    prepared.stamp();
     command.execute(prepared) as i32
+}
+
+/// A copy of a descriptor above those that will be handed over.
+fn out_of_the_way(descriptor: i32, handed_over: &[OwnedFd]) -> i32 {
+    let above = DESCRIPTORS_START + i32::try_from(handed_over.len()).unwrap_or(0);
+    // SAFETY: plain system call.
+    unsafe { libc::fcntl(descriptor, libc::F_DUPFD_CLOEXEC, above) }
+}
+
+/// Gives descriptors the numbers from [`DESCRIPTORS_START`] on. In two passes: a number may be another's source.
+fn hand_over(descriptors: &[OwnedFd]) {
+    let mut copies = [-1; DESCRIPTORS_MAX];
+    for (copy, descriptor) in copies.iter_mut().zip(descriptors) {
+        *copy = out_of_the_way(descriptor.as_raw_fd(), descriptors);
+    }
+    for (number, copy) in (DESCRIPTORS_START..).zip(copies).take(descriptors.len()) {
+        // SAFETY: plain system call; the new number is not closed on exec.
+        unsafe { libc::dup2(copy, number) };
+    }
 }
 
 /// Forks, straight into `cgroup` where one is given and the kernel can (5.7). `None` in the child.

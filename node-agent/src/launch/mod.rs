@@ -6,5 +6,5 @@ mod held;
 mod supervise;
 
 pub use command::{Command, Prepared, Unrunnable};
-pub use held::{Bond, Dispositions, Exit, Held, Place, StartError};
+pub use held::{Bond, DESCRIPTORS_MAX, Dispositions, Exit, Held, Place, StartError};
 pub use supervise::{Child, pass_on};

@@ -52,7 +52,7 @@ impl Child {
         let original = Dispositions::take_over(&handled())?;
         let flags = SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK;
         let signals = SignalFd::with_flags(&handled(), flags)?;
-        let place = Place { cgroup, entrances };
+        let place = Place { cgroup, entrances, descriptors: &[] };
         let process = Held::fork(command, &command.prepare(), place, &original, Bond::Job)?;
         Ok(Self { process, signals, original })
     }

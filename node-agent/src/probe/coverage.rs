@@ -32,6 +32,8 @@ pub enum Measure {
     Retransmits,
     /// How long servers take to answer (`tcp_service_ns`).
     Service,
+    /// Cgroups that others make.
+    HostCgroups,
     /// How memory is walked through (`faults_sequential`, `faults_strided`, `faults_random`).
     Access,
     /// Who wrote what the kernel writes back (`block_writeback_bytes`, and the owner of such requests).
@@ -113,6 +115,7 @@ const ROWS: &[Row] = &[
     Row { probe: "block_io", measure: Measure::Block, measures: "block bytes, requests, latency", programs: &["block_io", "block_rq_complete"], instead: "io.stat of the cgroup" },
     Row { probe: "block_io", measure: Measure::Writeback, measures: "writers of what is written back", programs: &["block_io", "block_rq_complete", "page_dirtied"], instead: "/proc/PID/io" },
     Row { probe: "faults", measure: Measure::Access, measures: "pattern of memory accesses", programs: &["page_fault_user"], instead: "nothing" },
+    Row { probe: "host", measure: Measure::HostCgroups, measures: "cgroups that others make", programs: &["cgroup_made", "cgroup_removed"], instead: "those that are there when the agent starts" },
     Row { probe: "socket", measure: Measure::Service, measures: "service time", programs: &["sock_data_ready", "sock_send_length", "inet_sock_set_state"], instead: "nothing" },
     Row { probe: "socket", measure: Measure::SocketBytes, measures: "TCP and UDP payload", programs: &["sock_send_length", "sock_recv_length"], instead: "nothing" },
     Row { probe: "socket", measure: Measure::Connections, measures: "TCP connections", programs: &["inet_sock_set_state"], instead: "nothing" },

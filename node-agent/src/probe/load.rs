@@ -1,22 +1,20 @@
 //! From the embedded object to attached programs. The kernel's types are looked up first, then every
 //! program is loaded and attached by itself; what fails is an outcome for `coverage`.
-use std::{fs, io, path::Path, thread};
+use std::{fs, io, thread};
 
 use crate::causes::in_one_line;
 use aya::{
     Btf, Ebpf, EbpfLoader, Endianness,
-    maps::{Array, HashMap, Map, RingBuf},
-    programs::{BtfTracePoint, ProgramError, links::FdLink},
+    maps::{Array, HashMap, Map, Queue, RingBuf},
 };
 use aya_log::EbpfLogger;
-use ebpf_probes::{Counters, Offsets, demand::Demand};
+use ebpf_probes::{Counters, demand::Demand};
 
 use super::{
     COUNTERS_BYTES_MAX, Found, Options, ProbeError, Probes, RecentExits,
+    attach::{Programs, with_remedy},
     counters::Tables,
-    coverage::{self, Outcomes},
-    kernel_btf::KernelBtf,
-    offsets::{self, Need},
+    offsets,
     pin::{Instance, Pins},
 };
 
@@ -25,53 +23,11 @@ static OBJECT: &[u8] = aya::include_bytes_aligned!("../../../ebpf-probes/prebuil
 
 const POSSIBLE_CPUS: &str = "/sys/devices/system/cpu/possible";
 
-/// A BPF program and the tracepoint that it attaches to.
-struct Program {
-    name: &'static str,
-    tracepoint: &'static str,
-    need: Need,
-    /// What a kernel without that tracepoint lacks.
-    floor: &'static str,
-}
-
-const fn program(name: &'static str, tracepoint: &'static str, need: Need, floor: &'static str) -> Program {
-    Program { name, tracepoint, need, floor }
-}
-
-/// All programs but the start of block requests, of which there are two.
-const PROGRAMS: [Program; 14] = [
-    program("sched_switch", "sched_switch", Need::Sched, "5.15"),
-    program("process_fork", "sched_process_fork", Need::Every, "5.15"),
-    program("process_exec", "sched_process_exec", Need::Every, "5.15"),
-    program("process_exit", "sched_process_exit", Need::Exit, "5.15"),
-    program("oom_victim", "mark_victim", Need::Every, "6.10"),
-    program("block_rq_complete", "block_rq_complete", Need::Block, "5.15"),
-    program("block_rq_complete_again", "block_rq_complete", Need::Block, "5.15"),
-    program("page_dirtied", "writeback_dirty_folio", Need::Writers, "5.16"),
-    program("page_fault_user", "page_fault_user", Need::Every, "5.15"),
-    program("sock_data_ready", "sk_data_ready", Need::Socket, "6.4"),
-    program("sock_send_length", "sock_send_length", Need::Socket, "6.3"),
-    program("sock_recv_length", "sock_recv_length", Need::Socket, "6.3"),
-    program("inet_sock_set_state", "inet_sock_set_state", Need::Socket, "5.15"),
-    program("tcp_retransmit_skb", "tcp_retransmit_skb", Need::Socket, "5.15"),
-];
-
-/// The start of a block request, best first: that and its way to the device apart, or both at once. The outcome
-/// goes under the name `block_io`.
-const BLOCK_STARTS: [&[Program]; 2] = [
-    &[
-        program("block_io_start", "block_io_start", Need::Block, "6.5"),
-        program("block_io_start_again", "block_io_start", Need::Block, "6.5"),
-        program("block_rq_send", "block_rq_issue", Need::Block, "5.15"),
-    ],
-    &[program("block_rq_issue", "block_rq_issue", Need::Block, "5.15")],
-];
-
 /// Maps that are pinned: all that hold something.
 #[rustfmt::skip]
-const MAPS: [&str; 13] = [
+const MAPS: [&str; 16] = [
     "SLOTS", "COUNTERS", "SHARED", "DEMAND", "CPUS", "REQUESTS", "WRITERS", "CONNECTIONS", "PEERS", "FAULTS",
-    "EVENTS", "LOSSES", "AYA_LOGS",
+    "EVENTS", "FREE", "HOST", "CGROUPS", "LOSSES", "AYA_LOGS",
 ];
 
 pub(super) fn load(options: &Options, instance: Option<&Instance>) -> Result<Probes, ProbeError> {
@@ -107,94 +63,29 @@ pub(super) fn load(options: &Options, instance: Option<&Instance>) -> Result<Pro
         .map_max_entries("COUNTERS", slots * cpus)
         .map_max_entries("SHARED", slots)
         .map_max_entries("DEMAND", slots)
+        .map_max_entries("FREE", slots)
         .map_max_entries("CPUS", cpus)
         .load(OBJECT)
         .map_err(|error| ProbeError::Object { why: with_remedy(in_one_line(&error)) })?;
 
-    let outcomes = attach_all(&mut ebpf, &btf, &kernel, &offsets, pins.as_ref());
-    if let Some(why) = nothing_attached(&outcomes) {
+    let found = pins.as_ref().map(Pins::found).unwrap_or_default();
+    let mut programs = Programs::new(offsets, pins);
+    programs.attach_all(&mut ebpf, &btf, &kernel);
+    if let Some(why) = programs.nothing_attached() {
         return Err(ProbeError::NothingAttached { why });
     }
-    let mut probes = assemble(ebpf, slots, cpus, coverage::statuses(&outcomes, &offsets))?;
-    if let Some(pins) = pins {
-        probes.take_up(&pins);
-    }
+    let mut probes = assemble(ebpf, slots, cpus, programs)?;
+    probes.take_up(found);
     Ok(probes)
 }
 
-/// Attaches what can be attached.
-fn attach_all(
-    ebpf: &mut Ebpf,
-    btf: &Btf,
-    kernel: &KernelBtf,
-    offsets: &Offsets,
-    pins: Option<&Pins>,
-) -> Outcomes {
-    let mut attach = |program: &Program| match pins.map(|pins| pins.link(program.name)) {
-        // Attached by an agent before this one.
-        Some(path) if path.exists() => Ok(program.tracepoint.to_owned()),
-        path => attach(ebpf, btf, kernel, offsets, program, path.as_deref()),
-    };
-    let mut outcomes: Outcomes = PROGRAMS.iter().map(|program| (program.name, attach(program))).collect();
-    let [best, older] = BLOCK_STARTS;
-    let mut attach_in_order = |programs: &[Program]| {
-        programs.iter().try_fold(String::new(), |_, program| attach(program))?;
-        Ok(programs[0].tracepoint.to_owned())
-    };
-    outcomes.insert("block_io", attach_in_order(best).or_else(|_: String| attach_in_order(older)));
-    outcomes
-}
-
-/// Loads and attaches one program, and pins its link; gives the tracepoint, or why not.
-fn attach(
-    ebpf: &mut Ebpf,
-    btf: &Btf,
-    kernel: &KernelBtf,
-    offsets: &Offsets,
-    program: &Program,
-    pin: Option<&Path>,
-) -> Result<String, String> {
-    let Program { name, tracepoint, need, floor } = program;
-    if kernel.tracepoint_arguments(tracepoint).is_none() {
-        return Err(format!("this kernel has no tracepoint {tracepoint}: needs Linux {floor}"));
-    }
-    if let Some(why) = offsets::lacks(offsets, *need) {
-        return Err(why);
-    }
-    let loaded: &mut BtfTracePoint = ebpf
-        .program_mut(name)
-        .ok_or_else(|| format!("the object has no program {name}"))?
-        .try_into()
-        .map_err(|error: ProgramError| error.to_string())?;
-    let refused = |error: ProgramError| format!("{}, needs Linux {floor}", with_remedy(reason(&error)));
-    loaded.load(tracepoint, btf).map_err(refused)?;
-    let link = loaded.attach().map_err(refused)?;
-    if let Some(path) = pin {
-        let link: FdLink = loaded.take_link(link).map_err(refused)?.into();
-        link.pin(path).map_err(|error| in_one_line(&error))?;
-    }
-    Ok((*tracepoint).to_owned())
-}
-
-/// Why nothing works, if nothing does.
-fn nothing_attached(outcomes: &Outcomes) -> Option<String> {
-    if outcomes.values().any(Result::is_ok) {
-        return None;
-    }
-    outcomes.get("sched_switch").and_then(|outcome| outcome.clone().err())
-}
-
-fn assemble(
-    mut ebpf: Ebpf,
-    slots: u32,
-    cpus: u32,
-    status: Vec<coverage::ProbeStatus>,
-) -> Result<Probes, ProbeError> {
+fn assemble(mut ebpf: Ebpf, slots: u32, cpus: u32, programs: Programs) -> Result<Probes, ProbeError> {
     let map = |name| ebpf.map(name).ok_or_else(|| missing(name));
     let maps = [map("COUNTERS")?, map("SHARED")?, map("DEMAND")?, map("CPUS")?];
     let tables = Tables::new(maps, slots as usize, cpus as usize)?;
     Ok(Probes {
-        status,
+        status: programs.statuses(),
+        programs,
         tables,
         slots: HashMap::try_from(take(&mut ebpf, "SLOTS")?)
             .map_err(|error| ProbeError::map("SLOTS", &error))?,
@@ -204,6 +95,11 @@ fn assemble(
             .map_err(|error| ProbeError::map("CONNECTIONS", &error))?,
         peers: HashMap::try_from(take(&mut ebpf, "PEERS")?)
             .map_err(|error| ProbeError::map("PEERS", &error))?,
+        free_for_host: Queue::try_from(take(&mut ebpf, "FREE")?)
+            .map_err(|error| ProbeError::map("FREE", &error))?,
+        host: Array::try_from(take(&mut ebpf, "HOST")?).map_err(|error| ProbeError::map("HOST", &error))?,
+        cgroups: RingBuf::try_from(take(&mut ebpf, "CGROUPS")?)
+            .map_err(|error| ProbeError::map("CGROUPS", &error))?,
         losses: Array::try_from(take(&mut ebpf, "LOSSES")?)
             .map_err(|error| ProbeError::map("LOSSES", &error))?,
         // Without it the programs' warnings go unheard, and nothing else.
@@ -212,7 +108,7 @@ fn assemble(
         free: (0..slots).collect(),
         exits: RecentExits::default(),
         found: Found::Nothing,
-        _ebpf: ebpf,
+        ebpf,
     })
 }
 
@@ -245,29 +141,6 @@ fn possible_cpus() -> io::Result<u32> {
 /// The last number of a list such as `0-3,8`.
 fn last_cpu(ranges: &str) -> Option<u32> {
     ranges.trim().rsplit([',', '-']).next()?.parse().ok()
-}
-
-/// The kernel's answer, and of the verifier's log the line that says why.
-fn reason(error: &ProgramError) -> String {
-    let ProgramError::LoadError { io_error, verifier_log } = error else {
-        return in_one_line(error);
-    };
-    let log = verifier_log.to_string();
-    let statistics = ["processed ", "stack depth ", "verification time "];
-    let is_reason = |line: &&str| !line.is_empty() && !statistics.iter().any(|word| line.starts_with(word));
-    let mut lines = log.lines().filter(is_reason);
-    match lines.next_back() {
-        Some(line) => format!("the kernel refuses the program: {io_error} ({line})"),
-        None => format!("the kernel refuses the program: {io_error}"),
-    }
-}
-
-fn with_remedy(why: String) -> String {
-    if why.contains("os error 1)") && !nix::unistd::geteuid().is_root() {
-        format!("{why}; run as root or with CAP_BPF and CAP_PERFMON")
-    } else {
-        why
-    }
 }
 
 #[cfg(test)]

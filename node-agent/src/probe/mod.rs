@@ -4,8 +4,12 @@
 //! The other side is `ebpf-probes`, whose files name hook, maps and cost of each probe. Programs and maps
 //! live as long as [`Probes`]; several instances side by side do not know of each other.
 
+mod attach;
+mod bpf;
+mod cost;
 mod counters;
 mod coverage;
+mod host;
 pub mod kernel_btf;
 mod load;
 pub(crate) mod offsets;
@@ -16,7 +20,7 @@ use std::{collections::VecDeque, io};
 
 use aya::{
     Ebpf,
-    maps::{Array, HashMap, MapData, MapError, RingBuf},
+    maps::{Array, HashMap, MapData, MapError, Queue, RingBuf},
 };
 use aya_log::EbpfLogger;
 pub use ebpf_probes::{Losses, ProcessExit};
@@ -24,12 +28,14 @@ pub use ebpf_probes::{Losses, ProcessExit};
 pub(crate) use self::counters::Mapped;
 use self::peers::{Connection, Peer, PeerKey};
 pub(crate) use self::pin::bpf_file_system;
+use self::{attach::Programs, counters::Tables, kernel_btf::BtfError};
 pub use self::{
+    cost::{ProgramCost, Stats},
     counters::Reading,
     coverage::{Measure, ProbeStatus, State},
+    host::CgroupChange,
     pin::Instance,
 };
-use self::{counters::Tables, kernel_btf::BtfError, pin::Pins};
 use ebpf_probes::demand::{SCALES, Scale};
 
 /// Most memory that the map of counters may take; it bounds [`Options::tasks_max`].
@@ -100,14 +106,19 @@ pub struct Slot(u32);
 
 /// The loaded probes.
 pub struct Probes {
-    /// Keeps programs attached and maps alive.
-    _ebpf: Ebpf,
+    /// Keeps maps alive, and programs that may be attached again.
+    ebpf: Ebpf,
+    programs: Programs,
     status: Vec<ProbeStatus>,
     tables: Tables,
     slots: HashMap<MapData, u64, u32>,
     events: RingBuf<MapData>,
     connections: HashMap<MapData, u64, Connection>,
     peers: HashMap<MapData, PeerKey, Peer>,
+    /// Slots for cgroups that others make.
+    free_for_host: Queue<MapData, u32>,
+    host: Array<MapData, u64>,
+    cgroups: RingBuf<MapData>,
     losses: Array<MapData, [u64; size_of::<Losses>() / 8]>,
     /// Carries the programs' warnings to the `log` crate.
     logger: Option<EbpfLogger<&'static dyn log::Log>>,
@@ -156,7 +167,7 @@ impl Probes {
     }
 
     /// Finds out which cgroups pinned probes track.
-    fn take_up(&mut self, pins: &Pins) {
+    fn take_up(&mut self, found: Found) {
         let tracked: Vec<(u64, u32)> = self.slots.iter().flatten().collect();
         for (cgroup, slot) in tracked {
             if let Some(place) = self.tracked.get_mut(slot as usize) {
@@ -164,11 +175,7 @@ impl Probes {
                 self.free.retain(|&free| free != slot);
             }
         }
-        self.found = match (pins.found, pins.replaced) {
-            (true, _) => Found::TakenUp,
-            (false, true) => Found::Replaced,
-            (false, false) => Found::Nothing,
-        };
+        self.found = found;
     }
 
     /// The slot of a cgroup that is tracked already.
@@ -296,8 +303,9 @@ impl Probes {
 
     /// What was lost since loading.
     pub fn losses(&self) -> Losses {
-        let [events, requests, connections, peers] = self.losses.get(&0, 0).unwrap_or_default();
-        Losses { events, requests, connections, peers }
+        let [events, requests, ends, cgroups, connections, peers] =
+            self.losses.get(&0, 0).unwrap_or_default();
+        Losses { events, requests, ends, cgroups, connections, peers }
     }
 }
 

@@ -18,6 +18,8 @@ use nix::mount::{MsFlags, mount};
 use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
 use rustix::fs::FlockOperation;
 
+use super::Found;
+
 /// Where a BPF file system is mounted by convention.
 const BPFFS: &str = "/sys/fs/bpf";
 
@@ -72,9 +74,13 @@ impl Instance {
             }
         }
         let directory = self.path.join(name);
-        let found = directory.exists();
+        let found = match (directory.exists(), replaced) {
+            (true, _) => Found::TakenUp,
+            (false, true) => Found::Replaced,
+            (false, false) => Found::Nothing,
+        };
         DirBuilder::new().recursive(true).mode(0o700).create(&directory)?;
-        Ok(Pins { directory, found, replaced })
+        Ok(Pins { directory, found })
     }
 
     /// Removes everything, so that nothing counts once this process has ended.
@@ -90,13 +96,15 @@ impl Instance {
 #[derive(Debug)]
 pub(super) struct Pins {
     directory: PathBuf,
-    /// They were there before.
-    pub(super) found: bool,
-    /// Those of another version were there before.
-    pub(super) replaced: bool,
+    found: Found,
 }
 
 impl Pins {
+    /// What was there before.
+    pub(super) fn found(&self) -> Found {
+        self.found
+    }
+
     /// Where a map is or will be pinned.
     pub(super) fn map(&self, name: &str) -> PathBuf {
         self.directory.join(name)

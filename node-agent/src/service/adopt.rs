@@ -69,7 +69,7 @@ fn survivor(unified: &std::path::Path, slot: u32, pid: i32) -> Option<Survivor> 
 impl Survivor {
     /// As `ps` shows it.
     pub fn describe(&self) -> Instance {
-        let memory = control::memory(self.cgroup.path());
+        let memory = control::memory(&self.cgroup.pids());
         Instance {
             number: self.number,
             pid: self.pid,

@@ -3,13 +3,16 @@
 
 use super::guard::{Command as Say, Snapshot, View};
 use super::probe::{self, Probe, Setting};
+use super::sockets::{self, Notice};
 use super::supervisor::{Service, list, name};
 use crate::cgroup::InstanceCgroup;
 use crate::launch::{Bond, Held, Place, StartError};
-use crate::steer::strangers;
+use crate::steer::{Address, strangers};
 use std::collections::HashSet;
 use std::ffi::OsString;
+use std::net::{Ipv4Addr, Ipv6Addr};
 use std::os::fd::OwnedFd;
+use std::path::PathBuf;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
@@ -28,6 +31,13 @@ const SILENT: Duration = Duration::from_secs(10);
 /// `oom_score_adj` of a shadow: the first to go.
 const SHADOW_OOM_SCORE: i32 = 900;
 
+/// An instance that was started.
+struct Born {
+    slot: u32,
+    number: u64,
+    notice: Option<Notice>,
+}
+
 impl Service {
     /// Starts an instance after a pause, and brings it up.
     pub(super) async fn start(self: Rc<Self>, after: Duration) {
@@ -36,7 +46,7 @@ impl Service {
             return self.line.say(Say::NotStarted(None));
         }
         match self.spawn() {
-            Ok((slot, number)) => self.bring_up(slot, number).await,
+            Ok(born) => self.bring_up(born).await,
             Err((slot, why)) => {
                 self.say(&why);
                 self.line.say(Say::NotStarted(slot));
@@ -45,23 +55,36 @@ impl Service {
     }
 
     /// Forks an instance into a cgroup of its own.
-    fn spawn(&self) -> Result<(u32, u64), (Option<u32>, String)> {
+    fn spawn(&self) -> Result<Born, (Option<u32>, String)> {
         let number = self.started.get() + 1;
         self.started.set(number);
         let is_shadow = !self.line.look().is_vacant;
-        let run = self.run.clone().ok_or((None, "no cgroup for an instance".to_owned()))?;
-        let cgroup =
-            InstanceCgroup::create(&run, &format!("i{number}")).map_err(|error| (None, error.to_string()))?;
-        let directory = cgroup.directory().try_clone().map_err(|error| (None, error.to_string()))?;
+        let before = |error: String| (None, error);
+        let create = |run: &PathBuf| InstanceCgroup::create(run, &format!("i{number}"));
+        let cgroup = self.run.as_ref().map(create).transpose().map_err(|error| before(error.to_string()))?;
+        let directory = cgroup.as_ref().map(|cgroup| cgroup.directory().try_clone()).transpose();
+        let directory = directory.map_err(|error| before(error.to_string()))?;
         let admitted = self.line.ask(|reply| Say::Admit { number, cgroup, reply });
         let slot = admitted.unwrap_or(Err("the service is ending".into())).map_err(|why| (None, why))?;
+        let failed = |error: String| (Some(slot), error);
+        let sockets = self.sockets().map_err(failed)?;
+        if !sockets.is_empty() {
+            let lent = self.line.ask(|reply| Say::Lend(slot, sockets::listeners(&sockets), reply));
+            lent.unwrap_or(Ok(())).map_err(failed)?;
+        }
+        let notice = self.options.notify.then(|| Notice::new(number)).transpose();
+        let notice = notice.map_err(|error| failed(error.to_string()))?;
         let mut variables = vec![("STANDIN_INSTANCE", OsString::from(number.to_string()))];
+        variables.extend(sockets::variables(&sockets));
+        variables.extend(notice.as_ref().map(Notice::variable));
         if is_shadow {
             variables.push(("SHADOW", "1".into()));
         }
-        let prepared = self.command.prepare_with(&variables);
-        let place = Place { cgroup: Some(&directory), entrances: &self.entrances };
-        let failed = |error: String| (Some(slot), error);
+        let mut prepared = self.command.prepare_with(&variables);
+        if !sockets.is_empty() {
+            prepared = prepared.with_own_pid_as("LISTEN_PID");
+        }
+        let place = Place { cgroup: directory.as_ref(), entrances: &self.entrances, descriptors: &sockets };
         let mut process = Held::fork(&self.command, &prepared, place, &self.original, Bond::Service)
             .map_err(|error| failed(error.to_string()))?;
         if is_shadow {
@@ -75,16 +98,21 @@ impl Service {
         {
             self.exec_errno.set(Some(errno));
         }
-        Ok((slot, number))
+        Ok(Born { slot, number, notice })
     }
 
-    async fn bring_up(self: Rc<Self>, slot: u32, number: u64) {
+    async fn bring_up(self: Rc<Self>, born: Born) {
+        let Born { slot, number, notice } = born;
         let began = Instant::now();
-        let Some(view) = self.listens(slot, number, began).await else { return };
+        let view = match self.is_steered {
+            true => self.listens(slot, number, began).await,
+            false => self.starting(&self.line.look(), number),
+        };
+        let Some(view) = view else { return };
         self.look_for_strangers(&view);
         let Ok(_turn) = self.turn.acquire().await else { return };
         self.line.ask(|reply| Say::Warm(Some(slot), reply));
-        let ready = self.answers(&view, began).await;
+        let ready = self.says_so(&view, notice, began).await && self.answers(&view, began).await;
         if ready && !self.line.look().is_vacant {
             self.warm(&view).await;
         }
@@ -144,11 +172,7 @@ impl Service {
     /// What is said of an instance that listens on nothing.
     fn why_silent(&self, view: &View) -> String {
         let seconds = SILENT.as_secs();
-        let pids: HashSet<i32> = InstanceCgroup::open(&view.cgroup)
-            .map(|cgroup| cgroup.pids())
-            .unwrap_or_default()
-            .into_iter()
-            .collect();
+        let pids: HashSet<i32> = view.pids.iter().copied().collect();
         if listens_on_unix_sockets(&pids) {
             return "it listens on unix sockets only: these can't be steered, so it has no shadow; it is restarted when it dies".into();
         }
@@ -170,8 +194,7 @@ impl Service {
 
     fn look_for_strangers(&self, view: &View) {
         let instances = self.line.look().instances;
-        let cgroups = instances.iter().filter_map(|view| InstanceCgroup::open(&view.cgroup).ok());
-        let mut own: HashSet<i32> = cgroups.flat_map(|cgroup| cgroup.pids()).collect();
+        let mut own: HashSet<i32> = instances.into_iter().flat_map(|view| view.pids).collect();
         own.insert(std::process::id().cast_signed());
         for (pid, address) in strangers(&view.addresses, &own) {
             self.say(&format!(
@@ -180,9 +203,52 @@ impl Service {
         }
     }
 
+    /// Waits for the instance's own word, where it gives one.
+    async fn says_so(&self, view: &View, notice: Option<Notice>, began: Instant) -> bool {
+        let Some(notice) = notice else { return true };
+        let is_shadow = self.line.look().primary.is_some();
+        let patience = is_shadow.then(|| self.patience().saturating_sub(began.elapsed()));
+        let goes_on = || self.starting(&self.line.look(), view.number).is_some();
+        let ready = notice.ready(patience, goes_on).await;
+        if !ready && goes_on() {
+            self.discard(view.slot, view.number, "it did not say READY=1");
+        }
+        ready
+    }
+
+    /// Waits until it takes a connection: sockets that it is given listen long before it is up.
+    async fn accepts(&self, view: &View, began: Instant) -> bool {
+        let Some(Address { socket, .. }) = view.addresses.first() else { return true };
+        let mut address = *socket;
+        if address.ip().is_unspecified() {
+            address.set_ip(if address.is_ipv6() {
+                Ipv6Addr::LOCALHOST.into()
+            } else {
+                Ipv4Addr::LOCALHOST.into()
+            });
+        }
+        let announce = async |port| _ = self.line.ask(|reply| Say::WarmFrom(port, reply));
+        let Ok(_connection) = probe::connect(address, &announce).await else { return true };
+        loop {
+            let look = self.line.look();
+            let Some(view) = self.starting(&look, view.number) else { return false };
+            if view.queue == 0 {
+                return true;
+            }
+            if look.primary.is_some() && began.elapsed() >= self.patience() {
+                self.discard(view.slot, view.number, "it takes no connection");
+                return false;
+            }
+            tokio::time::sleep(LOOK).await;
+        }
+    }
+
     /// Waits until the ready probe succeeds.
     async fn answers(&self, view: &View, began: Instant) -> bool {
-        let Some(probe) = &self.options.ready_probe else { return true };
+        let Some(probe) = &self.options.ready_probe else {
+            let is_given = !self.options.listen.is_empty() && !self.options.notify && self.is_steered;
+            return !is_given || self.accepts(view, began).await;
+        };
         loop {
             let answer = self.ask(probe, view.number, true).await;
             let look = self.line.look();
@@ -233,6 +299,12 @@ impl Service {
         let cgroup = self.warming.as_ref().filter(|_| warming).map(InstanceCgroup::directory);
         Setting { cgroup, original: &self.original, variables }
     }
+}
+
+/// How readily the kernel kills this process.
+pub(super) fn own_oom_score() -> i32 {
+    let score = std::fs::read_to_string("/proc/self/oom_score_adj");
+    score.ok().and_then(|score| score.trim().parse().ok()).unwrap_or(0)
 }
 
 /// Sets how readily the kernel kills processes when memory is short, -1000 to 1000. Only root may lower it again,

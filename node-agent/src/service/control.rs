@@ -241,7 +241,7 @@ fn instance(view: &View) -> Instance {
         Some(Role::Retiring) => "retiring",
         Some(Role::Ending) | None => "ending",
     };
-    let memory = memory(&view.cgroup);
+    let memory = memory(&view.pids);
     Instance {
         number: view.number,
         pid: view.pid,
@@ -254,7 +254,7 @@ fn instance(view: &View) -> Instance {
     }
 }
 
-/// Memory of the processes of a cgroup.
+/// Memory of the processes of an instance.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Memory {
     /// Pages that nobody else has, bytes.
@@ -264,8 +264,7 @@ pub(super) struct Memory {
 }
 
 /// From `smaps_rollup` of each process.
-pub(super) fn memory(cgroup: &Path) -> Memory {
-    let pids = crate::cgroup::InstanceCgroup::open(cgroup).map(|cgroup| cgroup.pids()).unwrap_or_default();
+pub(super) fn memory(pids: &[i32]) -> Memory {
     let mut memory = Memory::default();
     for pid in pids {
         let text = fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).unwrap_or_default();

@@ -12,10 +12,10 @@ pub(super) use live::{Left, Live, View};
 
 use crate::balance::{Action, Balance, Cause, Event, How, Rules, Slow, Stall};
 use crate::cgroup::InstanceCgroup;
-use crate::steer::{Address, SLOTS_MAX, Steered, Steering};
+use crate::steer::{Address, Listener, SLOTS_MAX, Steered, Steering};
 use nix::sys::eventfd::{EfdFlags, EventFd};
 use std::collections::BTreeMap;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::mpsc::{self, Receiver, Sender};
 use std::time::{Duration, Instant};
@@ -31,11 +31,13 @@ const PRIORITY: i32 = 10;
 /// What the supervisor says.
 pub(super) enum Command {
     /// An instance will be born in this cgroup: give it a slot.
-    Admit { number: u64, cgroup: InstanceCgroup, reply: Sender<Result<u32, String>> },
+    Admit { number: u64, cgroup: Option<InstanceCgroup>, reply: Sender<Result<u32, String>> },
     /// Its process is there, held; once this is answered it may go on.
     Born { slot: u32, pid: i32, pidfd: OwnedFd, reply: Sender<()> },
     /// An instance could not be started; the slot, if it had got one.
     NotStarted(Option<u32>),
+    /// It is given these listeners; the answer says what is wrong with them.
+    Lend(u32, Vec<Listener>, Sender<Result<(), String>>),
     /// It can serve.
     Ready(u32),
     /// It is to be ended, being of no use: why.
@@ -267,11 +269,12 @@ impl Guard {
                 slot.and_then(|slot| self.live.remove(&slot)).into_iter().for_each(|live| self.forget(&live));
                 self.decide(Event::NotStarted);
             }
+            Command::Lend(slot, listeners, reply) => _ = reply.send(self.lend(slot, listeners)),
             Command::Ready(slot) => self.decide(Event::Ready(slot)),
             Command::Discard(slot, why) => {
                 self.report(Report::Say(why));
-                if let Some(live) = self.live.get(&slot) {
-                    live.cgroup.kill();
+                if let Some(live) = self.live.get_mut(&slot) {
+                    live.kill();
                 }
             }
             Command::Sick(slot, cause) => self.decide(Event::Sick(slot, cause)),
@@ -298,11 +301,11 @@ impl Guard {
     }
 
     /// The first free slot.
-    fn admit(&mut self, number: u64, cgroup: InstanceCgroup) -> Result<u32, String> {
+    fn admit(&mut self, number: u64, cgroup: Option<InstanceCgroup>) -> Result<u32, String> {
         let slot = (0..SLOTS_MAX).find(|slot| !self.live.contains_key(slot));
         let slot =
             slot.ok_or_else(|| format!("{SLOTS_MAX} instances are there already, ending ones included"))?;
-        if let Some(steering) = &mut self.steering {
+        if let (Some(steering), Some(cgroup)) = (&mut self.steering, &cgroup) {
             steering.add(slot, cgroup.id()).map_err(|error| error.to_string())?;
         }
         self.live.insert(slot, Live::new(number, cgroup));
@@ -317,6 +320,21 @@ impl Guard {
             steering.watch(slot, pid);
         }
         self.decide(Event::Started(slot));
+    }
+
+    fn lend(&mut self, slot: u32, listeners: Vec<Listener>) -> Result<(), String> {
+        let (Some(live), Some(steering)) = (self.live.get_mut(&slot), &mut self.steering) else {
+            return Ok(());
+        };
+        for listener in listeners {
+            let steered = steering.group(listener.address).and_then(|group| {
+                steering.register(slot, group, listener.as_fd())?;
+                steering.steer(&listener)
+            });
+            steered.map_err(|error| format!("{}: {error}", listener.address))?;
+            live.listeners.push(listener);
+        }
+        Ok(())
     }
 
     fn asked(&mut self, reply: &Sender<Result<(), String>>) {

@@ -5,7 +5,6 @@ use super::guard::Command as Say;
 use super::record::Recorder;
 use super::supervisor::Service;
 use crate::balance::{Cause, Load, scale};
-use crate::cgroup::InstanceCgroup;
 use crate::host;
 use crate::steer;
 use std::rc::Rc;
@@ -112,7 +111,7 @@ fn load(failures: usize, demand: Option<f64>, shadow_bytes: u64) -> Load {
 fn shadow_bytes(service: &Service) -> u64 {
     let look = service.line.look();
     let primary = look.instances.iter().find(|view| Some(view.slot) == look.primary);
-    primary.map_or(0, |view| super::control::memory(&view.cgroup).private)
+    primary.map_or(0, |view| super::control::memory(&view.pids).private)
 }
 
 /// Waits until a retiring instance has finished what it has accepted.
@@ -122,8 +121,7 @@ pub(super) async fn drain(service: Rc<Service>, slot: u32) {
         tokio::time::sleep(DRAIN_PAUSE).await;
         let look = service.line.look();
         let Some(view) = look.instances.into_iter().find(|view| view.slot == slot) else { return };
-        let pids = InstanceCgroup::open(&view.cgroup).map(|cgroup| cgroup.pids()).unwrap_or_default();
-        let open = steer::connections(&pids);
+        let open = steer::connections(&view.pids);
         if view.queue == 0 && open == 0 {
             break;
         }

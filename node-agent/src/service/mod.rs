@@ -17,6 +17,7 @@ mod home;
 mod places;
 pub mod probe;
 mod record;
+mod sockets;
 mod supervisor;
 
 pub use home::{Home, Lodged};
@@ -27,6 +28,7 @@ pub use supervisor::{ServiceError, supervise};
 use crate::balance::Rules;
 use probe::Probe;
 use std::ffi::OsString;
+use std::net::SocketAddr;
 use std::time::Duration;
 
 /// How a shadow comes to be.
@@ -60,6 +62,10 @@ pub struct Options {
     pub warm_with: Option<OsString>,
     /// The ports that are the service's; whatever it listens on if empty.
     pub ports: Vec<u16>,
+    /// Sockets that the service is given (`LISTEN_FDS`), instead of binding its own.
+    pub listen: Vec<SocketAddr>,
+    /// The service says when it is ready (`READY=1` to `NOTIFY_SOCKET`).
+    pub notify: bool,
     /// A primary that mostly takes longer to answer is too slow.
     pub latency_max: Option<Duration>,
     /// How failures are dealt with.
@@ -84,6 +90,8 @@ impl Default for Options {
             probe_timeout: Duration::from_secs(2),
             warm_with: None,
             ports: Vec::new(),
+            listen: Vec::new(),
+            notify: false,
             latency_max: None,
             rules: Rules::default(),
             start_timeout: None,

@@ -7,7 +7,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpSocket, lookup_host};
+use tokio::net::{TcpSocket, TcpStream, lookup_host};
 
 /// Longest head of an answer that is read.
 const HEAD_MAX: usize = 16 * 1024;
@@ -69,7 +69,7 @@ pub(super) async fn command(text: &OsString, patience: Duration, setting: Settin
     let command =
         Command::resolve(vec!["sh".into(), "-c".into(), text.clone()]).map_err(|error| error.to_string())?;
     let prepared = command.prepare_with(setting.variables);
-    let place = launch::Place { cgroup: setting.cgroup, entrances: &[] };
+    let place = launch::Place { cgroup: setting.cgroup, entrances: &[], descriptors: &[] };
     let mut process = Held::fork(&command, &prepared, place, setting.original, Bond::Service)
         .map_err(|error| error.to_string())?;
     process.release().map_err(|error| error.to_string())?;
@@ -112,7 +112,8 @@ async fn ask(authority: &str, path: &str, announce: impl AsyncFn(u16)) -> Result
     Err(last)
 }
 
-async fn connect(address: SocketAddr, announce: &impl AsyncFn(u16)) -> io::Result<tokio::net::TcpStream> {
+/// Connects, announcing the source port first.
+pub(super) async fn connect(address: SocketAddr, announce: &impl AsyncFn(u16)) -> io::Result<TcpStream> {
     let (socket, any) = match address {
         SocketAddr::V4(_) => (TcpSocket::new_v4()?, "0.0.0.0:0"),
         SocketAddr::V6(_) => (TcpSocket::new_v6()?, "[::]:0"),
@@ -124,7 +125,7 @@ async fn connect(address: SocketAddr, announce: &impl AsyncFn(u16)) -> io::Resul
     socket.connect(address).await
 }
 
-async fn status(mut stream: tokio::net::TcpStream, authority: &str, path: &str) -> Result<(), String> {
+async fn status(mut stream: TcpStream, authority: &str, path: &str) -> Result<(), String> {
     let request = format!(
         "GET {path} HTTP/1.1\r\nHost: {authority}\r\nUser-Agent: standin\r\nConnection: close\r\n\r\n"
     );

@@ -5,15 +5,17 @@ use super::control::{self, Card};
 use super::guard::{Failover, Guard, Line, Report};
 use super::home::Home;
 use super::places::Place;
-use super::{Options, adopt, health, record};
+use super::{Options, adopt, health, record, sockets};
 use crate::balance::How;
 use crate::cgroup::InstanceCgroup;
 use crate::launch::{Command, Dispositions, StartError};
 use crate::steer::{Address, Steering, Wanted};
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
+use nix::unistd::{AccessFlags, access};
 use std::cell::{Cell, RefCell};
 use std::fs::File;
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::sync::{Arc, Mutex};
@@ -55,6 +57,17 @@ pub enum ServiceError {
         /// Why not.
         source: std::io::Error,
     },
+    /// A socket for the service.
+    #[error("--listen {address}: {source}")]
+    Listen {
+        /// Which.
+        address: std::net::SocketAddr,
+        /// Why not.
+        source: std::io::Error,
+    },
+    /// More sockets than can be handed over.
+    #[error("--listen can be given {0} times")]
+    TooMany(usize),
     /// Another service of that name runs.
     #[error("a service named {0} runs already: choose another --name, or end it with: standin stop {0}")]
     Taken(String),
@@ -73,6 +86,9 @@ pub(super) struct Service {
     /// The v2 directory of the run.
     pub(super) run: Option<PathBuf>,
     pub(super) entrances: Vec<File>,
+    pub(super) is_steered: bool,
+    /// What is lent to every instance where connections are not steered.
+    pub(super) sockets: Vec<OwnedFd>,
     pub(super) warming: Option<InstanceCgroup>,
     /// Instances started so far.
     pub(super) started: Cell<u64>,
@@ -87,6 +103,8 @@ pub(super) struct Service {
     /// `errno` of the first instance's `execve`.
     pub(super) exec_errno: Cell<Option<i32>>,
     pub(super) stopping: Cell<bool>,
+    /// `oom_score_adj` of this process, and of instances that serve.
+    oom_score: i32,
     say: Box<dyn Fn(&str)>,
 }
 
@@ -117,6 +135,8 @@ pub fn supervise(
         Some(found) => Ground::inherit(found, say.as_ref()),
         None => Ground::prepare(home.cgroup(), &options, place.pins.as_deref(), say.as_ref()),
     };
+    // Also a test of the addresses: who can't have them is told before anything runs.
+    let sockets = sockets::open_all(&options.listen, ground.steering.is_some())?;
     let (reports, reported) = mpsc::unbounded_channel();
     let shadows = if ground.steering.is_some() { options.shadows.0 } else { 0 };
     let is_steered = ground.steering.is_some();
@@ -130,6 +150,8 @@ pub fn supervise(
         original,
         run: ground.run,
         entrances,
+        is_steered,
+        sockets: if is_steered { Vec::new() } else { sockets },
         warming: ground.warming,
         started: Cell::new(started),
         addresses: RefCell::default(),
@@ -138,6 +160,7 @@ pub fn supervise(
         start_took: Cell::new(None),
         exec_errno: Cell::new(None),
         stopping: Cell::new(false),
+        oom_score: super::bring_up::own_oom_score(),
         say,
         command,
         options,
@@ -149,7 +172,7 @@ pub fn supervise(
         .enable_all()
         .build()
         .map_err(|source| ServiceError::System { what: "event loop", source })?;
-    let supervisor = Supervisor { service: Rc::clone(&service), card, recorder, is_steered };
+    let supervisor = Supervisor { service: Rc::clone(&service), card, recorder };
     let how = LocalSet::new().block_on(&runtime, supervisor.run(home, signals, reported, stopped));
     finish(&service);
     _ = std::fs::remove_file(&place.socket);
@@ -187,7 +210,9 @@ impl Ground {
             }
             Err(why) => {
                 say(&format!("connections are not steered ({why}): no shadow; it is restarted when it dies"));
-                Self { run: Some(run), steering: None, warming: None, left: None }
+                // Instances have cgroups all the same, where they can be made: they are killed as a whole then.
+                let run = Some(run).filter(|run| access(run, AccessFlags::W_OK).is_ok());
+                Self { run, steering: None, warming: None, left: None }
             }
         }
     }
@@ -239,7 +264,6 @@ struct Supervisor {
     service: Rc<Service>,
     card: Arc<Mutex<Card>>,
     recorder: record::Recorder,
-    is_steered: bool,
 }
 
 impl Supervisor {
@@ -254,7 +278,7 @@ impl Supervisor {
         let signals = unsafe { AsyncFd::register_with_interest(signals, Interest::READABLE) };
         let Ok(signals) = signals else { return None };
         tokio::task::spawn_local(health::watch(Rc::clone(&self.service)));
-        if self.is_steered {
+        if self.service.is_steered {
             tokio::task::spawn_local(health::level(Rc::clone(&self.service), Arc::clone(&self.card)));
             let recorder = self.recorder.clone();
             tokio::task::spawn_local(health::hours(
@@ -303,14 +327,8 @@ impl Supervisor {
         let look = self.service.line.look();
         let Some(view) = look.instances.iter().find(|view| view.slot == slot) else { return };
         self.service.say(&format!("{} serves on {}", name(view.number, view.pid), list(&view.addresses)));
-        self.promote(&view.cgroup);
-    }
-
-    /// A shadow is the first that the kernel may kill when memory is short; a primary is not.
-    fn promote(&self, cgroup: &Path) {
-        if let Ok(cgroup) = InstanceCgroup::open(cgroup) {
-            super::bring_up::set_oom_score(&cgroup.pids(), 0);
-        }
+        // A shadow is the first that the kernel may kill when memory is short; a primary is not.
+        super::bring_up::set_oom_score(&view.pids, self.service.oom_score);
     }
 
     fn failed_over(&self, failover: Failover) {
@@ -325,7 +343,7 @@ impl Supervisor {
         ));
         let look = self.service.line.look();
         if let Some(view) = look.instances.iter().find(|view| view.number == number) {
-            self.promote(&view.cgroup);
+            super::bring_up::set_oom_score(&view.pids, self.service.oom_score);
         }
         if let Ok(mut card) = self.card.lock() {
             card.failed_over(&failover);

@@ -35,6 +35,22 @@ impl fmt::Display for Address {
 }
 
 impl Address {
+    /// The bytes of its [`GroupKey`].
+    pub(super) fn key(&self) -> [u8; size_of::<GroupKey>()] {
+        let (family, mut ip) = (if self.socket.is_ipv6() { libc::AF_INET6 } else { libc::AF_INET }, [0; 16]);
+        match self.socket.ip() {
+            IpAddr::V4(v4) => ip[..4].copy_from_slice(&v4.octets()),
+            IpAddr::V6(v6) => ip.copy_from_slice(&v6.octets()),
+        }
+        let protocol = if self.is_datagram { libc::IPPROTO_UDP } else { libc::IPPROTO_TCP };
+        let mut key = [0; size_of::<GroupKey>()];
+        key[0..4].copy_from_slice(&protocol.to_ne_bytes());
+        key[4..8].copy_from_slice(&family.to_ne_bytes());
+        key[8..12].copy_from_slice(&u32::from(self.socket.port()).to_ne_bytes());
+        key[12..28].copy_from_slice(&ip);
+        key
+    }
+
     /// From the bytes of a [`GroupKey`].
     pub(super) fn from_key(bytes: &[u8; size_of::<GroupKey>()]) -> Self {
         let word = |index: usize| {
@@ -74,7 +90,7 @@ impl AsFd for Listener {
 
 impl Listener {
     /// `None` if the socket is none that serves.
-    fn hold(socket: OwnedFd) -> Option<Self> {
+    pub fn hold(socket: OwnedFd) -> Option<Self> {
         let is_datagram = sockopt::socket_type(&socket).ok()? == SocketType::DGRAM;
         if !is_datagram && !sockopt::socket_acceptconn(&socket).ok()? {
             return None;
@@ -230,11 +246,11 @@ mod tests {
 
     #[test]
     fn keys_are_addresses() {
-        let mut bytes = [0; size_of::<GroupKey>()];
-        bytes[0..4].copy_from_slice(&6u32.to_ne_bytes());
-        bytes[4..8].copy_from_slice(&(libc::AF_INET as u32).to_ne_bytes());
-        bytes[8..12].copy_from_slice(&8080u32.to_ne_bytes());
-        bytes[12..16].copy_from_slice(&[127, 0, 0, 1]);
-        assert_eq!(Address::from_key(&bytes).to_string(), "127.0.0.1:8080");
+        for socket in ["127.0.0.1:8080", "[::1]:53"] {
+            let address = Address { is_datagram: socket.ends_with(":53"), socket: socket.parse().unwrap() };
+            assert_eq!(Address::from_key(&address.key()), address);
+        }
+        let text = Address { is_datagram: true, socket: "[::]:53".parse().unwrap() }.to_string();
+        assert_eq!(text, "udp [::]:53");
     }
 }

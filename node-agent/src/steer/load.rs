@@ -31,13 +31,15 @@ pub struct Wanted {
 }
 
 /// The maps that user space uses; the others live as long as the programs.
-const MAPS: [&str; 9] = [
+const MAPS: [&str; 11] = [
     "CONTROL",
     "STEERED",
     "MEMBERS",
     "INSTANCES",
     "WATCHED",
     "GROUPS",
+    "GROUPS_USED",
+    "SERVED",
     "WARMING",
     "LISTENERS",
     "STEER_EVENTS",
@@ -232,6 +234,8 @@ fn assemble(
         instances: refused!("INSTANCES", HashMap::try_from(map("INSTANCES")?)),
         watched: refused!("WATCHED", HashMap::try_from(map("WATCHED")?)),
         groups: refused!("GROUPS", HashMap::try_from(map("GROUPS")?)),
+        groups_used: refused!("GROUPS_USED", Mapped::new(&map("GROUPS_USED")?, "GROUPS_USED", 1)),
+        served: refused!("SERVED", HashMap::try_from(map("SERVED")?)),
         warming: refused!("WARMING", HashMap::try_from(map("WARMING")?)),
         listeners: refused!("LISTENERS", SockMap::try_from(map("LISTENERS")?)),
         events: refused!("STEER_EVENTS", RingBuf::try_from(map("STEER_EVENTS")?)),

@@ -111,6 +111,8 @@ pub struct Steering {
     instances: HashMap<MapData, u64, u32>,
     watched: HashMap<MapData, u32, u32>,
     groups: HashMap<MapData, [u8; size_of::<GroupKey>()], u32>,
+    groups_used: Mapped<u64>,
+    served: HashMap<MapData, u32, u32>,
     warming: HashMap<MapData, u32, u32>,
     listeners: SockMap<MapData>,
     events: RingBuf<MapData>,
@@ -185,7 +187,27 @@ impl Steering {
         Errno::result(result).map(drop).map_err(refused)
     }
 
-    /// Registers a datagram socket, which has no `listen()` to do it in.
+    /// The group of an address, for a socket that is not bound by an instance itself.
+    ///
+    /// # Errors
+    /// [`SteerError`] if there are too many or the kernel refuses.
+    pub fn group(&mut self, address: Address) -> Result<u32, SteerError> {
+        if let Some((group, _)) = self.groups().into_iter().find(|(_, known)| *known == address) {
+            return Ok(group);
+        }
+        let group =
+            u32::try_from(self.groups_used.word(0, 0).fetch_add(1, Ordering::SeqCst)).unwrap_or(u32::MAX);
+        if group >= GROUPS_MAX {
+            let why = format!("more than {GROUPS_MAX} addresses");
+            return Err(SteerError::Refused { what: "GROUPS", why });
+        }
+        let refused = |error: aya::maps::MapError| SteerError::refused("GROUPS", &error);
+        self.groups.insert(address.key(), group, 0).map_err(refused)?;
+        self.served.insert(u32::from(address.socket.port()), 1, 0).map_err(refused)?;
+        Ok(group)
+    }
+
+    /// Registers a socket that no `listen()` of an instance registers: a datagram socket, or one of ours.
     ///
     /// # Errors
     /// [`SteerError`] if the kernel refuses or there are too many.

@@ -151,6 +151,26 @@ fn row(row: &Row) -> Result<FailoverRow> {
     })
 }
 
+/// A failover for tests.
+#[cfg(test)]
+pub(super) fn sample() -> NewFailover {
+    NewFailover {
+        service: "web".into(),
+        uid: 0,
+        at_ms: 1000,
+        cause: "died",
+        evidence: "killed by SIGKILL".into(),
+        from_instance: Some(1),
+        from_pid: Some(10),
+        to_instance: 2,
+        to_pid: 20,
+        steps: vec![("noticed".into(), 120), ("thawed".into(), 480)],
+        queued: 7,
+        migrated: 9,
+        open: None,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -160,21 +180,7 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("standin.db");
         let mut store = Store::open(&path).unwrap().store;
-        let failover = NewFailover {
-            service: "web".into(),
-            uid: 0,
-            at_ms: 1000,
-            cause: "died",
-            evidence: "killed by SIGKILL".into(),
-            from_instance: Some(1),
-            from_pid: Some(10),
-            to_instance: 2,
-            to_pid: 20,
-            steps: vec![("noticed".into(), 120), ("thawed".into(), 480)],
-            queued: 7,
-            migrated: 9,
-            open: None,
-        };
+        let failover = sample();
         store.add_failover(&failover).unwrap();
         for connections in [100.0, 200.0] {
             store.add_service_hour("web", 0, 9, connections).unwrap();

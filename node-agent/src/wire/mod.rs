@@ -13,7 +13,9 @@ pub use frame::{FRAME_BYTES_MAX, HEADER_BYTES, WireError, body_length, decode, e
 
 use crate::fingerprint::Measured;
 use crate::fingerprint::key::Feature;
+use crate::host::OwnCost;
 use crate::predict::Prediction;
+use crate::probe::ProgramCost;
 use crate::size::admission::{Licenses, Promise, Total, WhenFull};
 use crate::size::{Limits, Manual, Policy};
 use crate::store::record::Ending;
@@ -161,7 +163,7 @@ pub struct Finished {
 }
 
 /// The answer to [`Request::Status`].
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct AgentStatus {
     /// Version of the binary.
     pub version: String,
@@ -175,8 +177,12 @@ pub struct AgentStatus {
     pub recorded: u64,
     /// Probes: name, and the hook or why it is not attached.
     pub probes: Vec<(String, Result<String, String>)>,
-    /// Exit events and block requests lost by the probes.
-    pub lost: (u64, u64),
+    /// What the probes lost: what it is, and how often.
+    pub lost: Vec<(String, u64)>,
+    /// What the BPF programs cost when it was counted last, the dearest first.
+    pub costs: Vec<ProgramCost>,
+    /// What the agent itself costs.
+    pub own: OwnCost,
 }
 
 /// A place in the queue.

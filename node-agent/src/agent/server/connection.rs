@@ -44,7 +44,7 @@ pub(super) async fn serve(agent: &Rc<Agent>, mut stream: UnixStream) {
             let free = agent.engine.borrow().room().memory_bytes;
             answer(&mut stream, &Reply::Queue(Box::new(agent.queue.status(peer.uid, free)))).await;
         }
-        Request::Container(container) => match container::take_up(agent, peer.uid, *container) {
+        Request::Container(container) => match container::take_up(agent, peer.uid, &container) {
             Ok(started) => answer(&mut stream, &Reply::Started(Box::new(started))).await,
             Err(why) => refuse(&mut stream, &why).await,
         },

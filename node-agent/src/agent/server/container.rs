@@ -10,7 +10,6 @@ use crate::agent::terms::{duration_ms, promise, terms};
 use crate::fingerprint::key::{self, TaskKey};
 use crate::host;
 use crate::size::Limit;
-use crate::size::admission::Licenses;
 use crate::store::event::Event;
 use crate::store::record::{Admission, Engine as EngineKind, NewRun};
 use crate::wire::{Container, Leftover, Started};
@@ -18,7 +17,7 @@ use std::rc::Rc;
 use tokio::sync::oneshot;
 
 /// Takes a container up. `Err` says why not; then it runs as if there were no agent.
-pub(super) fn take_up(agent: &Rc<Agent>, uid: u32, container: Container) -> Result<Started, String> {
+pub(super) fn take_up(agent: &Rc<Agent>, uid: u32, container: &Container) -> Result<Started, String> {
     if uid != 0 {
         return Err("containers are taken up for root only".into());
     }
@@ -33,8 +32,7 @@ pub(super) fn take_up(agent: &Rc<Agent>, uid: u32, container: Container) -> Resu
         notes.push(format!("no history: {error}"));
         Default::default()
     });
-    let promise =
-        promise(&prediction, &terms, terms.licenses.clone().unwrap_or_else(Licenses::new), &agent.config);
+    let promise = promise(&prediction, &terms, terms.licenses.clone().unwrap_or_default(), &agent.config);
     let entry = Entry {
         task_type: key.task_type.clone(),
         uid,
@@ -48,7 +46,7 @@ pub(super) fn take_up(agent: &Rc<Agent>, uid: u32, container: Container) -> Resu
     let task = {
         let mut engine = agent.engine.borrow_mut();
         let mut plan = engine.plan(prediction, terms.policy, terms.manual);
-        keep_what_was_given(&mut plan, &container);
+        keep_what_was_given(&mut plan, container);
         let mut task =
             engine.admit_container(plan, (pid, &container.id)).map_err(|error| error.to_string())?;
         task.start(&mut engine, 1);

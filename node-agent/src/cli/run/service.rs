@@ -14,6 +14,7 @@ use crate::wire::Start;
 use anyhow::bail;
 use clap::{Args, ValueEnum};
 use std::ffi::OsString;
+use std::net::SocketAddr;
 use std::time::Duration;
 
 #[derive(Debug, Args)]
@@ -40,6 +41,12 @@ pub(in crate::cli) struct ServiceArgs {
     /// A port of the service (repeatable) [default: all that it listens on]
     #[arg(long = "port", value_name = "PORT", value_parser = clap::value_parser!(u16).range(1..), requires = "shadows")]
     ports: Vec<u16>,
+    /// Listen on ADDRESS:PORT and give the socket to the service, as systemd does (LISTEN_FDS) (repeatable)
+    #[arg(long, value_name = "ADDRESS:PORT", value_parser = parse_address, requires = "shadows")]
+    listen: Vec<SocketAddr>,
+    /// The service says READY=1 to NOTIFY_SOCKET when it is ready
+    #[arg(long, requires = "shadows")]
+    notify: bool,
     /// Move the traffic when most answers take longer (from the request's last bytes to the answer's first)
     #[arg(long = "max-latency", value_name = "TIME", value_parser = parse_time, requires = "shadows")]
     latency_max: Option<Duration>,
@@ -95,6 +102,15 @@ fn parse_time(text: &str) -> Result<Duration, String> {
     crate::units::parse_duration(text).map_err(|error| error.to_string())
 }
 
+/// A bare port stands for all addresses, both families where the host has them.
+fn parse_address(text: &str) -> Result<SocketAddr, String> {
+    let port = text.parse::<u16>().ok().filter(|port| *port > 0);
+    let address = port.map(|port| SocketAddr::from(([0; 8], port))).or_else(|| text.parse().ok());
+    address
+        .filter(|address| address.port() > 0)
+        .ok_or_else(|| "allowed is ADDRESS:PORT or PORT, such as 127.0.0.1:8080 or [::1]:8080".into())
+}
+
 impl ServiceArgs {
     /// Whether a service is meant.
     pub(super) fn is_given(&self) -> bool {
@@ -115,6 +131,8 @@ impl ServiceArgs {
             warm_with: self.warm_with.clone(),
             ports: self.ports.clone(),
             latency_max: self.latency_max,
+            listen: self.listen.clone(),
+            notify: self.notify,
             rules: Rules {
                 restart: match self.restart {
                     RestartArg::OnFailure => Restart::OnFailure,

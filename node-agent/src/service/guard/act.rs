@@ -92,7 +92,7 @@ impl Guard {
             live.signal(libc::SIGTERM);
             live.deadline = Some(Instant::now() + patience);
         } else {
-            live.cgroup.kill();
+            live.kill();
         }
         if live.is_frozen {
             live.thaw();
@@ -159,9 +159,9 @@ impl Guard {
         clock.step("thawed");
         let old = this.from.and_then(|slot| self.live.get_mut(&slot))?;
         // Only now, for it takes milliseconds.
-        let open = (!old.is_dead).then(|| crate::steer::connections(&old.cgroup.pids()) as u64);
+        let open = (!old.is_dead).then(|| crate::steer::connections(&old.pids()) as u64);
         old.is_killed = true;
-        old.cgroup.kill();
+        old.kill();
         clock.step("ended");
         open
     }
@@ -173,9 +173,9 @@ impl Guard {
     }
 
     fn fence(&mut self, slot: Option<u32>) {
-        if let Some(live) = slot.and_then(|slot| self.live.get(&slot)) {
-            live.cgroup.kill();
-            if !live.cgroup.wait_until_empty(FENCE_PATIENCE) {
+        if let Some(cgroup) = slot.and_then(|slot| self.live.get(&slot)?.cgroup.as_ref()) {
+            cgroup.kill();
+            if !cgroup.wait_until_empty(FENCE_PATIENCE) {
                 let said = "the old instance does not die (it waits in the kernel); the new one goes on all the same";
                 self.report(Report::Say(said.into()));
             }

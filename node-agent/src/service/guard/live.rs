@@ -4,11 +4,11 @@ use crate::balance::{How, Role};
 use crate::cgroup::InstanceCgroup;
 use crate::host;
 use crate::steer::{Address, Listener};
+use nix::sys::signal::{Signal, killpg};
 use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid, waitpid};
 use nix::unistd::Pid;
 use std::collections::{BTreeSet, HashSet};
 use std::os::fd::{AsFd, OwnedFd};
-use std::path::PathBuf;
 use std::time::Instant;
 
 /// What people see of an instance.
@@ -25,7 +25,7 @@ pub(in crate::service) struct View {
     pub(in crate::service) since_ms: i64,
     pub(in crate::service) addresses: Vec<Address>,
     pub(in crate::service) queue: u64,
-    pub(in crate::service) cgroup: PathBuf,
+    pub(in crate::service) pids: Vec<i32>,
 }
 
 /// Its main process.
@@ -37,7 +37,8 @@ pub(super) struct LiveProcess {
 /// See the head of this file.
 pub(in crate::service) struct Live {
     pub(super) number: u64,
-    pub(super) cgroup: InstanceCgroup,
+    /// `None` where no cgroup can be made: then it is its process group.
+    pub(super) cgroup: Option<InstanceCgroup>,
     pub(super) process: Option<LiveProcess>,
     pub(super) listeners: Vec<Listener>,
     /// Its end is known; the process may still be on its way out.
@@ -79,10 +80,10 @@ impl Live {
     ) -> Self {
         let is_dead = pidfd.is_none();
         let process = pidfd.map(|pidfd| LiveProcess { pid, pidfd });
-        Self { process, is_dead, is_reaped: is_dead, is_frozen, ..Self::new(number, cgroup) }
+        Self { process, is_dead, is_reaped: is_dead, is_frozen, ..Self::new(number, Some(cgroup)) }
     }
 
-    pub(super) fn new(number: u64, cgroup: InstanceCgroup) -> Self {
+    pub(super) fn new(number: u64, cgroup: Option<InstanceCgroup>) -> Self {
         Self {
             number,
             cgroup,
@@ -112,18 +113,53 @@ impl Live {
     }
 
     pub(super) fn freeze(&mut self) {
-        self.is_frozen = true;
-        self.cgroup.freeze();
+        if let Some(cgroup) = &self.cgroup {
+            self.is_frozen = true;
+            cgroup.freeze();
+        }
     }
 
     pub(super) fn thaw(&mut self) {
         self.is_frozen = false;
-        self.cgroup.thaw();
+        if let Some(cgroup) = &self.cgroup {
+            cgroup.thaw();
+        }
+    }
+
+    /// Kills all of its processes.
+    pub(super) fn kill(&mut self) {
+        match &self.cgroup {
+            Some(cgroup) => cgroup.kill(),
+            None if self.pid() > 0 => _ = killpg(Pid::from_raw(self.pid()), Signal::SIGKILL),
+            None => {}
+        }
+    }
+
+    /// Whether any process of it is left.
+    pub(super) fn is_populated(&self) -> bool {
+        match &self.cgroup {
+            Some(cgroup) => cgroup.is_populated(),
+            None => self.pid() > 0 && killpg(Pid::from_raw(self.pid()), None).is_ok(),
+        }
+    }
+
+    /// Its processes, as far as they are known.
+    pub(super) fn pids(&self) -> Vec<i32> {
+        match (&self.cgroup, &self.process) {
+            (Some(cgroup), _) => cgroup.pids(),
+            (None, Some(process)) if !self.is_reaped => vec![process.pid],
+            _ => Vec::new(),
+        }
+    }
+
+    /// CPU time that it has used; 0 where that is not known.
+    pub(super) fn cpu_ns(&self) -> u64 {
+        self.cgroup.as_ref().map_or(0, InstanceCgroup::cpu_ns)
     }
 
     pub(super) fn signal(&self, signal: i32) {
         if let Some(process) = &self.process
-            && let Ok(signal) = nix::sys::signal::Signal::try_from(signal)
+            && let Ok(signal) = Signal::try_from(signal)
             && !self.is_reaped
         {
             _ = nix::sys::signal::kill(Pid::from_raw(process.pid), signal);
@@ -188,7 +224,7 @@ impl Live {
             since_ms: self.since_ms,
             addresses: self.addresses(),
             queue: self.queue(),
-            cgroup: self.cgroup.path().to_owned(),
+            pids: self.pids(),
         }
     }
 }

@@ -2,6 +2,7 @@
 
 use super::{Guard, Live, Report, TICK_BUSY, TICK_IDLE};
 use crate::balance::{Cause, Event, How, Look, Role, Verdict};
+use crate::cgroup::InstanceCgroup;
 use crate::steer::{self, EXITED, FATAL_SIGNAL, KILLED, LISTENS, SteerEvent};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use std::os::fd::AsFd;
@@ -73,7 +74,7 @@ impl Guard {
     /// registered before.
     pub(super) fn hold_listeners(&mut self, slot: u32, new: bool) {
         let (Some(live), Some(steering)) = (self.live.get_mut(&slot), self.steering.as_mut()) else { return };
-        let found = match steer::find(&live.cgroup.pids(), &live.known()) {
+        let found = match steer::find(&live.pids(), &live.known()) {
             Ok(found) => found,
             Err(error) => {
                 let said = format!(
@@ -128,7 +129,7 @@ impl Guard {
         for live in self.live.values_mut() {
             if live.deadline.is_some_and(|deadline| now >= deadline) {
                 live.deadline = None;
-                live.cgroup.kill();
+                live.kill();
             }
         }
     }
@@ -194,9 +195,9 @@ impl Guard {
             live.listeners.clear();
             if !live.is_killed {
                 live.is_killed = true;
-                live.cgroup.kill();
+                live.kill();
             }
-            let gone = live.is_reaped && !live.cgroup.is_populated();
+            let gone = live.is_reaped && !live.is_populated();
             if gone && let Some(live) = self.live.remove(&slot) {
                 self.forget_slot(slot, &live);
             }
@@ -206,7 +207,9 @@ impl Guard {
     fn forget_slot(&mut self, slot: u32, live: &Live) {
         if let Some(steering) = &mut self.steering {
             steering.unwatch(live.pid());
-            steering.remove(slot, live.cgroup.id());
+            if let Some(cgroup) = &live.cgroup {
+                steering.remove(slot, cgroup.id());
+            }
         }
         self.forget(live);
     }
@@ -214,14 +217,13 @@ impl Guard {
     /// Removes the cgroup of an instance.
     pub(super) fn forget(&self, live: &Live) {
         // Its last process may be on its way out still: the run's cgroup is swept at the end.
-        _ = live.cgroup.remove();
+        _ = live.cgroup.as_ref().map(InstanceCgroup::remove);
     }
 }
 
 /// Time that its tasks have waited for a CPU so far (second field of `schedstat`).
 fn run_queue_wait_ns(live: &Live) -> u64 {
     let tasks = live
-        .cgroup
         .pids()
         .into_iter()
         .flat_map(|pid| std::fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten());
@@ -234,8 +236,8 @@ fn run_queue_wait_ns(live: &Live) -> u64 {
 
 /// What an instance does: only asked while connections wait.
 fn look_closer(live: &Live, look: &mut Look) {
-    look.cpu_ns = live.cgroup.cpu_ns();
-    for pid in live.cgroup.pids() {
+    look.cpu_ns = live.cpu_ns();
+    for pid in live.pids() {
         for task in std::fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten() {
             let stat = std::fs::read_to_string(task.path().join("stat")).unwrap_or_default();
             match stat.rsplit_once(") ").and_then(|(_, rest)| rest.chars().next()) {

@@ -45,9 +45,11 @@ fn every_table_view_and_column_is_explained() {
 }
 
 #[test]
-fn every_view_has_rows_for_a_run() {
+fn every_view_has_rows_for_a_run_and_a_failover() {
     let (_directory, mut store) = temporary();
     let run = ran(&mut store, &new_run("sort", 1), well(), 100);
+    store.add_failover(&crate::store::failover::sample()).unwrap();
+    store.add_service_hour("web", 0, 9, 100.0).unwrap();
     store.log(&Event::new("limit_raised", "memory.high raised").run(run)).unwrap();
     for (name, columns) in schema(&store) {
         assert!(number(&store, &format!("SELECT count(*) FROM {name}")) > 0, "{name} is empty");

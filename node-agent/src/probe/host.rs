@@ -1,0 +1,89 @@
+//! Tracking cgroups that others make: slots are handed to the kernel side in advance, which gives them out the
+//! moment a cgroup is there.
+
+use ebpf_probes::{CgroupEvent, NO_SLOT};
+
+use super::{ProbeError, Probes, Slot};
+
+/// A cgroup that others made or removed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum CgroupChange {
+    /// It was made.
+    Made {
+        /// Its v2 id.
+        cgroup: u64,
+        /// Its path below the v2 root.
+        path: String,
+        /// Where it has been counted from the first moment, if there was a slot.
+        slot: Option<Slot>,
+        /// When, on `CLOCK_BOOTTIME`.
+        at_ns: u64,
+    },
+    /// It was removed.
+    Removed {
+        /// Its v2 id.
+        cgroup: u64,
+        /// When, on `CLOCK_BOOTTIME`.
+        at_ns: u64,
+    },
+}
+
+impl Probes {
+    /// Gives cgroups that others make from now on one of `slots` slots, as long as they last. Not those that the
+    /// process `agent` makes.
+    ///
+    /// # Errors
+    /// [`ProbeError::Map`].
+    pub fn watch_host(&mut self, agent: u32, slots: usize) -> Result<(), ProbeError> {
+        // Of an agent before this one.
+        while let Ok(slot) = self.free_for_host.pop(0) {
+            self.free.push_back(slot);
+        }
+        for _ in 0..slots {
+            let Some(slot) = self.free.pop_front() else { break };
+            self.lend(slot)?;
+        }
+        self.host.set(0, u64::from(agent), 0).map_err(|error| ProbeError::map("HOST", &error))
+    }
+
+    fn lend(&mut self, slot: u32) -> Result<(), ProbeError> {
+        self.tables.set(slot as usize, &super::Reading::default(), None);
+        self.free_for_host.push(slot, 0).map_err(|error| ProbeError::map("FREE", &error))
+    }
+
+    /// Ends counting for a cgroup of the host; its slot is for the next one.
+    pub fn untrack_host(&mut self, slot: Slot) {
+        self.untrack(slot);
+        if let Some(slot) = self.free.pop_back()
+            && self.lend(slot).is_err()
+        {
+            self.free.push_back(slot);
+        }
+    }
+
+    /// Hands out what became of cgroups of the host since the last call.
+    pub fn drain_cgroups(&mut self, mut each: impl FnMut(CgroupChange)) {
+        while let Some(record) = self.cgroups.next() {
+            if record.len() < size_of::<CgroupEvent>() {
+                continue;
+            }
+            // SAFETY: long enough, repr(C), and any bytes are valid.
+            let event = unsafe { record.as_ptr().cast::<CgroupEvent>().read_unaligned() };
+            let CgroupEvent { cgroup, at_ns, slot, made, .. } = event;
+            if made == 0 {
+                each(CgroupChange::Removed { cgroup, at_ns });
+                continue;
+            }
+            if let Some(place) = self.tracked.get_mut(slot as usize).filter(|_| slot != NO_SLOT) {
+                *place = Some(cgroup);
+            }
+            let slot = (slot != NO_SLOT).then_some(Slot(slot));
+            each(CgroupChange::Made { cgroup, path: path_of(&event), slot, at_ns });
+        }
+    }
+}
+
+fn path_of(event: &CgroupEvent) -> String {
+    let end = event.path.iter().position(|&byte| byte == 0).unwrap_or(event.path.len());
+    String::from_utf8_lossy(&event.path[..end]).trim_start_matches('/').to_owned()
+}
