@@ -21,10 +21,10 @@ use support::{Agent, Sandbox};
 const HOST_BYTES: u64 = 2 << 30;
 
 /// Submissions of each kind of job.
-const COPIES: usize = 4;
+const COPIES: usize = 3;
 
 /// Runs of each kind before the way that has a history.
-const HISTORY: usize = 3;
+const HISTORY: usize = 2;
 
 /// Most times that a job is submitted again after it was killed.
 const RETRIES: u32 = 4;
@@ -33,10 +33,10 @@ const RETRIES: u32 = 4;
 const JOBS: [(&str, &str); 6] = [
     ("compile", "gcc -O2 -c \"$0/big.c\" -o /dev/null"),
     ("compress", "xz -T2 -6 -k -c \"$0/text\" > /dev/null"),
-    ("sort", "sort -S 250M --parallel=2 \"$0/lines\" > /dev/null"),
+    ("sort", "sort -S 200M --parallel=2 \"$0/lines\" > /dev/null"),
     (
         "database",
-        "sqlite3 :memory: 'CREATE TABLE t AS WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 600000)
+        "sqlite3 :memory: 'CREATE TABLE t AS WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 300000)
          SELECT i, hex(randomblob(16)) AS h FROM n; CREATE INDEX x ON t (h); SELECT count(*) FROM t;' > /dev/null",
     ),
     ("hold-small", "exec python3 -c 'import time; b = bytearray(60 << 20); time.sleep(2)'"),
@@ -99,7 +99,7 @@ fn main() -> Result<()> {
 
 fn make_inputs(directory: &Path) -> Result<()> {
     let mut source = String::new();
-    for number in 0..3000 {
+    for number in 0..700 {
         writeln!(
             source,
             "int f{number}(int a) {{ int s = a; for (int i = 0; i < {number}; i++) s = s * 31 + i; return s; }}"
@@ -112,9 +112,9 @@ fn make_inputs(directory: &Path) -> Result<()> {
         state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
         state >> 40
     };
-    let lines: String = (0..1_500_000).map(|_| format!("{:x} some words\n", next())).collect();
+    let lines: String = (0..800_000).map(|_| format!("{:x} some words\n", next())).collect();
     fs::write(directory.join("lines"), &lines)?;
-    fs::write(directory.join("text"), &lines[..12 << 20])?;
+    fs::write(directory.join("text"), &lines[..6 << 20])?;
     Ok(())
 }
 

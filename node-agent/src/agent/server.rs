@@ -266,6 +266,7 @@ impl Agent {
         engine.settle_stale();
         self.drain.set(begun.elapsed());
         engine.sweep();
+        engine.protect_tasks();
         let mut lives = self.lives.borrow_mut();
         while let Some(ended) = lives.try_join_next() {
             if let Err(error) = ended {

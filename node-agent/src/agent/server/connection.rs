@@ -13,6 +13,7 @@ use crate::store::record::{Engine as EngineKind, NewRun};
 use crate::wire::{self, Reply, Request, Start, Started, WireError};
 use serde::Serialize;
 use std::io;
+use std::os::fd::AsFd;
 use std::rc::Rc;
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -60,6 +61,10 @@ fn peer(stream: &UnixStream) -> Option<Peer> {
 }
 
 async fn start_task(agent: &Rc<Agent>, mut stream: UnixStream, peer: Peer, start: Start) {
+    // A launcher that was kept waiting too long measures its task itself by now.
+    if has_hung_up(&stream) {
+        return;
+    }
     let (life, started) = match admit(agent, &mut stream, peer, start).await {
         Ok(admitted) => admitted,
         Err(NotStarted::Refused(why)) => return refuse(&mut stream, &why).await,
@@ -194,10 +199,19 @@ async fn enter(
         priority: terms.priority,
         promise: promise(prediction, terms, licenses, &agent.config),
         duration_ms: duration_ms(prediction),
-        since_ms: since_ms.min(host::now_ms()),
+        since_ms: agent.queue.arrival_ms(since_ms),
         run: None,
     };
     agent.enter(stream, entry, terms).await
+}
+
+/// Whether the other end is closed.
+fn has_hung_up(stream: &UnixStream) -> bool {
+    use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+    let closed = PollFlags::POLLRDHUP | PollFlags::POLLHUP;
+    let mut watched = [PollFd::new(stream.as_fd(), closed)];
+    poll(&mut watched, PollTimeout::ZERO).is_ok()
+        && watched[0].revents().is_some_and(|events| events.intersects(closed))
 }
 
 /// Ends when the launcher has gone. What it says while it waits is nothing that belongs here.
