@@ -208,10 +208,10 @@ async fn enter(
 /// Whether the other end is closed.
 fn has_hung_up(stream: &UnixStream) -> bool {
     use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-    let closed = PollFlags::POLLRDHUP | PollFlags::POLLHUP;
-    let mut watched = [PollFd::new(stream.as_fd(), closed)];
+    // Told whether it is asked for or not.
+    let mut watched = [PollFd::new(stream.as_fd(), PollFlags::empty())];
     poll(&mut watched, PollTimeout::ZERO).is_ok()
-        && watched[0].revents().is_some_and(|events| events.intersects(closed))
+        && watched[0].revents().is_some_and(|events| events.contains(PollFlags::POLLHUP))
 }
 
 /// Ends when the launcher has gone. What it says while it waits is nothing that belongs here.
