@@ -330,3 +330,51 @@ fn a_tree_of_processes_fails_over_as_one() {
     assert_eq!(fates.refused, 0, "{fates:?}");
     assert!(fates.failed() <= 2 * IN_PROCESS, "{} of {} failed", fates.failed(), fates.sent());
 }
+
+#[test]
+fn a_forked_shadow_shares_the_memory_and_takes_over() {
+    require!(is_root() && cfg!(target_arch = "x86_64"), "needs root and x86_64");
+    let sandbox = Sandbox::new();
+    let script = sandbox.path("big.py");
+    // 100 MB that a copy need not have again.
+    std::fs::write(&script, format!("table = bytearray(b'x') * (100 << 20)\n{}", service::SERVER)).unwrap();
+    let port = free_port();
+    let place = format!("127.0.0.1:{port}");
+    let options = ["--shadows", "1", "--shadow", "cow"];
+    let service =
+        Service::start(&sandbox, "web", port, &options, &["python3", script.to_str().unwrap(), &place]);
+    service.wait_for_shadows(1);
+    let status = service.status().unwrap();
+    let shadow =
+        status["instances"].as_array().unwrap().iter().find(|one| one["role"] == "shadow").unwrap().clone();
+    assert!(shadow["private_bytes"].as_u64().unwrap() < 1 << 20, "{shadow}\n{}", service.log());
+    for _ in 0..2 {
+        survives_a_kill(&service, IN_PROCESS);
+        service.wait_for_shadows(1);
+    }
+    std::thread::sleep(Duration::from_millis(1100));
+    let primary = service.primary();
+    signal(primary, libc::SIGSTOP);
+    // A copy has the first process's pid in its memory and answers with that: who serves is told by ps.
+    service.ask();
+    assert_ne!(service.wait_for_another(primary), primary);
+    assert_eq!(service.log().matches("up ").count(), 1, "the program was started once: {}", service.log());
+}
+
+#[test]
+fn what_cannot_be_copied_is_started_instead() {
+    require!(is_root() && cfg!(target_arch = "x86_64"), "needs root and x86_64");
+    let sandbox = Sandbox::new();
+    let script = sandbox.path("threads.py");
+    let thread =
+        "import threading, time\nthreading.Thread(target=time.sleep, args=(3600,), daemon=True).start()\n";
+    std::fs::write(&script, format!("{thread}{}", service::SERVER)).unwrap();
+    let port = free_port();
+    let place = format!("127.0.0.1:{port}");
+    let options = ["--shadows", "1", "--shadow", "cow"];
+    let service =
+        Service::start(&sandbox, "web", port, &options, &["python3", script.to_str().unwrap(), &place]);
+    service.wait_for_shadows(1);
+    assert!(service.log().contains("--shadow cow: the process can't be copied"), "{}", service.log());
+    assert!(service.log().contains("threads"), "{}", service.log());
+}

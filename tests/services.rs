@@ -186,6 +186,34 @@ fn one_writer_at_a_time() {
 }
 
 #[test]
+fn a_shadow_that_never_gets_ready_is_given_up() {
+    require!(is_root(), "needs root");
+    let sandbox = Sandbox::new();
+    let place = format!("127.0.0.1:{}", free_port());
+    let server = format!(
+        "test -n \"$SHADOW\" && exec sleep 1000; exec python3 {} {place}",
+        script(&sandbox).display()
+    );
+    let options = ["--shadows", "1", "--start-timeout", "300ms"];
+    let service = Service::start(&sandbox, "web", 0, &options, &["sh", "-c", &server]);
+    wait_until("it is told", || {
+        service.log().contains("is given up: it listens on nothing, not on 127.0.0.1")
+    });
+    assert_eq!(service.pids("primary").len(), 1, "the primary serves on");
+}
+
+#[test]
+fn a_unix_socket_is_said_not_to_be_steered() {
+    require!(is_root(), "needs root");
+    let sandbox = Sandbox::new();
+    let server = "import socket, time, sys; s = socket.socket(socket.AF_UNIX); s.bind(sys.argv[1]); s.listen(); time.sleep(1000)";
+    let path = sandbox.path("s");
+    let command = ["python3", "-c", server, path.to_str().unwrap()];
+    let service = Service::start(&sandbox, "web", 0, &["--shadows", "1"], &command);
+    wait_until("it is told", || service.log().contains("it listens on unix sockets only"));
+}
+
+#[test]
 fn a_name_is_taken_once() {
     require!(is_root(), "needs root");
     let sandbox = Sandbox::new();
@@ -278,4 +306,39 @@ fn doctor_says_which_failover_there_is() {
     assert!(steered.starts_with("steered"), "{steered}");
     let restart = mode(support::as_nobody(&mut sandbox.standin(["doctor", "--json"])));
     assert!(restart.starts_with("restart"), "{restart}");
+}
+
+#[test]
+fn users_fail_over_with_the_agents_help() {
+    require!(is_root(), "needs root, to be somebody else");
+    let group = "nogroup";
+    let sandbox = Sandbox::with_config(&format!("socket_group = \"{group}\"\n"));
+    let (port, script, home) = (free_port(), script(&sandbox), sandbox.path("home"));
+    fs::create_dir(&home).unwrap();
+    std::os::unix::fs::chown(&home, Some(support::NOBODY), Some(support::NOBODY)).unwrap();
+    let agent = sandbox.agent();
+    let place = format!("127.0.0.1:{port}");
+    let mut command = agent.standin(["run", "--require-agent", "--name", "web", "--shadows", "1"]);
+    command.args(["--", "python3", script.to_str().unwrap(), &place]);
+    command.env("XDG_RUNTIME_DIR", &home).env_remove("STANDIN_DB");
+    support::as_nobody(&mut command);
+    let mut service = Service::spawn(&sandbox, "web", port, &mut command);
+    service.user = Some((support::NOBODY, home));
+    service.wait_for_shadows(1);
+    let primary = service.primary();
+    signal(primary, libc::SIGKILL);
+    assert_ne!(service.ask(), primary);
+    service.wait_for_shadows(1);
+    let recorded = "SELECT count(*) FROM failover WHERE service = 'web' AND uid = 65534 AND cause = 'died'";
+    wait_until("it is recorded", || sandbox.sql::<i64>(recorded) == 1);
+    agent.kill();
+    let primary = service.primary();
+    signal(primary, libc::SIGKILL);
+    assert_ne!(service.ask(), primary, "failover needs no agent");
+    service.wait_for_shadows(1);
+    let _agent = sandbox.agent();
+    let primary = service.primary();
+    service.child.kill().unwrap();
+    wait_until("it ends with its launcher", || !fs::exists(format!("/proc/{primary}")).unwrap());
+    wait_until("the cgroups are gone", || sandbox.run_cgroups().is_empty());
 }

@@ -8,8 +8,10 @@ use crate::fingerprint::{Coverage, Fingerprint, Measures, Peer, Source};
 use crate::host::{self, Capacity, ProcessId};
 use crate::predict::Prediction;
 use crate::probe::{Instance, Measure, Options, Probes, Slot, State};
+use crate::service::lent_pins;
 use crate::size::elastic::Room;
 use crate::size::{Limits, Manual, Origin, Policy, size};
+use crate::steer::unpin;
 use ebpf_probes::ProcessExit;
 use ebpf_probes::demand::{SCALES, Scale};
 use std::collections::HashMap;
@@ -370,6 +372,8 @@ impl Engine {
             if cgroup.is_populated() || cgroup.remove().is_err() {
                 return true;
             }
+            // If it was a service that its steering was lent to.
+            lent_pins(cgroup.path()).into_iter().for_each(|pins| unpin(&pins));
             if let (Ok(probes), Some(slot)) = (probes.as_mut(), *slot) {
                 probes.untrack(slot);
             }

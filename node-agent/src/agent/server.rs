@@ -15,6 +15,7 @@ mod life;
 mod pressure;
 mod queue;
 mod socket;
+mod steering;
 
 use super::{Engine, EngineOptions, recover, terms};
 use crate::config::Config;

@@ -47,8 +47,10 @@ pub enum Bond {
     /// Of its process group, with its standard input; killed with it, as it would have been without standin.
     Job,
     /// In a process group of its own, so that the terminal's keys reach the launcher alone, and without
-    /// standard input. It outlives the launcher.
+    /// standard input. It outlives the launcher, to be taken up by another.
     Service,
+    /// The same, but killed with the launcher: nobody could take it up.
+    BoundService,
 }
 
 /// See the head of this file.
@@ -81,9 +83,9 @@ impl Held {
             None => {
                 // The copy of the parent's end must not keep the pipe open.
                 drop(hold);
-                let launcher = (bond == Bond::Job).then_some(launcher);
+                let launcher = (bond != Bond::Service).then_some(launcher);
                 let report = out_of_the_way(report_write.as_raw_fd(), place.descriptors);
-                let errno = enter_and_execute(command, prepared, place, &hold_read, original, launcher);
+                let errno = enter_and_execute(command, prepared, place, &hold_read, original, launcher, bond);
                 // SAFETY: the descriptor is open and the buffer is 4 bytes; this child must not unwind.
                 unsafe {
                     libc::write(report, (&raw const errno).cast(), 4);
@@ -159,8 +161,9 @@ fn enter_and_execute(
     place: Place,
     hold: &OwnedFd,
     original: &Dispositions,
-    // `None` for a service, which is bound to none.
+    // Whose death is to be its own, if anybody's.
     launcher: Option<Pid>,
+    bond: Bond,
 ) -> i32 {
     for entrance in place.entrances {
         // SAFETY: the descriptor is open and "0" (the calling process) is one byte long. A hierarchy that
@@ -171,7 +174,8 @@ fn enter_and_execute(
     unsafe {
         if launcher.is_some() {
             libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL);
-        } else {
+        }
+        if bond != Bond::Job {
             libc::setpgid(0, 0);
             let null = libc::open(c"/dev/null".as_ptr(), libc::O_RDONLY | libc::O_CLOEXEC);
             libc::dup2(null, 0);

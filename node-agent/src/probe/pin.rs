@@ -129,6 +129,11 @@ pub(crate) fn bpf_file_system(wanted: Option<&Path>) -> io::Result<PathBuf> {
     }
 }
 
+/// The same, if there is one.
+pub(crate) fn find_bpf_file_system() -> Option<PathBuf> {
+    [BPFFS, OWN_BPFFS].map(PathBuf::from).into_iter().find(|path| is_bpffs(path))
+}
+
 fn is_bpffs(path: &Path) -> bool {
     statfs(path).is_ok_and(|found| found.filesystem_type() == BPF_FS_MAGIC)
 }

@@ -36,9 +36,9 @@ pub struct Found {
 /// The service of this place, if its supervisor is gone and an instance lives. Pins of one that has none left are
 /// removed.
 pub fn left(place: &Place) -> Option<Found> {
-    let pins = place.pins.as_deref().filter(|pins| pins.exists())?;
+    let pins = place.pins()?;
     let unified = Hierarchies::detect().ok()?.unified;
-    let mut steering = Steering::adopt(pins).ok()?;
+    let mut steering = Steering::adopt(&pins).ok()?;
     let watched = steering.watched();
     let survivors: Vec<Survivor> =
         watched.iter().filter_map(|(slot, pid)| survivor(&unified, *slot, *pid)).collect();

@@ -1,6 +1,7 @@
 //! An instance from the fork to the moment when it can serve: it listens where the service does, the ready probe
 //! succeeds, and it has been warmed. Its connections meanwhile are told apart by their source port.
 
+use super::ShadowKind;
 use super::guard::{Command as Say, Snapshot, View};
 use super::probe::{self, Probe, Setting};
 use super::sockets::{self, Notice};
@@ -29,7 +30,7 @@ const WARM_MAX: Duration = Duration::from_secs(600);
 /// When it is said that nothing listens yet.
 const SILENT: Duration = Duration::from_secs(10);
 /// `oom_score_adj` of a shadow: the first to go.
-const SHADOW_OOM_SCORE: i32 = 900;
+pub(super) const SHADOW_OOM_SCORE: i32 = 900;
 
 /// An instance that was started.
 struct Born {
@@ -45,6 +46,12 @@ impl Service {
         if self.stopping.get() {
             return self.line.say(Say::NotStarted(None));
         }
+        if self.kind.get() == ShadowKind::Forked && !self.line.look().is_vacant {
+            return match self.fork().await {
+                Ok(()) => {}
+                Err(problem) => self.no_copy(&problem),
+            };
+        }
         match self.spawn() {
             Ok(born) => self.bring_up(born).await,
             Err((slot, why)) => {
@@ -56,8 +63,7 @@ impl Service {
 
     /// Forks an instance into a cgroup of its own.
     fn spawn(&self) -> Result<Born, (Option<u32>, String)> {
-        let number = self.started.get() + 1;
-        self.started.set(number);
+        let number = self.next_number();
         let is_shadow = !self.line.look().is_vacant;
         let before = |error: String| (None, error);
         let create = |run: &PathBuf| InstanceCgroup::create(run, &format!("i{number}"));
@@ -84,15 +90,17 @@ impl Service {
         if !sockets.is_empty() {
             prepared = prepared.with_own_pid_as("LISTEN_PID");
         }
+        // What was left of it is found by its pins, which are root's.
+        let bond = if nix::unistd::geteuid().is_root() { Bond::Service } else { Bond::BoundService };
         let place = Place { cgroup: directory.as_ref(), entrances: &self.entrances, descriptors: &sockets };
-        let mut process = Held::fork(&self.command, &prepared, place, &self.original, Bond::Service)
+        let mut process = Held::fork(&self.command, &prepared, place, &self.original, bond)
             .map_err(|error| failed(error.to_string()))?;
         if is_shadow {
             set_oom_score(&[process.pid()], SHADOW_OOM_SCORE);
         }
         let pid = process.pid();
         let pidfd: OwnedFd = process.pidfd().try_clone().map_err(|error| failed(error.to_string()))?;
-        self.line.ask(|reply| Say::Born { slot, pid, pidfd, reply });
+        self.line.ask(|reply| Say::Born { slot, pid, pidfd, is_copy: false, reply });
         if let Err(StartError::Execute(errno)) = process.release()
             && number == 1
         {

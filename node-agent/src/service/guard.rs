@@ -33,7 +33,7 @@ pub(super) enum Command {
     /// An instance will be born in this cgroup: give it a slot.
     Admit { number: u64, cgroup: Option<InstanceCgroup>, reply: Sender<Result<u32, String>> },
     /// Its process is there, held; once this is answered it may go on.
-    Born { slot: u32, pid: i32, pidfd: OwnedFd, reply: Sender<()> },
+    Born { slot: u32, pid: i32, pidfd: OwnedFd, is_copy: bool, reply: Sender<()> },
     /// An instance could not be started; the slot, if it had got one.
     NotStarted(Option<u32>),
     /// It is given these listeners; the answer says what is wrong with them.
@@ -261,8 +261,8 @@ impl Guard {
     fn serve(&mut self, command: Command) {
         match command {
             Command::Admit { number, cgroup, reply } => _ = reply.send(self.admit(number, cgroup)),
-            Command::Born { slot, pid, pidfd, reply } => {
-                self.born(slot, pid, pidfd);
+            Command::Born { slot, pid, pidfd, is_copy, reply } => {
+                self.born(slot, pid, pidfd, is_copy);
                 _ = reply.send(());
             }
             Command::NotStarted(slot) => {
@@ -312,9 +312,9 @@ impl Guard {
         Ok(slot)
     }
 
-    fn born(&mut self, slot: u32, pid: i32, pidfd: OwnedFd) {
+    fn born(&mut self, slot: u32, pid: i32, pidfd: OwnedFd, is_copy: bool) {
         if let Some(live) = self.live.get_mut(&slot) {
-            live.born(pid, pidfd);
+            live.born(pid, pidfd, is_copy);
         }
         if let Some(steering) = &mut self.steering {
             steering.watch(slot, pid);

@@ -1,6 +1,7 @@
 //! Where a service lives: the cgroup of its run, and who measures it.
 
-use crate::cgroup::{Hierarchies, own_cgroup};
+use crate::cgroup::InstanceCgroup;
+use crate::steer::{Steering, Wanted};
 use std::fs::File;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -15,32 +16,10 @@ pub trait Home {
 
     /// Measures; gives the pause until the next time.
     fn measure(&mut self) -> Duration;
-}
 
-/// The agent measures, and the launcher is in the run's cgroup already.
-#[derive(Debug)]
-pub struct Lodged {
-    cgroup: Option<PathBuf>,
-}
-
-impl Lodged {
-    /// In the cgroup that this process is in.
-    pub fn here() -> Self {
-        let unified = Hierarchies::detect().ok().map(|hierarchies| hierarchies.unified);
-        Self { cgroup: unified.and_then(|unified| own_cgroup(&unified)) }
-    }
-}
-
-impl Home for Lodged {
-    fn cgroup(&self) -> Option<PathBuf> {
-        self.cgroup.clone()
-    }
-
-    fn entrances(&self) -> &[File] {
-        &[]
-    }
-
-    fn measure(&mut self) -> Duration {
-        Duration::from_secs(3600)
+    /// Steering that somebody else has loaded for this service, with the cgroup of its warming; `None` if the
+    /// supervisor is to load it.
+    fn steering(&mut self, _wanted: &Wanted) -> Option<Result<(Steering, InstanceCgroup), String>> {
+        None
     }
 }

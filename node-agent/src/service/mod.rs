@@ -11,18 +11,23 @@
 pub mod adopt;
 mod bring_up;
 pub mod control;
+mod fork;
 mod guard;
 mod health;
 mod home;
+mod lodged;
 mod places;
 pub mod probe;
 mod record;
 mod sockets;
 mod supervisor;
 
-pub use home::{Home, Lodged};
+pub use home::Home;
+pub use lodged::Lodged;
 pub use places::{Place as ControlPlace, control_directory};
+pub(crate) use places::{lent_pins, lent_pins_to_be};
 pub use record::Recorder;
+pub(crate) use supervisor::WARMING;
 pub use supervisor::{ServiceError, supervise};
 
 use crate::balance::Rules;

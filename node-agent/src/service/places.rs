@@ -1,7 +1,7 @@
 //! Where the control sockets and pins of services are: found by name, below directories that only their owners
 //! can write to.
 
-use crate::probe::bpf_file_system;
+use crate::probe::{bpf_file_system, find_bpf_file_system};
 use std::fs;
 use std::io;
 use std::os::unix::ffi::OsStrExt;
@@ -25,22 +25,46 @@ pub fn control_directory(agent_socket: &Path) -> PathBuf {
         .join("standin/services")
 }
 
+/// Where the agent pins what it lends to the launcher of a run, by the run's cgroup, in a BPF file system.
+fn lent(root: &Path, cgroup: &Path) -> PathBuf {
+    root.join(PINS).join(format!("lent-{}", cgroup.display().to_string().replace(['/', '.'], "%")))
+}
+
+/// What was lent to a run, if anything was.
+pub(crate) fn lent_pins(cgroup: &Path) -> Option<PathBuf> {
+    Some(lent(&find_bpf_file_system()?, cgroup)).filter(|pins| pins.exists())
+}
+
+/// Where to pin what is lent to a run; `None` without a BPF file system.
+pub(crate) fn lent_pins_to_be(cgroup: &Path) -> Option<PathBuf> {
+    Some(lent(&bpf_file_system(None).ok()?, cgroup))
+}
+
 /// The places of one service.
 #[derive(Clone, Debug)]
 pub struct Place {
     /// Its control socket.
     pub socket: PathBuf,
-    /// Its pins; `None` where no BPF file system can be had: then steering ends with the supervisor.
-    pub pins: Option<PathBuf>,
+    /// Name of its directory of pins.
+    pin_name: String,
 }
 
 impl Place {
     /// Of the service `name` of this user.
     pub fn new(directory: &Path, name: &str) -> Self {
         let file = file_name(name);
-        let root = nix::unistd::geteuid().is_root().then(|| bpf_file_system(None).ok()).flatten();
-        let pins = root.map(|root| root.join(PINS).join(pin_name(directory, &file)));
-        Self { socket: directory.join(format!("{file}.sock")), pins }
+        Self { socket: directory.join(format!("{file}.sock")), pin_name: pin_name(directory, &file) }
+    }
+
+    /// Its pins, if there are any.
+    pub fn pins(&self) -> Option<PathBuf> {
+        Some(find_bpf_file_system()?.join(PINS).join(&self.pin_name)).filter(|pins| pins.exists())
+    }
+
+    /// Where to pin; `None` where no BPF file system can be had: then steering ends with the supervisor.
+    pub fn pins_to_be(&self) -> Option<PathBuf> {
+        let is_root = nix::unistd::geteuid().is_root();
+        Some(bpf_file_system(None).ok().filter(|_| is_root)?.join(PINS).join(&self.pin_name))
     }
 
     /// Makes the directory of the socket.

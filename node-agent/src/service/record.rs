@@ -4,13 +4,17 @@ use super::guard::Failover;
 use crate::balance::demand;
 use crate::store::record::NewFailover;
 use crate::store::{Reader, Store};
-use std::path::PathBuf;
+use crate::wire::{self, Reply, Request};
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
 
 /// Where failovers of a service are recorded.
 #[derive(Clone, Debug)]
 pub struct Recorder {
     /// The database.
     pub database: PathBuf,
+    /// The agent that records, where the database is its own.
+    pub agent: Option<PathBuf>,
     /// Name of the service.
     pub service: String,
     /// Who runs it.
@@ -20,10 +24,13 @@ pub struct Recorder {
 impl Recorder {
     /// Records one; blocks. A database that refuses costs the record, and a word in the log.
     pub(super) fn record(&self, failover: &Failover) {
-        let recorded = Store::open(&self.database).and_then(|opened| {
-            let mut store = opened.store;
-            store.add_failover(&self.row(failover))
-        });
+        let row = self.row(failover);
+        let recorded = match &self.agent {
+            Some(agent) => tell(agent, row),
+            None => Store::open(&self.database)
+                .and_then(|mut opened| opened.store.add_failover(&row))
+                .map_err(|error| error.to_string()),
+        };
         if let Err(error) = recorded {
             eprintln!("standin: a failover is not recorded: {error}");
         }
@@ -31,6 +38,9 @@ impl Recorder {
 
     /// Books connections to an hour of the week, and gives how busy the next one will be; blocks.
     pub(super) fn hour(&self, hour_of_week: u32, connections: Option<f64>) -> Option<f64> {
+        if self.agent.is_some() {
+            return None;
+        }
         let booked = Store::open(&self.database).and_then(|opened| match connections {
             Some(connections) => {
                 let mut store = opened.store;
@@ -52,7 +62,7 @@ impl Recorder {
             service: self.service.clone(),
             uid: self.uid,
             at_ms: failover.at_ms,
-            cause: failover.cause.word(),
+            cause: failover.cause.word().into(),
             evidence: failover.cause.to_string(),
             from_instance: number(failover.from),
             from_pid: failover.from.map(|(_, pid)| pid),
@@ -63,5 +73,17 @@ impl Recorder {
             migrated: failover.migrated,
             open: failover.open,
         }
+    }
+}
+
+/// Has the agent record it.
+fn tell(agent: &Path, row: NewFailover) -> Result<(), String> {
+    let mut stream = UnixStream::connect(agent).map_err(|error| error.to_string())?;
+    let sent = wire::send(&mut stream, &Request::FailedOver(Box::new(row)));
+    match sent.and_then(|()| wire::receive(&mut stream)) {
+        Ok(Reply::Done) => Ok(()),
+        Ok(Reply::Refused(why)) => Err(why),
+        Ok(_) => Err("the agent answered something else".into()),
+        Err(error) => Err(error.to_string()),
     }
 }

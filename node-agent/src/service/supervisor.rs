@@ -5,7 +5,7 @@ use super::control::{self, Card};
 use super::guard::{Failover, Guard, Line, Report};
 use super::home::Home;
 use super::places::Place;
-use super::{Options, adopt, health, record, sockets};
+use super::{Options, ShadowKind, adopt, fork, health, record, sockets};
 use crate::balance::How;
 use crate::cgroup::InstanceCgroup;
 use crate::launch::{Command, Dispositions, StartError};
@@ -38,7 +38,7 @@ const HANDLED: [Signal; 7] = [
 ];
 
 /// Name of the cgroup that warming commands run in.
-const WARMING: &str = "warm";
+pub(crate) const WARMING: &str = "warm";
 
 /// How long killed processes may take to leave their cgroups at the end.
 const LEAVE_WAIT: Duration = Duration::from_secs(5);
@@ -98,6 +98,8 @@ pub(super) struct Service {
     pub(super) changed: Notify,
     /// One instance is warmed at a time: the kernel side tells one set of connections apart.
     pub(super) turn: Semaphore,
+    /// How shadows come to be, as far as that is possible.
+    pub(super) kind: Cell<ShadowKind>,
     /// How long the first instance took to get ready.
     pub(super) start_took: Cell<Option<Duration>>,
     /// `errno` of the first instance's `execve`.
@@ -109,6 +111,12 @@ pub(super) struct Service {
 }
 
 impl Service {
+    /// The number of a new instance.
+    pub(super) fn next_number(&self) -> u64 {
+        self.started.set(self.started.get() + 1);
+        self.started.get()
+    }
+
     pub(super) fn say(&self, text: &str) {
         (self.say)(text);
     }
@@ -133,7 +141,7 @@ pub fn supervise(
     let control = control::listen(place, &options.name)?;
     let ground = match adopt::left(place) {
         Some(found) => Ground::inherit(found, say.as_ref()),
-        None => Ground::prepare(home.cgroup(), &options, place.pins.as_deref(), say.as_ref()),
+        None => Ground::prepare(home, &options, place.pins_to_be().as_deref(), say.as_ref()),
     };
     // Also a test of the addresses: who can't have them is told before anything runs.
     let sockets = sockets::open_all(&options.listen, ground.steering.is_some())?;
@@ -157,6 +165,7 @@ pub fn supervise(
         addresses: RefCell::default(),
         changed: Notify::new(),
         turn: Semaphore::new(1),
+        kind: Cell::new(options.kind),
         start_took: Cell::new(None),
         exec_errno: Cell::new(None),
         stopping: Cell::new(false),
@@ -194,14 +203,16 @@ struct Ground {
 
 impl Ground {
     /// Without it the service is restarted when it dies, and clients are refused meanwhile.
-    fn prepare(run: Option<PathBuf>, options: &Options, pins: Option<&Path>, say: &dyn Fn(&str)) -> Self {
-        let Some(run) = run else {
+    fn prepare(home: &mut dyn Home, options: &Options, pins: Option<&Path>, say: &dyn Fn(&str)) -> Self {
+        let Some(run) = home.cgroup() else {
             say(
                 "connections are not steered (no cgroup can be made, which takes root): no shadow; it is restarted when it dies",
             );
             return Self { run: None, steering: None, warming: None, left: None };
         };
-        match Self::steer(&run, options, pins) {
+        let wanted = Wanted { ports: options.ports.clone(), latency_max: options.latency_max };
+        let steering = home.steering(&wanted).unwrap_or_else(|| Self::steer(&run, &wanted, pins));
+        match steering {
             Ok((steering, warming)) => {
                 if let Some(why) = &steering.without_early_death {
                     say(&format!("a death is only seen when its memory is gone: {why}"));
@@ -217,15 +228,10 @@ impl Ground {
         }
     }
 
-    fn steer(
-        run: &Path,
-        options: &Options,
-        pins: Option<&Path>,
-    ) -> Result<(Steering, InstanceCgroup), String> {
+    fn steer(run: &Path, wanted: &Wanted, pins: Option<&Path>) -> Result<(Steering, InstanceCgroup), String> {
         let warming = InstanceCgroup::create(run, WARMING).map_err(|error| error.to_string())?;
         let directory = File::open(run).map_err(|error| error.to_string())?;
-        let wanted = Wanted { ports: options.ports.clone(), latency_max: options.latency_max };
-        let steering = Steering::load(&directory, warming.directory(), &wanted, pins);
+        let steering = Steering::load(&directory, warming.directory(), wanted, pins);
         Ok((steering.map_err(|error| error.to_string())?, warming))
     }
 
@@ -286,6 +292,9 @@ impl Supervisor {
                 Arc::clone(&self.card),
                 recorder,
             ));
+        }
+        if self.service.options.kind == ShadowKind::Forked {
+            tokio::task::spawn_local(fork::refresh(Rc::clone(&self.service)));
         }
         let mut pause = home.measure();
         loop {

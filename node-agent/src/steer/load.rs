@@ -11,6 +11,7 @@ use aya::programs::{
 use aya::{Btf, Ebpf, EbpfLoader, Endianness};
 use ebpf_probes::Offsets;
 use ebpf_probes::steer::{Control, GROUPS_MAX, NOBODY, SLOTS_MAX, Steered};
+use serde::{Deserialize, Serialize};
 use std::fs::{self, File};
 use std::mem::offset_of;
 use std::os::fd::{AsFd, OwnedFd};
@@ -22,7 +23,7 @@ use std::time::Duration;
 static OBJECT: &[u8] = aya::include_bytes_aligned!("../../../ebpf-probes/prebuilt/steer.bpf.o");
 
 /// What is wanted of the steering of a service.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Wanted {
     /// Its ports; all that it listens on if empty.
     pub ports: Vec<u16>,
@@ -31,7 +32,7 @@ pub struct Wanted {
 }
 
 /// The maps that user space uses; the others live as long as the programs.
-const MAPS: [&str; 11] = [
+pub(super) const MAPS: [&str; 11] = [
     "CONTROL",
     "STEERED",
     "MEMBERS",
@@ -194,7 +195,7 @@ fn select(ebpf: &mut Ebpf, pins: Option<&Path>) -> Result<OwnedFd, SteerError> {
     descriptor(program)
 }
 
-fn descriptor(program: &SkReuseport) -> Result<OwnedFd, SteerError> {
+pub(super) fn descriptor(program: &SkReuseport) -> Result<OwnedFd, SteerError> {
     let descriptor = refused!("select", program.fd()).as_fd().try_clone_to_owned();
     Ok(refused!("select", descriptor))
 }
@@ -211,14 +212,14 @@ fn pin(pins: &Path, ebpf: &Ebpf, links: Vec<FdLink>) -> Result<Vec<FdLink>, Stee
 }
 
 /// Removes the pins of a service.
-pub(super) fn unpin(pins: &Path) {
+pub fn unpin(pins: &Path) {
     for entry in fs::read_dir(pins).into_iter().flatten().flatten() {
         _ = fs::remove_file(entry.path());
     }
     _ = fs::remove_dir(pins);
 }
 
-fn assemble(
+pub(super) fn assemble(
     mut map: impl FnMut(&'static str) -> Result<Map, SteerError>,
     select: OwnedFd,
     links: Vec<FdLink>,

@@ -6,6 +6,7 @@
 //!
 //! Turning the traffic is one store into mapped memory ([`Control`]); everything else takes microseconds.
 
+mod lend;
 mod listeners;
 mod load;
 mod strangers;
@@ -13,8 +14,9 @@ mod strangers;
 pub use ebpf_probes::steer::{
     EXITED, FATAL_SIGNAL, GroupKey, KILLED, LISTENS, NOBODY, PORTS_MAX, SLOTS_MAX, SteerEvent, Steered,
 };
+pub use lend::{LENT, lend};
 pub use listeners::{Address, Listener, connections, find};
-pub use load::Wanted;
+pub use load::{Wanted, unpin};
 pub use strangers::strangers;
 
 use crate::probe::Mapped;

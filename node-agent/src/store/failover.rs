@@ -158,7 +158,7 @@ pub(super) fn sample() -> NewFailover {
         service: "web".into(),
         uid: 0,
         at_ms: 1000,
-        cause: "died",
+        cause: "died".into(),
         evidence: "killed by SIGKILL".into(),
         from_instance: Some(1),
         from_pid: Some(10),

@@ -117,7 +117,7 @@ pub struct OpenRun {
 }
 
 /// The traffic of a service was moved.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NewFailover {
     /// Name of the service.
     pub service: String,
@@ -126,7 +126,7 @@ pub struct NewFailover {
     /// When it began, milliseconds since the epoch.
     pub at_ms: i64,
     /// `died`, `hang`, `unready`, `slow` or `asked`.
-    pub cause: &'static str,
+    pub cause: String,
     /// In words.
     pub evidence: String,
     /// The instance that had served, if it was still known.

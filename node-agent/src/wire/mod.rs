@@ -18,7 +18,8 @@ use crate::predict::Prediction;
 use crate::probe::ProgramCost;
 use crate::size::admission::{Licenses, Promise, Total, WhenFull};
 use crate::size::{Limits, Manual, Policy};
-use crate::store::record::Ending;
+use crate::steer::Wanted;
+use crate::store::record::{Ending, NewFailover};
 use serde::{Deserialize, Serialize};
 
 /// Version of everything in this module. Both sides must have the same: they come in one binary, and a
@@ -41,6 +42,11 @@ pub enum Request {
     Status,
     /// What is promised, and who waits.
     Queue,
+    /// The run started on this connection is a service: steer its connections. Answered by [`Reply::Lent`] and then
+    /// one byte with the descriptors.
+    Steer(Wanted),
+    /// The traffic of a service of the caller's was moved: record it.
+    FailedOver(Box<NewFailover>),
     /// Take up a container whose first process a runtime has made, before it executes anything.
     Container(Box<Container>),
 }
@@ -126,6 +132,10 @@ pub enum Reply {
     Status(AgentStatus),
     /// What is promised, and who waits.
     Queue(Box<QueueStatus>),
+    /// The descriptors of a service's steering follow.
+    Lent,
+    /// It is done.
+    Done,
     /// The request can't be done; the reason is for people.
     Refused(String),
 }

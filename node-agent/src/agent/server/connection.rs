@@ -3,13 +3,14 @@
 use super::licenses::Uses;
 use super::life::{self, Life, Record};
 use super::queue::{Denied, Entry, Place};
-use super::{Agent, Process, container};
+use super::{Agent, Process, container, steering};
 use crate::agent::terms::{Terms, duration_ms, promise, terms};
 use crate::fingerprint::key::{self, TaskKey};
 use crate::host::{self, ProcessId};
 use crate::predict::Prediction;
 use crate::size::admission::Licenses;
-use crate::store::record::{Engine as EngineKind, NewRun};
+use crate::store::Store;
+use crate::store::record::{Engine as EngineKind, NewFailover, NewRun};
 use crate::wire::{self, Reply, Request, Start, Started, WireError};
 use serde::Serialize;
 use std::io;
@@ -49,7 +50,8 @@ pub(super) async fn serve(agent: &Rc<Agent>, mut stream: UnixStream) {
             Ok(started) => answer(&mut stream, &Reply::Started(Box::new(started))).await,
             Err(why) => refuse(&mut stream, &why).await,
         },
-        Request::ExecFailed(_) | Request::Wait => {
+        Request::FailedOver(failover) => record_failover(agent, &mut stream, peer, *failover).await,
+        Request::ExecFailed(_) | Request::Wait | Request::Steer(_) => {
             refuse(&mut stream, "no run was started on this connection").await;
         }
     }
@@ -73,11 +75,23 @@ async fn start_task(agent: &Rc<Agent>, mut stream: UnixStream, peer: Peer, start
         }
         Err(NotStarted::Denied(Denied::Gone)) => return,
     };
+    let cgroup = life.task.cgroup().path().to_owned();
     let (tell, executed) = oneshot::channel();
     let (finish, finished) = oneshot::channel();
     agent.spawn(life::lead(Rc::clone(agent), life, executed, finish));
     answer(&mut stream, &Reply::Started(Box::new(started))).await;
-    match receive(&mut stream).await {
+    let mut request = receive(&mut stream).await;
+    while let Ok(Request::Steer(wanted)) = &request {
+        match steering::prepare(&cgroup, peer.uid, wanted) {
+            Ok(descriptors) => {
+                answer(&mut stream, &Reply::Lent).await;
+                _ = steering::hand_over(&stream, &descriptors).await;
+            }
+            Err(why) => refuse(&mut stream, &why).await,
+        }
+        request = receive(&mut stream).await;
+    }
+    match request {
         Ok(Request::ExecFailed(errno)) => _ = tell.send(Some(errno)),
         Ok(Request::Wait) => {
             _ = tell.send(None);
@@ -90,6 +104,17 @@ async fn start_task(agent: &Rc<Agent>, mut stream: UnixStream, peer: Peer, start
         }
         // The socket closed on exec (or the launcher died): the process itself tells the rest.
         _ => _ = tell.send(None),
+    }
+}
+
+/// Records a failover of a service of the caller's.
+async fn record_failover(agent: &Rc<Agent>, stream: &mut UnixStream, peer: Peer, failover: NewFailover) {
+    let (database, failover) = (agent.database.clone(), NewFailover { uid: peer.uid, ..failover });
+    let record = move || Store::open(&database).and_then(|mut opened| opened.store.add_failover(&failover));
+    match tokio::task::spawn_blocking(record).await {
+        Ok(Ok(())) => answer(stream, &Reply::Done).await,
+        Ok(Err(error)) => refuse(stream, &error.to_string()).await,
+        Err(error) => refuse(stream, &error.to_string()).await,
     }
 }
 

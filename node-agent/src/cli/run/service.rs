@@ -10,7 +10,7 @@ use crate::service::probe::Probe;
 use crate::service::{
     ControlPlace, Lodged, Options, Recorder, ServiceError, ShadowKind, control_directory, supervise,
 };
-use crate::wire::Start;
+use crate::wire::{Leftover, Start};
 use anyhow::bail;
 use clap::{Args, ValueEnum};
 use std::ffi::OsString;
@@ -26,6 +26,9 @@ pub(in crate::cli) struct ServiceArgs {
     /// How a shadow comes to be
     #[arg(long, value_enum, default_value = "spawned", requires = "shadows")]
     shadow: ShadowArg,
+    /// A forked shadow is made anew after so long
+    #[arg(long, value_name = "TIME", value_parser = parse_time, default_value = "5m", requires = "shadows")]
+    refresh: Duration,
     /// http://HOST:PORT/PATH or a command: must succeed before an instance serves, and while it does
     #[arg(long, value_name = "URL|CMD", value_parser = Probe::parse, requires = "shadows")]
     ready_probe: Option<Probe>,
@@ -125,6 +128,7 @@ impl ServiceArgs {
                 ShadowArg::Spawned => ShadowKind::Spawned,
                 ShadowArg::Cow => ShadowKind::Forked,
             },
+            refresh: self.refresh,
             ready_probe: self.ready_probe.clone(),
             probe_interval: self.probe_interval,
             probe_timeout: self.probe_timeout,
@@ -145,19 +149,21 @@ impl ServiceArgs {
             start_timeout: self.start_timeout,
             stop_timeout: self.stop_timeout,
             drain_timeout: self.drain_timeout,
-            ..Options::default()
         }
     }
 }
 
 impl Launcher<'_> {
     /// Runs the command as a service. An agent, if there is one, measures it; failover needs none.
-    pub(super) fn serve(&mut self, start: Start) -> anyhow::Result<u8> {
+    pub(super) fn serve(&mut self, mut start: Start) -> anyhow::Result<u8> {
         let options = self.arguments.service.options(&start.task_type);
         let place = ControlPlace::new(&control_directory(&self.settings.socket), &options.name);
         let database = self.settings.database.clone();
-        let recorder =
-            Recorder { database, service: options.name.clone(), uid: nix::unistd::geteuid().as_raw() };
+        let uid = nix::unistd::geteuid();
+        let mut recorder =
+            Recorder { database, agent: None, service: options.name.clone(), uid: uid.as_raw() };
+        // Root's service outlives its launcher, to be taken up by the next; others' ends with it.
+        start.leftover = if uid.is_root() { Leftover::Leave } else { Leftover::Kill };
         let is_quiet = self.arguments.quiet;
         let say = move |text: &str| {
             if !is_quiet {
@@ -169,7 +175,8 @@ impl Launcher<'_> {
             Ok(Some(mut agent)) => match self.asking().start(&mut agent, &start, || None) {
                 Ok(Answer::Started(started)) => {
                     self.say_plan(&started);
-                    let mut home = Lodged::here();
+                    recorder.agent = (!uid.is_root()).then(|| self.settings.socket.clone());
+                    let mut home = Lodged::with(agent);
                     let status = supervise(options, command, &mut home, &place, recorder, Box::new(say));
                     return self.end_service(status);
                 }

@@ -9,8 +9,11 @@
 //!
 //! Queues are moved before the thaw: some kernels (6.1 before 6.1.192) do not wake an idle listener for a
 //! connection that is moved to it. A failover that was asked for thaws first and lets the old one finish.
+//!
+//! A forked shadow shares its listeners with the old instance: nothing is moved, and nothing may be closed. The old
+//! one is killed before the shadow goes on; where it may finish it is told to end.
 
-use super::{Failover, Guard, Report};
+use super::{Failover, Guard, Live, Report};
 use crate::balance::{Action, Cause, Slow};
 use crate::host;
 use crate::steer::Listener;
@@ -107,7 +110,7 @@ impl Guard {
         };
         let at_ms = host::now_ms() - i64::try_from((monotonic_ns() - clock.zero_ns) / 1_000_000).unwrap_or(0);
         clock.step("noticed");
-        let queued = old.map_or(0, super::Live::queue);
+        let queued = old.map_or(0, Live::queue);
         let before = self.steering.as_ref().map_or(0, |steering| steering.steered().migrated);
         let open =
             if this.drain { self.hand_over(this, &mut clock) } else { self.take_over(this, &mut clock) };
@@ -141,7 +144,15 @@ impl Guard {
         clock.step("thawed");
         self.turn_to(this.to);
         clock.step("turned");
+        if let (true, Some(from)) = (self.shares_listeners(this.to), this.from) {
+            self.end(from, true);
+            clock.step("told");
+        }
         None
+    }
+
+    fn shares_listeners(&self, slot: u32) -> bool {
+        self.live.get(&slot).is_some_and(|live| live.is_copy)
     }
 
     /// The old instance is dead or has to go.
@@ -152,8 +163,13 @@ impl Guard {
             self.fence(this.from);
             clock.step("fenced");
         }
-        let old = this.from.and_then(|slot| self.live.get(&slot));
-        old.into_iter().flat_map(|live| &live.listeners).for_each(Listener::shut);
+        if self.shares_listeners(this.to) {
+            let old = this.from.and_then(|slot| self.live.get_mut(&slot));
+            old.into_iter().for_each(Live::kill);
+        } else {
+            let old = this.from.and_then(|slot| self.live.get(&slot));
+            old.into_iter().flat_map(|live| &live.listeners).for_each(Listener::shut);
+        }
         clock.step("migrated");
         self.thaw(this.to);
         clock.step("thawed");

@@ -21,6 +21,7 @@ pub(in crate::service) struct View {
     pub(in crate::service) role: Option<Role>,
     pub(in crate::service) pid: i32,
     pub(in crate::service) is_frozen: bool,
+    pub(in crate::service) is_copy: bool,
     /// Milliseconds since 1970.
     pub(in crate::service) since_ms: i64,
     pub(in crate::service) addresses: Vec<Address>,
@@ -51,6 +52,8 @@ pub(in crate::service) struct Live {
     /// When it will be killed if it has not ended by itself.
     pub(super) deadline: Option<Instant>,
     pub(super) is_frozen: bool,
+    /// It was forked off the primary: their listeners are the same sockets.
+    pub(super) is_copy: bool,
     since_ms: i64,
 }
 
@@ -95,11 +98,13 @@ impl Live {
             died_at_ns: None,
             deadline: None,
             is_frozen: false,
+            is_copy: false,
             since_ms: host::now_ms(),
         }
     }
 
-    pub(super) fn born(&mut self, pid: i32, pidfd: OwnedFd) {
+    pub(super) fn born(&mut self, pid: i32, pidfd: OwnedFd, is_copy: bool) {
+        (self.is_copy, self.is_frozen) = (is_copy, is_copy);
         self.process = Some(LiveProcess { pid, pidfd });
     }
 
@@ -187,7 +192,7 @@ impl Live {
         if self.is_reaped {
             return None;
         }
-        let status = waitpid(Pid::from_raw(pid), Some(WaitPidFlag::WNOHANG));
+        let status = waitpid(Pid::from_raw(pid), Some(WaitPidFlag::WNOHANG | WaitPidFlag::__WALL));
         let how = match status {
             Ok(WaitStatus::Exited(_, code)) => How(code << 8),
             Ok(WaitStatus::Signaled(_, signal, _)) => How(signal as i32),
@@ -221,6 +226,7 @@ impl Live {
             role,
             pid: self.pid(),
             is_frozen: self.is_frozen,
+            is_copy: self.is_copy,
             since_ms: self.since_ms,
             addresses: self.addresses(),
             queue: self.queue(),

@@ -1,0 +1,80 @@
+//! The home of a service where there is an agent: it measures the run, and the launcher is in the run's cgroup. For
+//! launchers that may not load programs it has the steering as well.
+
+use super::home::Home;
+use super::supervisor::WARMING;
+use crate::cgroup::{Hierarchies, InstanceCgroup, own_cgroup};
+use crate::steer::{LENT, Steering, Wanted};
+use crate::wire::{self, Reply, Request};
+use nix::sys::socket::{ControlMessageOwned, MsgFlags, recvmsg};
+use std::fs::File;
+use std::io::IoSliceMut;
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// See the head of this file.
+#[derive(Debug)]
+pub struct Lodged {
+    agent: UnixStream,
+    cgroup: Option<PathBuf>,
+}
+
+impl Lodged {
+    /// In the cgroup that `agent` has moved this process into.
+    pub fn with(agent: UnixStream) -> Self {
+        let unified = Hierarchies::detect().ok().map(|hierarchies| hierarchies.unified);
+        Self { agent, cgroup: unified.and_then(|unified| own_cgroup(&unified)) }
+    }
+
+    fn borrow(&mut self, wanted: &Wanted) -> Result<(Steering, InstanceCgroup), String> {
+        let asked = wire::send(&mut self.agent, &Request::Steer(wanted.clone()));
+        match asked.and_then(|()| wire::receive(&mut self.agent)) {
+            Ok(Reply::Lent) => {}
+            Ok(Reply::Refused(why)) => return Err(why),
+            Ok(_) => return Err("the agent answered something else".into()),
+            Err(error) => return Err(error.to_string()),
+        }
+        let descriptors = receive_descriptors(&self.agent).map_err(|error| error.to_string())?;
+        let steering = Steering::lent(descriptors).map_err(|error| error.to_string())?;
+        let run = self.cgroup.clone().ok_or("no cgroup")?;
+        let warming = InstanceCgroup::open(&run.join(WARMING)).map_err(|error| error.to_string())?;
+        Ok((steering, warming))
+    }
+}
+
+fn receive_descriptors(stream: &UnixStream) -> nix::Result<Vec<OwnedFd>> {
+    let mut byte = [0];
+    let mut space = nix::cmsg_space!([RawFd; LENT]);
+    let mut parts = [IoSliceMut::new(&mut byte)];
+    let flags = MsgFlags::MSG_CMSG_CLOEXEC;
+    let message = recvmsg::<()>(stream.as_raw_fd(), &mut parts, Some(&mut space), flags)?;
+    let mut descriptors = Vec::new();
+    for control in message.cmsgs()? {
+        if let ControlMessageOwned::ScmRights(raw) = control {
+            // SAFETY: the kernel has just opened them for us.
+            descriptors.extend(raw.into_iter().map(|raw| unsafe { OwnedFd::from_raw_fd(raw) }));
+        }
+    }
+    Ok(descriptors)
+}
+
+impl Home for Lodged {
+    fn cgroup(&self) -> Option<PathBuf> {
+        self.cgroup.clone()
+    }
+
+    fn entrances(&self) -> &[File] {
+        &[]
+    }
+
+    fn measure(&mut self) -> Duration {
+        Duration::from_secs(3600)
+    }
+
+    fn steering(&mut self, wanted: &Wanted) -> Option<Result<(Steering, InstanceCgroup), String>> {
+        // Root loads its own, which outlives launcher and agent.
+        (!nix::unistd::geteuid().is_root()).then(|| self.borrow(wanted))
+    }
+}
