@@ -81,7 +81,8 @@ struct Outcome {
     lost: u32,
     reserved_gbh: f64,
     used_gbh: f64,
-    throttled_s: f64,
+    /// Runs that a CPU quota held back in a good share of periods.
+    throttled: f64,
 }
 
 fn main() -> Result<()> {
@@ -200,7 +201,7 @@ fn measured(sandbox: &Sandbox, first: i64) -> Outcome {
             "run_admission JOIN run ON run.id = run_id",
         ) / gbh,
         used_gbh: sum("1.0 * memory_bytes * length_ms / 1e3", "run_series") / gbh,
-        throttled_s: sum("1.0 * cpu_throttled_ns / 1e9", "(SELECT id AS run_id, cpu_throttled_ns FROM run)"),
+        throttled: sum("1.0 * throttled", "(SELECT id AS run_id, throttled FROM run)"),
     }
 }
 
@@ -212,7 +213,7 @@ fn print(outcomes: &[(&str, Outcome)]) {
     );
     for (name, outcome) in outcomes {
         println!(
-            "{name:<24}{:>10.1} s{:>7.2}{:>7}{:>7}{:>7.4} GB·h{:>7.2}{:>10.4}{:>8.0} %{:>10.1} s",
+            "{name:<24}{:>10.1} s{:>7.2}{:>7}{:>7}{:>7.4} GB·h{:>7.2}{:>10.4}{:>8.0} %{:>7.0} runs",
             outcome.makespan_s,
             outcome.makespan_s / yardstick.makespan_s,
             outcome.kills,
@@ -221,7 +222,7 @@ fn print(outcomes: &[(&str, Outcome)]) {
             outcome.reserved_gbh / yardstick.reserved_gbh,
             outcome.used_gbh,
             100.0 * outcome.used_gbh / outcome.reserved_gbh,
-            outcome.throttled_s,
+            outcome.throttled,
         );
     }
 }
