@@ -121,6 +121,12 @@ fn a_stopped_primary_is_replaced() {
     signal(primary, libc::SIGSTOP);
     assert_ne!(service.ask(), primary, "whoever asked meanwhile was moved");
     assert!(cause(&service).contains("stopped"), "{}", cause(&service));
+    // Nor need anybody wait for it.
+    service.wait_for_shadows(1);
+    std::thread::sleep(Duration::from_millis(1100));
+    let primary = service.primary();
+    signal(primary, libc::SIGSTOP);
+    service.wait_for_another(primary);
 }
 
 #[test]

@@ -152,6 +152,8 @@ pub(super) struct Guard {
     balance: Balance,
     live: BTreeMap<u32, Live>,
     stall: Stall,
+    /// Connections wait, or the primary is stopped: it is looked at more often.
+    is_alert: bool,
     /// The stall observer's last word was that the primary hangs.
     stalls: bool,
     slow: Slow,
@@ -189,6 +191,7 @@ impl Guard {
             balance,
             live,
             stall: Stall::new(TICK_BUSY),
+            is_alert: false,
             stalls: false,
             slow: Slow::default(),
             stop_patience,

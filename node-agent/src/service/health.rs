@@ -4,8 +4,9 @@ use super::control::Card;
 use super::guard::Command as Say;
 use super::record::Recorder;
 use super::supervisor::Service;
-use crate::balance::{Cause, Load, scale};
+use crate::balance::{Cause, Load, Reason, scale};
 use crate::host;
+use crate::shadow;
 use crate::steer;
 use std::rc::Rc;
 use std::sync::{Arc, Mutex};
@@ -60,6 +61,7 @@ fn primary(service: &Service) -> Option<(u32, u64)> {
 pub(super) async fn level(service: Rc<Service>, card: Arc<Mutex<Card>>) {
     let (min, max) = service.options.shadows;
     let mut wanted = min;
+    let mut reclaimed = false;
     loop {
         tokio::time::sleep(LEVEL_PAUSE).await;
         let shadow_bytes = shadow_bytes(&service);
@@ -68,11 +70,27 @@ pub(super) async fn level(service: Rc<Service>, card: Arc<Mutex<Card>>) {
         let (now_wanted, reason) = scale(min, max, wanted, &load);
         card.wants(now_wanted, reason);
         drop(card);
+        if reason == Reason::Memory && !reclaimed {
+            // Shadows give their memory back before one of them goes.
+            reclaimed = true;
+            give_back(&service);
+            continue;
+        }
+        reclaimed = reason == Reason::Memory;
         if now_wanted != wanted {
             service.say(&format!("{now_wanted} shadows instead of {wanted}: {}", reason.words()));
             wanted = now_wanted;
             service.line.say(Say::Wanted(wanted));
         }
+    }
+}
+
+/// Asks for the memory of frozen shadows to be paged out.
+fn give_back(service: &Service) {
+    let frozen = service.line.look().instances.into_iter().filter(|view| view.is_frozen && !view.is_copy);
+    let bytes: u64 = frozen.flat_map(|view| view.pids).map(shadow::page_out).sum();
+    if bytes > 0 {
+        service.say("the host is short of memory: that of the shadows is paged out");
     }
 }
 

@@ -25,9 +25,7 @@ impl Guard {
     }
 
     fn tick(&self) -> Duration {
-        let waiting =
-            self.balance.primary().and_then(|slot| self.live.get(&slot)).is_some_and(|live| live.queue() > 0);
-        if waiting { TICK_BUSY } else { TICK_IDLE }
+        if self.is_alert { TICK_BUSY } else { TICK_IDLE }
     }
 
     /// Takes in the kernel's events, and the ends that pidfds tell.
@@ -148,7 +146,8 @@ impl Guard {
             is_stopped: live.is_stopped(),
             ..Look::default()
         };
-        if queue > 0 || look.is_stopped {
+        self.is_alert = queue > 0 || look.is_stopped;
+        if self.is_alert {
             look_closer(live, &mut look);
         }
         match self.stall.observe(look) {
