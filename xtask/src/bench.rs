@@ -15,6 +15,8 @@ pub(crate) enum Bench {
     Overhead,
     /// What the agent costs with hundreds and thousands of cgroups
     Scale,
+    /// What a mix of jobs takes under presets, under nothing and under standin
+    Consolidate,
     /// How good predictions are on traces (in the folder STANDIN_TRACES), and what they cost
     Predict,
 }
@@ -25,6 +27,7 @@ impl Bench {
             Self::Launch => "launch",
             Self::Overhead => "overhead",
             Self::Scale => "scale",
+            Self::Consolidate => "consolidate",
             Self::Predict => "predict",
         }
     }

@@ -7,11 +7,13 @@
 mod adopt;
 mod budget;
 mod connection;
+mod container;
 mod forecast;
 mod keeper;
 mod licenses;
 mod life;
 mod others;
+mod pressure;
 mod queue;
 mod socket;
 mod steering;
@@ -66,6 +68,10 @@ struct Agent {
     drain: Cell<Duration>,
     /// Licence servers whose connections are counted.
     pools: licenses::Pools,
+    /// Who gives memory back first when the host is out of room. Warm spares are to be added here.
+    claims: RefCell<Vec<Box<dyn pressure::Claim>>>,
+    /// Memory that idle tasks are to give back, bytes.
+    wanted: watch::Sender<u64>,
     /// Promises, and who waits for one.
     queue: Queue,
     /// Tasks under way.
@@ -113,6 +119,7 @@ async fn run(config: Config, database: PathBuf, socket: &Path) -> anyhow::Result
     let listener = socket::listen(socket, &config.agent.socket_group)?;
     let agent = Agent::start(config, database).inspect_err(|_| _ = std::fs::remove_file(socket))?;
     agent.report_probes();
+    tokio::task::spawn_local(pressure::watch(Rc::clone(&agent)));
     tracing::info!("listening on {}, recording in {}", socket.display(), agent.database.display());
     _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
 
@@ -186,6 +193,8 @@ impl Agent {
         let queue = Queue::new(terms::total(&config, engine.capacity()));
         let agent = Rc::new(Self {
             queue,
+            claims: RefCell::default(),
+            wanted: watch::Sender::new(0),
             pools: licenses::Pools::new(&config),
             config,
             database,
@@ -263,6 +272,7 @@ impl Agent {
         engine.settle_stale();
         self.drain.set(begun.elapsed());
         engine.sweep();
+        engine.protect_tasks();
         let mut lives = self.lives.borrow_mut();
         while let Some(ended) = lives.try_join_next() {
             if let Err(error) = ended {

@@ -5,6 +5,7 @@
 //! is made in those too, for limits and accounts. Only directories made here are ever written to.
 
 mod accounts;
+mod handed;
 mod instance;
 mod limits;
 mod owner;

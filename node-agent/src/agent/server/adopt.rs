@@ -51,7 +51,12 @@ pub(super) fn runs(engine: &mut Engine, store: &mut Store) -> anyhow::Result<Tak
 
 fn cgroup_of(engine: &Engine, run: &OpenRun) -> Option<RunCgroup> {
     let (path, id) = run.cgroup.as_ref()?;
-    RunCgroup::existing(engine.hierarchies(), Path::new(path)).filter(|cgroup| cgroup.id() == *id)
+    let cgroup =
+        RunCgroup::existing(engine.hierarchies(), Path::new(path)).filter(|cgroup| cgroup.id() == *id)?;
+    match run.main.as_ref().filter(|main| main.is_alive()) {
+        Some(main) => Some(cgroup.where_process_is(main.pid, engine.parent())),
+        None => Some(cgroup),
+    }
 }
 
 /// The life of a run, if its main process and cgroup are still there.
