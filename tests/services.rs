@@ -46,6 +46,18 @@ fn a_shadow_is_frozen_and_uses_no_cpu() {
     );
 }
 
+/// Services of this sandbox whose programs are pinned: their names hold a hash of its directory.
+fn pins_of(sandbox: &Sandbox) -> usize {
+    let directory = sandbox.dir.path().join("services");
+    let hash =
+        directory.as_os_str().as_encoded_bytes().iter().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
+            (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3)
+        });
+    let roots = ["/sys/fs/bpf/standin-services", "/run/standin/bpf/standin-services"];
+    let entries = roots.iter().filter_map(|root| fs::read_dir(root).ok()).flatten().flatten();
+    entries.filter(|entry| entry.file_name().to_string_lossy().starts_with(&format!("{hash:016x}-"))).count()
+}
+
 #[test]
 fn the_end_of_the_service_is_that_of_its_primary() {
     require!(is_root(), "needs root");
@@ -58,8 +70,10 @@ fn the_end_of_the_service_is_that_of_its_primary() {
         assert!(!fs::exists(format!("/proc/{pid}")).unwrap(), "{pid} is left");
     }
     wait_until("the cgroups are gone", || sandbox.run_cgroups().is_empty());
+    assert_eq!(pins_of(&sandbox), 0, "nothing is left in the kernel");
     let service = Service::server(&sandbox, "web", &["--shadows", "1"]);
     service.wait_for_shadows(1);
+    assert_eq!(pins_of(&sandbox), 1);
     _ = service.tell("/exit0");
     assert_eq!(service.wait().code(), Some(0), "a clean exit is an end");
     let runs: i64 = sandbox.sql("SELECT count(*) FROM run WHERE state <> 'running'");
@@ -341,4 +355,21 @@ fn users_fail_over_with_the_agents_help() {
     service.child.kill().unwrap();
     wait_until("it ends with its launcher", || !fs::exists(format!("/proc/{primary}")).unwrap());
     wait_until("the cgroups are gone", || sandbox.run_cgroups().is_empty());
+}
+
+#[test]
+fn what_a_dead_service_has_pinned_is_swept() {
+    require!(is_root(), "needs root");
+    let sandbox = Sandbox::new();
+    let mut service = Service::server(&sandbox, "web", &["--shadows", "0"]);
+    service.wait_for_shadows(0);
+    let primary = service.primary();
+    service.child.kill().unwrap();
+    service.child.wait().unwrap();
+    signal(primary, libc::SIGKILL);
+    wait_until("it is gone", || !fs::exists(format!("/proc/{primary}")).unwrap());
+    assert_eq!(pins_of(&sandbox), 1);
+    let other = Service::server(&sandbox, "other", &["--shadows", "0"]);
+    other.wait_for_shadows(0);
+    assert_eq!(pins_of(&sandbox), 1, "its own");
 }

@@ -1,17 +1,16 @@
 //! What measuring needs of the host: cgroups and probes, found once, used by every task.
 
 use super::all_tasks::AllTasks;
+use super::recover;
 use super::task::{Plan, Task};
 use crate::cgroup::{Applied, CgroupError, Hierarchies, RunCgroup};
 use crate::config::{Config, Share};
 use crate::fingerprint::{Coverage, Fingerprint, Measures, Peer, Source};
 use crate::host::{self, Capacity, ProcessId};
 use crate::predict::Prediction;
-use crate::probe::{Instance, Measure, Options, Probes, Slot, State};
-use crate::service::lent_pins;
+use crate::probe::{CgroupChange, Instance, Measure, Options, Probes, Slot, State};
 use crate::size::elastic::Room;
 use crate::size::{Limits, Manual, Origin, Policy, size};
-use crate::steer::unpin;
 use ebpf_probes::ProcessExit;
 use ebpf_probes::demand::{SCALES, Scale};
 use std::collections::HashMap;
@@ -195,7 +194,7 @@ impl Engine {
         Ok(Task::new(cgroup, slot, plan, notes, measured, self.capacity, &self.lost))
     }
 
-    fn track(&mut self, cgroup: &RunCgroup, notes: &mut Vec<String>) -> Option<Slot> {
+    pub(super) fn track(&mut self, cgroup: &RunCgroup, notes: &mut Vec<String>) -> Option<Slot> {
         let probes = self.probes.as_mut().ok()?;
         probes.track(cgroup.id()).map_err(|error| notes.push(format!("not measured by probes: {error}"))).ok()
     }
@@ -227,6 +226,43 @@ impl Engine {
             if !kept.contains(&slot) {
                 probes.untrack(slot);
             }
+        }
+    }
+
+    /// Has cgroups that others make told of.
+    pub(super) fn watch_host(&mut self) -> Result<(), String> {
+        let probes = self.probes.as_mut().map_err(|why| why.clone())?;
+        probes.watch_host(std::process::id()).map_err(|error| error.to_string())
+    }
+
+    /// Has up to `slots` of them counted from their first moment.
+    pub(super) fn lend_to_host(&mut self, slots: usize) {
+        if let Ok(probes) = self.probes.as_mut()
+            && let Err(error) = probes.lend_to_host(slots)
+        {
+            tracing::warn!("cgroups of others are counted late: {error}");
+        }
+    }
+
+    /// How many cgroups can be counted at once.
+    pub(super) fn slots_max(&self) -> usize {
+        self.probes.as_ref().map_or(0, |probes| probes.slots_max() as usize)
+    }
+
+    /// What became of those.
+    pub(super) fn drain_cgroups(&mut self, each: impl FnMut(CgroupChange)) {
+        if let Ok(probes) = self.probes.as_mut() {
+            probes.drain_cgroups(each);
+        }
+    }
+
+    /// Ends counting for one of them. Its slot is for the next one that the kernel side sees, or, where that had
+    /// none, for the one that it is freed for.
+    pub(super) fn untrack_host(&mut self, slot: Slot, lend: bool) {
+        match self.probes.as_mut() {
+            Ok(probes) if lend => probes.untrack_host(slot),
+            Ok(probes) => probes.untrack(slot),
+            Err(_) => {}
         }
     }
 
@@ -369,11 +405,9 @@ impl Engine {
     pub fn sweep(&mut self) -> bool {
         let probes = &mut self.probes;
         self.released.retain(|(cgroup, slot)| {
-            if cgroup.is_populated() || cgroup.remove().is_err() {
+            if cgroup.is_populated() || recover::remove(cgroup).is_err() {
                 return true;
             }
-            // If it was a service that its steering was lent to.
-            lent_pins(cgroup.path()).into_iter().for_each(|pins| unpin(&pins));
             if let (Ok(probes), Some(slot)) = (probes.as_mut(), *slot) {
                 probes.untrack(slot);
             }

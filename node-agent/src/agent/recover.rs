@@ -1,8 +1,10 @@
 //! What a process that is no more has left behind: runs still marked as running, and cgroups.
 
 use super::engine::owner_of;
-use crate::cgroup::{Hierarchies, RunCgroup};
+use crate::cgroup::{CgroupError, Hierarchies, RunCgroup};
 use crate::host;
+use crate::service::lent_pins;
+use crate::steer::unpin;
 use crate::store::record::Engine as EngineKind;
 use crate::store::record::OpenRun;
 use crate::store::{Store, StoreError};
@@ -22,9 +24,19 @@ pub(super) fn sweep_cgroups(hierarchies: &Hierarchies, parent: &Path) {
         if let Some(cgroup) = RunCgroup::existing(hierarchies, &parent.join(&name))
             && !cgroup.is_populated()
         {
-            _ = cgroup.remove();
+            _ = remove(&cgroup);
         }
     }
+}
+
+/// Removes the cgroup of a run, and the steering that was lent to it if it was a service.
+///
+/// # Errors
+/// [`CgroupError`] while processes still live in it.
+pub(super) fn remove(cgroup: &RunCgroup) -> Result<(), CgroupError> {
+    cgroup.remove()?;
+    lent_pins(cgroup.path()).into_iter().for_each(|pins| unpin(&pins));
+    Ok(())
 }
 
 /// Closes runs that nobody will close: their launcher is dead, or they were an agent's whose task has ended
@@ -70,7 +82,7 @@ pub(super) fn close(
             fingerprint.memory_charged_peak_bytes.max(accounts.memory_charged_peak_bytes);
         store.checkpoint(run.id, &measured)?;
         cgroup.lift_limits();
-        _ = cgroup.remove();
+        _ = remove(&cgroup);
     }
     store.close_lost(run.id, host::now_ms())
 }

@@ -12,6 +12,7 @@ mod forecast;
 mod keeper;
 mod licenses;
 mod life;
+mod others;
 mod pressure;
 mod queue;
 mod socket;
@@ -61,6 +62,7 @@ struct Agent {
     writer: Writer,
     reader: RefCell<Reader>,
     forecasts: RefCell<Forecasts>,
+    others: RefCell<others::Others>,
     budget: RefCell<budget::Budget>,
     /// How long the last look at what the probes have took.
     drain: Cell<Duration>,
@@ -184,7 +186,8 @@ impl Agent {
         let mut store = opened.store;
         // Those that are taken up get their limits again; nobody would follow the others.
         keeper::let_go(engine.hierarchies(), engine.parent());
-        let adopted = adopt::runs(&mut engine, &mut store)?;
+        let (adopted, of_others) = adopt::runs(&mut engine, &mut store)?;
+        let others = others::Others::start(&mut engine, config.agent.host_cgroups, of_others);
         recover::sweep_cgroups(engine.hierarchies(), engine.parent());
         let reader = Reader::open(&database).context("failed to read the database just opened")?;
         let queue = Queue::new(terms::total(&config, engine.capacity()));
@@ -200,6 +203,7 @@ impl Agent {
             writer: Writer::start(store)?,
             reader: RefCell::new(reader),
             forecasts: RefCell::default(),
+            others: RefCell::new(others),
             budget: RefCell::default(),
             drain: Cell::default(),
             active: Cell::new(0),
@@ -259,8 +263,9 @@ impl Agent {
         });
     }
 
-    fn keep_house(&self) {
+    fn keep_house(self: &Rc<Self>) {
         self.keep_budget();
+        self.keep_others();
         let mut engine = self.engine.borrow_mut();
         let begun = Instant::now();
         engine.drain_exits();
@@ -293,6 +298,7 @@ impl Agent {
         _ = self.stop.send(true);
         let mut lives = self.lives.take();
         while lives.join_next().await.is_some() {}
+        self.checkpoint_others();
         if going_on == 0 {
             self.engine.borrow_mut().unpin();
         }

@@ -9,11 +9,13 @@ mod pace;
 mod scale;
 mod slow;
 mod stall;
+mod terms;
 #[cfg(test)]
 mod tests;
 
-pub use decide::{Action, Balance, Cause, Event, How, Restart, Role, Rules};
+pub use decide::Balance;
 pub use pace::Pace;
 pub use scale::{Load, Reason, demand, recent, scale};
 pub use slow::{Slow, Verdict};
 pub use stall::{Evidence, Look, Stall};
+pub use terms::{Action, Cause, Event, How, Restart, Role, Rules};

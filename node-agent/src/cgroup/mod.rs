@@ -8,11 +8,13 @@ mod accounts;
 mod handed;
 mod instance;
 mod limits;
+mod owner;
 mod run_cgroup;
 
 pub use accounts::{Accounts, HeldBack, Watch};
 pub use instance::{InstanceCgroup, own_cgroup};
 pub use limits::Applied;
+pub use owner::name_of;
 pub use run_cgroup::RunCgroup;
 
 use procfs::process::Process;

@@ -45,6 +45,11 @@ impl RunCgroup {
         Some(Self { path: path.to_owned(), id, hierarchies: hierarchies.clone(), handed: None })
     }
 
+    /// The cgroup of this path and id, whether it is still there or not.
+    pub fn known(hierarchies: &Hierarchies, path: &Path, id: u64) -> Self {
+        Self { path: path.to_owned(), id, hierarchies: hierarchies.clone(), handed: None }
+    }
+
     /// The v2 cgroup id: what the probes call this cgroup.
     pub fn id(&self) -> u64 {
         self.id

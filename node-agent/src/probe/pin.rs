@@ -38,7 +38,7 @@ pub struct Instance {
 
 impl Instance {
     /// Takes the directory of an instance, which it makes where needed. `bpffs` is a mount point of a BPF file
-    /// system, or where one is mounted if it is none; by default [`BPFFS`], else [`OWN_BPFFS`].
+    /// system, or where one is mounted if it is none; by default `/sys/fs/bpf`, else `/run/standin/bpf`.
     ///
     /// # Errors
     /// If nothing can be mounted or made there, or another process holds the instance.

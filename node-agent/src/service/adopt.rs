@@ -4,12 +4,12 @@
 
 use super::control::{self, Instance};
 use super::guard::{Left, Live};
-use super::places::Place;
+use super::places::{self, Place};
 use crate::cgroup::{Hierarchies, InstanceCgroup};
 use crate::steer::Steering;
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use std::os::fd::OwnedFd;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// An instance that was left.
 pub struct Survivor {
@@ -36,9 +36,22 @@ pub struct Found {
 /// The service of this place, if its supervisor is gone and an instance lives. Pins of one that has none left are
 /// removed.
 pub fn left(place: &Place) -> Option<Found> {
-    let pins = place.pins()?;
+    found(&place.pins()?)
+}
+
+/// Removes the pins of all services that have neither a supervisor nor an instance any more.
+pub(super) fn sweep(pins: &Path) {
+    let services = pins.parent().and_then(|services| std::fs::read_dir(services).ok());
+    let others = services.into_iter().flatten().flatten().map(|entry| entry.path());
+    for other in others.filter(|other| !places::is_lent(other)) {
+        // Looking at it is enough.
+        drop(found(&other));
+    }
+}
+
+fn found(pins: &Path) -> Option<Found> {
     let unified = Hierarchies::detect().ok()?.unified;
-    let mut steering = Steering::adopt(&pins).ok()?;
+    let mut steering = Steering::adopt(pins).ok()?;
     let watched = steering.watched();
     let survivors: Vec<Survivor> =
         watched.iter().filter_map(|(slot, pid)| survivor(&unified, *slot, *pid)).collect();
@@ -55,7 +68,7 @@ pub fn left(place: &Place) -> Option<Found> {
     Some(Found { steering: Some(steering), run, survivors, primary })
 }
 
-fn survivor(unified: &std::path::Path, slot: u32, pid: i32) -> Option<Survivor> {
+fn survivor(unified: &Path, slot: u32, pid: i32) -> Option<Survivor> {
     let pidfd = pidfd_open(Pid::from_raw(pid)?, PidfdFlags::empty()).ok()?;
     let text = std::fs::read_to_string(format!("/proc/{pid}/cgroup")).ok()?;
     let path = unified.join(text.lines().find_map(|line| line.strip_prefix("0::/"))?);

@@ -62,6 +62,8 @@ pub(super) enum Command {
     Stop,
     /// What is there?
     Look(Sender<Snapshot>),
+    /// The service is over: take the steering away, and end.
+    Quit(Sender<()>),
 }
 
 /// What the supervisor hears.
@@ -211,16 +213,12 @@ impl Guard {
         be_prompt();
         self.take_up();
         self.decide(Event::Tick);
-        // Ends when the supervisor has hung up.
         while self.serve_commands() {
             self.wait();
             self.serve_kernel();
             self.watch();
             self.decide(Event::Tick);
             self.clean();
-        }
-        if let Some(steering) = &mut self.steering {
-            steering.unpin();
         }
     }
 
@@ -250,10 +248,16 @@ impl Guard {
         }
     }
 
+    /// `false` if there is nothing left to do.
     fn serve_commands(&mut self) -> bool {
         _ = self.bell.read();
         loop {
             match self.commands.try_recv() {
+                Ok(Command::Quit(reply)) => {
+                    self.steering.iter_mut().for_each(Steering::unpin);
+                    _ = reply.send(());
+                    return false;
+                }
                 Ok(command) => self.serve(command),
                 Err(mpsc::TryRecvError::Empty) => return true,
                 Err(mpsc::TryRecvError::Disconnected) => return false,
@@ -300,6 +304,8 @@ impl Guard {
             Command::Signal(signal) => self.signal_primary(signal),
             Command::Stop => self.decide(Event::Stop),
             Command::Look(reply) => _ = reply.send(self.snapshot()),
+            // Is dealt with where it is read.
+            Command::Quit(_) => {}
         }
     }
 
@@ -374,9 +380,12 @@ impl Guard {
     }
 }
 
-/// Runs this thread before ordinary ones, and keeps its memory where it is. Both are refused to ordinary users,
-/// and then it has to wait its turn like everybody.
+/// Runs this thread before ordinary ones, and keeps its memory where it is. That is root's: those of others wait
+/// their turn like everybody.
 fn be_prompt() {
+    if !nix::unistd::geteuid().is_root() {
+        return;
+    }
     // SAFETY: plain system calls on this thread and process.
     unsafe {
         let parameter = libc::sched_param { sched_priority: PRIORITY };

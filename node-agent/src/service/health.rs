@@ -106,7 +106,7 @@ pub(super) async fn hours(service: Rc<Service>, card: Arc<Mutex<Card>>, recorder
         }
         tokio::time::sleep(HOUR).await;
         let established = service.line.look().steered.established;
-        booked = Some((established - counted) as f64);
+        booked = Some((hour, (established - counted) as f64));
         counted = established;
     }
 }
@@ -125,11 +125,18 @@ fn load(failures: usize, demand: Option<f64>, shadow_bytes: u64) -> Load {
     }
 }
 
-/// What one more shadow would hold: what the primary has for itself.
+/// Cheap, and on the safe side: what is shared counts as well.
+fn resident_bytes(pid: i32) -> u64 {
+    let text = std::fs::read_to_string(format!("/proc/{pid}/statm")).unwrap_or_default();
+    let pages: u64 = text.split(' ').nth(1).and_then(|pages| pages.parse().ok()).unwrap_or(0);
+    pages * host::page_bytes()
+}
+
+/// What one more shadow would hold.
 fn shadow_bytes(service: &Service) -> u64 {
     let look = service.line.look();
     let primary = look.instances.iter().find(|view| Some(view.slot) == look.primary);
-    primary.map_or(0, |view| super::control::memory(&view.pids).private)
+    primary.map_or(0, |view| view.pids.iter().map(|pid| resident_bytes(*pid)).sum())
 }
 
 /// Waits until a retiring instance has finished what it has accepted.

@@ -2,8 +2,8 @@
 //!
 //! The launcher stays as the supervisor of its service, and no agent is needed for it: instances are its
 //! children, and an agent that dies takes nothing along. Two threads: the *guard* (`guard`) sees and acts within
-//! microseconds, the *supervisor* (this thread) starts instances, brings them up ([`bring_up`]), probes them
-//! ([`probe`]), answers `ps`, `failover` and `stop` ([`control`]) and records.
+//! microseconds, the *supervisor* (this thread) starts instances, brings them up (`bring_up`), probes them
+//! (`probe`), answers `ps`, `failover` and `stop` (`control`) and records.
 //!
 //! Cgroups: an instance has one of its own below that of the run; commands that warm one run in `warm` beside
 //! them, so that their connections can be told apart.

@@ -11,6 +11,9 @@ use std::path::{Path, PathBuf};
 /// Where BPF objects of services are pinned, in the BPF file system.
 const PINS: &str = "standin-services";
 
+/// What names of those begin with that an agent has lent.
+const LENT: &[u8] = b"lent-";
+
 /// Longest name of a service in a path, bytes; socket paths are short (108).
 const NAME_MAX: usize = 40;
 
@@ -28,6 +31,11 @@ pub fn control_directory(agent_socket: &Path) -> PathBuf {
 /// Where the agent pins what it lends to the launcher of a run, by the run's cgroup, in a BPF file system.
 fn lent(root: &Path, cgroup: &Path) -> PathBuf {
     root.join(PINS).join(format!("lent-{}", cgroup.display().to_string().replace(['/', '.'], "%")))
+}
+
+/// Whether these pins are an agent's, which removes them with the run.
+pub(super) fn is_lent(pins: &Path) -> bool {
+    pins.file_name().is_some_and(|name| name.as_bytes().starts_with(LENT))
 }
 
 /// What was lent to a run, if anything was.

@@ -36,15 +36,15 @@ impl Recorder {
         }
     }
 
-    /// Books connections to an hour of the week, and gives how busy the next one will be; blocks.
-    pub(super) fn hour(&self, hour_of_week: u32, connections: Option<f64>) -> Option<f64> {
+    /// Books the connections of an hour of the week, and gives how busy the present one and the next are as a rule;
+    /// blocks.
+    pub(super) fn hour(&self, hour_of_week: u32, booked: Option<(u32, f64)>) -> Option<f64> {
         if self.agent.is_some() {
             return None;
         }
-        let booked = Store::open(&self.database).and_then(|opened| match connections {
-            Some(connections) => {
-                let mut store = opened.store;
-                store.add_service_hour(&self.service, self.uid, hour_of_week, connections)
+        let booked = Store::open(&self.database).and_then(|mut opened| match booked {
+            Some((hour, connections)) => {
+                opened.store.add_service_hour(&self.service, self.uid, hour, connections)
             }
             None => Ok(()),
         });
@@ -52,7 +52,7 @@ impl Recorder {
             .and_then(|()| Reader::open(&self.database))
             .and_then(|reader| reader.service_hours(&self.service, self.uid));
         // Without it the number of shadows follows the failures alone.
-        demand(&hours.ok()?, hour_of_week + u32::from(connections.is_some()))
+        demand(&hours.ok()?, hour_of_week)
     }
 
     fn row(&self, failover: &Failover) -> NewFailover {

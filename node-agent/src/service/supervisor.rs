@@ -141,7 +141,11 @@ pub fn supervise(
     let control = control::listen(place, &options.name)?;
     let ground = match adopt::left(place) {
         Some(found) => Ground::inherit(found, say.as_ref()),
-        None => Ground::prepare(home, &options, place.pins_to_be().as_deref(), say.as_ref()),
+        None => {
+            let pins = place.pins_to_be();
+            pins.iter().for_each(|pins| adopt::sweep(pins));
+            Ground::prepare(home, &options, pins.as_deref(), say.as_ref())
+        }
     };
     // Also a test of the addresses: who can't have them is told before anything runs.
     let sockets = sockets::open_all(&options.listen, ground.steering.is_some())?;
@@ -255,6 +259,7 @@ fn finish(service: &Service) {
     while !service.line.look().instances.is_empty() && std::time::Instant::now() < until {
         std::thread::sleep(Duration::from_millis(5));
     }
+    service.line.ask(super::guard::Command::Quit);
     if let Some(warming) = &service.warming {
         warming.kill();
         _ = warming.wait_until_empty(LEAVE_WAIT);

@@ -11,8 +11,10 @@ use aya::programs::{
 use aya::{Btf, Ebpf, EbpfLoader, Endianness};
 use ebpf_probes::Offsets;
 use ebpf_probes::steer::{Control, GROUPS_MAX, NOBODY, SLOTS_MAX, Steered};
+use rustix::fs::FlockOperation;
 use serde::{Deserialize, Serialize};
 use std::fs::{self, File};
+use std::io;
 use std::mem::offset_of;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
@@ -77,6 +79,7 @@ impl Steering {
             unpin(pins);
             fs::create_dir_all(pins).map_err(|source| SteerError::Pin { path: pins.into(), source })?;
         }
+        let held = pins.map(hold).transpose()?;
         let mut links = vec![
             bind(&mut ebpf, "bind4", service)?,
             bind(&mut ebpf, "bind6", service)?,
@@ -103,6 +106,7 @@ impl Steering {
         let mut steering = assemble(take, select, links)?;
         steering.without_early_death = without_early_death;
         steering.pins = pins.map(Path::to_owned);
+        steering._held = held;
         let switch = &steering.switch;
         switch.store(offset_of!(Control, active), NOBODY);
         switch.set_next(None);
@@ -115,8 +119,9 @@ impl Steering {
     /// Takes up what another supervisor has pinned in `pins`.
     ///
     /// # Errors
-    /// [`SteerError`] if something is missing there.
+    /// [`SteerError`] if something is missing there, or its supervisor lives.
     pub fn adopt(pins: &Path) -> Result<Self, SteerError> {
+        let held = hold(pins)?;
         let kind = SkReuseportAttachType::SelectOrMigrate;
         let select = descriptor(&refused!("select", SkReuseport::from_pin(pins.join("select"), kind)))?;
         let links: Vec<FdLink> = fs::read_dir(pins)
@@ -133,6 +138,7 @@ impl Steering {
         };
         let mut steering = assemble(open, select, links)?;
         steering.pins = Some(pins.to_owned());
+        steering._held = Some(held);
         Ok(steering)
     }
 }
@@ -211,6 +217,15 @@ fn pin(pins: &Path, ebpf: &Ebpf, links: Vec<FdLink>) -> Result<Vec<FdLink>, Stee
     pinned.collect()
 }
 
+/// Locks a directory of pins, for as long as the file is open.
+fn hold(pins: &Path) -> Result<File, SteerError> {
+    let failed = |source: io::Error| SteerError::Pin { path: pins.into(), source };
+    let directory = File::open(pins).map_err(failed)?;
+    let locked = rustix::fs::flock(&directory, FlockOperation::NonBlockingLockExclusive);
+    locked.map_err(|error| failed(error.into()))?;
+    Ok(directory)
+}
+
 /// Removes the pins of a service.
 pub fn unpin(pins: &Path) {
     for entry in fs::read_dir(pins).into_iter().flatten().flatten() {
@@ -243,6 +258,7 @@ pub(super) fn assemble(
         select,
         without_early_death: None,
         pins: None,
+        _held: None,
         _links: links,
     })
 }

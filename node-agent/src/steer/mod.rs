@@ -25,6 +25,7 @@ use aya::maps::{HashMap, MapData, RingBuf, SockMap};
 use ebpf_probes::steer::{Control, GROUPS_MAX, listener_key};
 use nix::errno::Errno;
 use std::collections::BTreeMap;
+use std::fs::File;
 use std::io;
 use std::mem::offset_of;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
@@ -124,6 +125,8 @@ pub struct Steering {
     pub without_early_death: Option<String>,
     /// Where it is pinned, if it is.
     pins: Option<PathBuf>,
+    /// The lock on that directory: who has it supervises the service.
+    _held: Option<File>,
     _links: Vec<aya::programs::links::FdLink>,
 }
 

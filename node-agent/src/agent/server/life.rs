@@ -64,7 +64,7 @@ impl Record {
     }
 
     /// The row if it is there by now.
-    fn now(&mut self) -> Option<RunId> {
+    pub(super) fn now(&mut self) -> Option<RunId> {
         if let Some(Ok(Ok(run))) = self.begun.as_mut().map(oneshot::Receiver::try_recv) {
             *self = Self::known(run);
         }
@@ -72,7 +72,7 @@ impl Record {
     }
 
     /// Waits for the database's answer.
-    async fn settled(mut self) -> Result<RunId, StoreError> {
+    pub(super) async fn settled(mut self) -> Result<RunId, StoreError> {
         match (self.now(), self.begun) {
             (Some(run), _) => Ok(run),
             (None, Some(answer)) => answer.await.unwrap_or(Err(StoreError::WriterGone)),
