@@ -1,5 +1,6 @@
 //! Failovers of services, and the traffic of the hours of their week.
 
+use super::event::{self, Event, Severity};
 use super::record::NewFailover;
 use super::{Reader, Store, StoreError};
 use rusqlite::{Connection, Result, Row, params};
@@ -91,12 +92,28 @@ fn add(db: &Connection, failover: &NewFailover) -> Result<()> {
             failover.open.map(clamped),
         ],
     )?;
+    event::log(db, &logged(failover))?;
     db.execute(
         "DELETE FROM failover WHERE service = ?1 AND uid = ?2 AND id <=
              (SELECT id FROM failover WHERE service = ?1 AND uid = ?2 ORDER BY id DESC LIMIT 1 OFFSET ?3)",
         params![failover.service, failover.uid, KEPT],
     )?;
     Ok(())
+}
+
+/// The failover as an event. One that nobody asked for is a warning.
+fn logged(failover: &NewFailover) -> Event {
+    let severity = if failover.cause == "asked" { Severity::Info } else { Severity::Warning };
+    let details = serde_json::json!({
+        "cause": failover.cause,
+        "from_instance": failover.from_instance,
+        "to_instance": failover.to_instance,
+        "queued": failover.queued,
+        "migrated": failover.migrated,
+    });
+    let message =
+        format!("{}: instance {} (pid {}) serves", failover.evidence, failover.to_instance, failover.to_pid);
+    Event::new("failover", message).severity(severity).service(&failover.service).details(&details)
 }
 
 fn clamped(count: u64) -> i64 {
@@ -190,6 +207,8 @@ mod tests {
         assert_eq!((rows[0].cause.as_str(), rows[0].queued, rows[0].open), ("died", 7, None));
         assert_eq!(rows[0].steps, r#"{"noticed":120,"thawed":480}"#);
         assert!(reader.failovers(Some("other"), 10).unwrap().is_empty());
+        let events = reader.events(&event::Filter::default(), 10).unwrap();
+        assert_eq!((events[0].kind.as_str(), events[0].service.as_deref()), ("failover", Some("web")));
         assert_eq!(reader.service_hours("web", 0).unwrap(), [(9, 130.0)]);
     }
 }
