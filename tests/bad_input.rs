@@ -216,7 +216,7 @@ fn a_full_disk_stops_no_job() {
     require!(mounted.is_ok_and(|status| status.success()), "no file system can be mounted here");
     let database = place.join("x.db");
     let before = run_job(sandbox.standin(["run", "--no-agent", "--db"]).arg(&database));
-    _ = fs::write(place.join("filler"), [0; 4 << 20]);
+    _ = fs::write(place.join("filler"), vec![0; 4 << 20]);
     let full = run_job(sandbox.standin(["run", "--no-agent", "--db"]).arg(&database));
     let begun = run_job(sandbox.standin(["run", "--no-agent", "--db"]).arg(place.join("y.db")));
     let listed = sandbox.standin(["ls", "--db"]).arg(&database).output().unwrap();

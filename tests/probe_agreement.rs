@@ -540,8 +540,14 @@ fn block_bytes_are_exact() {
     // Pages of the program itself may come on top; the kernel counts these as well.
     assert!(counters.block_read_bytes >= expected);
     assert_eq!(counters.block_read_bytes, counters.storage_read_bytes);
-    assert_eq!(counters.block_read_ns.iter().sum::<u64>(), counters.block_read_ops);
-    assert_eq!(counters.block_write_ns.iter().sum::<u64>(), counters.block_write_ops);
+    // The kernel does not show the end of every request; those are booked without a latency.
+    for (latencies, requests) in [
+        (counters.block_read_ns, counters.block_read_ops),
+        (counters.block_write_ns, counters.block_write_ops),
+    ] {
+        let counted: u64 = latencies.iter().sum();
+        assert!(counted <= requests && counted + 4 >= requests, "{counted} latencies of {requests} requests");
+    }
     assert!(counters.block_write_ops >= BLOCKS as u64 / 2, "{} writes", counters.block_write_ops);
 }
 

@@ -55,6 +55,8 @@ pub struct Agent {
     /// BPF file system that keeps the probes counting while no agent is there; by default `/sys/fs/bpf`, else one
     /// that the agent mounts on `/run/standin/bpf`.
     pub bpffs: Option<PathBuf>,
+    /// Most cgroups of others (systemd units, containers) that are measured at once; 0 for none.
+    pub host_cgroups: u32,
     /// Most of the time of all CPUs that the probes may take, percent; the dearest is given up above it.
     pub budget_percent: f64,
     /// Seconds between two counts of what they take.
@@ -74,6 +76,7 @@ impl Default for Agent {
             cgroup_parent: "standin".into(),
             probes: true,
             bpffs: None,
+            host_cgroups: 128,
             budget_percent: 5.0,
             cost_interval_s: 60,
             tasks_max: 1024,
@@ -191,6 +194,7 @@ impl Config {
             ));
         }
         let bounds = [
+            ("agent.host_cgroups", u64::from(self.agent.host_cgroups), 0, 65_536),
             ("agent.cost_interval_s", self.agent.cost_interval_s, 2, 86_400),
             ("agent.tasks_max", u64::from(self.agent.tasks_max), 1, 65_536),
             ("agent.checkpoint_s", self.agent.checkpoint_s, 1, 3_600),

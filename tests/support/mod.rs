@@ -73,7 +73,10 @@ impl Sandbox {
     /// Writes the configuration anew.
     pub fn configure(&self, config: &str) {
         let bpffs = self.bpffs().display().to_string();
-        let text = format!("[agent]\ncgroup_parent = \"{}\"\nbpffs = {bpffs:?}\n{config}", self.parent);
+        // What others on this host do is no matter of most tests.
+        let others = if config.contains("host_cgroups") { "" } else { "host_cgroups = 0\n" };
+        let text =
+            format!("[agent]\ncgroup_parent = \"{}\"\nbpffs = {bpffs:?}\n{others}{config}", self.parent);
         fs::write(self.path("config.toml"), text).unwrap();
     }
 

@@ -31,6 +31,10 @@ pub(crate) enum Bench {
     Launch,
     /// What the probes add to a context switch and to a compile
     Overhead,
+    /// What the agent costs with hundreds and thousands of cgroups
+    Scale,
+    /// What a mix of jobs takes under presets, under nothing and under standin
+    Consolidate,
     /// How good predictions are on traces (in the folder STANDIN_TRACES), and what they cost
     Predict,
 }
@@ -41,6 +45,8 @@ impl Bench {
             Self::Failover { .. } => "failover",
             Self::Launch => "launch",
             Self::Overhead => "overhead",
+            Self::Scale => "scale",
+            Self::Consolidate => "consolidate",
             Self::Predict => "predict",
         }
     }

@@ -9,14 +9,17 @@ use anyhow::{Context, Result};
 use crate::{debian, process};
 
 /// Programs that tests use, and Debian's packages with them.
-const PROGRAMS: [(&str, &str); 15] = [
+const PROGRAMS: [(&str, &str); 20] = [
     ("bash", "bash"),
+    ("busybox", "busybox-static"),
     ("cc", "gcc libc6-dev"),
+    ("crun", "crun"),
     ("curl", "curl"),
     ("fio", "fio"),
     ("iperf3", "iperf3"),
     ("mount", "mount"),
     ("nginx", "nginx-light"),
+    ("podman", "podman"),
     ("ps", "procps"),
     ("python3", "python3"),
     ("script", "bsdutils"),
@@ -24,6 +27,8 @@ const PROGRAMS: [(&str, &str); 15] = [
     ("setsid", "util-linux"),
     ("sqlite3", "sqlite3"),
     ("stress-ng", "stress-ng"),
+    ("tar", "tar"),
+    ("unshare", "util-linux"),
     ("xz", "xz-utils"),
 ];
 

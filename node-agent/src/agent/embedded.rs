@@ -197,6 +197,7 @@ impl<'a> Embedded<'a> {
         // The v2 entrance is the last one; a child born in the cgroup need not pass it.
         let v1_entrances = &entrances[..entrances.len().saturating_sub(usize::from(directory.is_some()))];
         if let Ok(engine) = &mut self.engine {
+            engine.protect_tasks();
             task.start(engine, 0);
         }
         let child = match self.launch(command, Some(&task), directory.as_ref(), v1_entrances, run) {

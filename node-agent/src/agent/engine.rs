@@ -1,21 +1,21 @@
 //! What measuring needs of the host: cgroups and probes, found once, used by every task.
 
+use super::all_tasks::AllTasks;
 use super::recover;
 use super::task::{Plan, Task};
-use crate::cgroup::{CgroupError, Hierarchies, RunCgroup};
+use crate::cgroup::{Applied, CgroupError, Hierarchies, RunCgroup};
 use crate::config::{Config, Share};
 use crate::fingerprint::{Coverage, Fingerprint, Measures, Peer, Source};
-use crate::host::{self, Capacity, Idle, ProcessId};
+use crate::host::{self, Capacity, ProcessId};
 use crate::predict::Prediction;
-use crate::probe::{Instance, Measure, Options, Probes, Slot, State};
+use crate::probe::{CgroupChange, Instance, Measure, Options, Probes, Slot, State};
 use crate::size::elastic::Room;
-use crate::size::{Limit, Manual, Origin, Policy, size};
+use crate::size::{Limits, Manual, Origin, Policy, size};
 use ebpf_probes::ProcessExit;
 use ebpf_probes::demand::{SCALES, Scale};
-use std::cell::RefCell;
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 /// How an engine is set up.
 #[derive(Clone, Debug)]
@@ -50,9 +50,6 @@ impl EngineOptions {
     }
 }
 
-/// How long the host's room is good for.
-const ROOM_GOOD_FOR: Duration = Duration::from_millis(100);
-
 /// See the head of this file.
 #[derive(Debug)]
 pub struct Engine {
@@ -62,10 +59,7 @@ pub struct Engine {
     /// The place of pinned probes, held while this lives.
     instance: Option<Instance>,
     capacity: Capacity,
-    /// Memory that is kept free of tasks.
-    reserve_bytes: u64,
-    /// When it was looked up, by what, and what the host had.
-    room: RefCell<(Option<Instant>, Idle, Room)>,
+    all_tasks: AllTasks,
     /// Main processes whose exit is waited for, and the exit once it is known.
     exits: HashMap<u32, Option<ProcessExit>>,
     created: u64,
@@ -96,23 +90,21 @@ impl Engine {
             (None, true) => Probes::load(&wanted).map_err(|error| error.to_string()),
         };
         let capacity = host::capacity();
-        let mut engine = Self {
+        let all_tasks = AllTasks::new(&hierarchies, &options.cgroup_parent, options.reserve, capacity);
+        Ok(Self {
+            all_tasks,
             hierarchies,
             parent: options.cgroup_parent.clone(),
             probes,
             instance,
             capacity,
-            reserve_bytes: options.reserve.of(capacity.memory_bytes),
-            room: RefCell::default(),
             exits: HashMap::new(),
             created: 0,
             identity: ProcessId::current(),
             lost: Vec::new(),
             shed: Vec::new(),
             released: Vec::new(),
-        };
-        engine.bound_all_tasks();
-        Ok(engine)
+        })
     }
 
     /// The probes, or why there are none.
@@ -150,35 +142,14 @@ impl Engine {
         Plan { prediction, limits, policy, manual }
     }
 
-    /// What the host can still give. Looked up at most every `ROOM_GOOD_FOR`.
+    /// What the host can still give.
     pub fn room(&self) -> Room {
-        let mut known = self.room.borrow_mut();
-        let (looked, idle, room) = &mut *known;
-        if looked.is_none_or(|looked| looked.elapsed() >= ROOM_GOOD_FOR) {
-            let memory_bytes = host::memory_available_bytes().saturating_sub(self.reserve_bytes);
-            *room = Room { memory_bytes, cpu_cores: idle.cores() };
-            *looked = Some(Instant::now());
-        }
-        *room
+        self.all_tasks.room()
     }
 
-    /// All tasks together may have what the host has beyond its reserve: a full host then takes the memory from
-    /// them, and not from the rest of the system.
-    fn bound_all_tasks(&mut self) {
-        let bound = self.capacity.memory_bytes.saturating_sub(self.reserve_bytes);
-        let written = self
-            .hierarchies
-            .make_parent(&self.parent)
-            .map_err(|error| error.to_string())
-            .and_then(|()| {
-                RunCgroup::existing(&self.hierarchies, &self.parent).ok_or_else(|| "it is gone".to_owned())
-            })
-            .and_then(
-                |parent| if self.reserve_bytes > 0 { parent.write(Limit::MemoryMax(bound)) } else { Ok(()) },
-            );
-        if let Err(why) = written {
-            tracing::warn!("the host's reserve is not kept from tasks: {why}");
-        }
+    /// Has what is protected for each task hold against the rest of the host. For now and then.
+    pub fn protect_tasks(&self) {
+        self.all_tasks.protect();
     }
 
     /// What this host has.
@@ -196,16 +167,34 @@ impl Engine {
         let cgroup = RunCgroup::create(&self.hierarchies, &self.parent, &name)?;
         let mut notes = Vec::new();
         let slot = self.track(&cgroup, &mut notes);
-        for applied in cgroup.apply(&plan.limits) {
-            if let Some(why) = applied.refused {
-                notes.push(format!("limit {:?} not set: {why}", applied.limit));
-            }
-        }
+        notes.extend(refusals(&cgroup.apply(&plan.limits)));
         let measured = self.coverage(&cgroup, slot.is_some());
         Ok(Task::new(cgroup, slot, plan, notes, measured, self.capacity, &self.lost))
     }
 
-    fn track(&mut self, cgroup: &RunCgroup, notes: &mut Vec<String>) -> Option<Slot> {
+    /// Takes up a container that a runtime has just made. Its own limits stay as the runtime set them.
+    ///
+    /// # Errors
+    /// [`CgroupError`] if it is gone, or can't be counted and watched.
+    pub fn admit_container(&mut self, plan: Plan, (pid, id): (i32, &str)) -> Result<Task, CgroupError> {
+        self.created += 1;
+        let name = run_name(&self.identity, self.created);
+        let cgroup = RunCgroup::handed(&self.hierarchies, (pid, id), &self.parent, &name)?;
+        let mut notes = Vec::new();
+        let slot = if cgroup.level() == self.parent.components().count() + 1 {
+            self.track(&cgroup, &mut notes)
+        } else {
+            notes.push("not measured by probes: its cgroup is not at the level of runs".into());
+            None
+        };
+        let predicted = plan.limits.0.iter().filter(|(_, origin)| *origin == Origin::Predicted);
+        let predicted = Limits(predicted.copied().collect());
+        notes.extend(refusals(&cgroup.apply(&predicted)));
+        let measured = self.coverage(&cgroup, slot.is_some());
+        Ok(Task::new(cgroup, slot, plan, notes, measured, self.capacity, &self.lost))
+    }
+
+    pub(super) fn track(&mut self, cgroup: &RunCgroup, notes: &mut Vec<String>) -> Option<Slot> {
         let probes = self.probes.as_mut().ok()?;
         probes.track(cgroup.id()).map_err(|error| notes.push(format!("not measured by probes: {error}"))).ok()
     }
@@ -237,6 +226,43 @@ impl Engine {
             if !kept.contains(&slot) {
                 probes.untrack(slot);
             }
+        }
+    }
+
+    /// Has cgroups that others make told of.
+    pub(super) fn watch_host(&mut self) -> Result<(), String> {
+        let probes = self.probes.as_mut().map_err(|why| why.clone())?;
+        probes.watch_host(std::process::id()).map_err(|error| error.to_string())
+    }
+
+    /// Has up to `slots` of them counted from their first moment.
+    pub(super) fn lend_to_host(&mut self, slots: usize) {
+        if let Ok(probes) = self.probes.as_mut()
+            && let Err(error) = probes.lend_to_host(slots)
+        {
+            tracing::warn!("cgroups of others are counted late: {error}");
+        }
+    }
+
+    /// How many cgroups can be counted at once.
+    pub(super) fn slots_max(&self) -> usize {
+        self.probes.as_ref().map_or(0, |probes| probes.slots_max() as usize)
+    }
+
+    /// What became of those.
+    pub(super) fn drain_cgroups(&mut self, each: impl FnMut(CgroupChange)) {
+        if let Ok(probes) = self.probes.as_mut() {
+            probes.drain_cgroups(each);
+        }
+    }
+
+    /// Ends counting for one of them. Its slot is for the next one that the kernel side sees, or, where that had
+    /// none, for the one that it is freed for.
+    pub(super) fn untrack_host(&mut self, slot: Slot, lend: bool) {
+        match self.probes.as_mut() {
+            Ok(probes) if lend => probes.untrack_host(slot),
+            Ok(probes) => probes.untrack(slot),
+            Err(_) => {}
         }
     }
 
@@ -399,6 +425,15 @@ fn take_instance(options: &EngineOptions) -> Option<Instance> {
             tracing::warn!("probes are not pinned, so counting ends with this agent: {error}");
         })
         .ok()
+}
+
+/// The limits that could not be set, in words.
+fn refusals(applied: &[Applied]) -> Vec<String> {
+    let refused = applied.iter().filter_map(|applied| {
+        let why = applied.refused.as_ref()?;
+        Some(format!("limit {:?} not set: {why}", applied.limit))
+    });
+    refused.collect()
 }
 
 /// What stands in for a measure whose probe is missing.

@@ -4,6 +4,7 @@
 //! [`Engine`] does what both need: cgroup, limits, probes, measurement. It blocks for microseconds only and
 //! knows no database. [`server`] serves many tasks over the socket, [`embedded`] leads one.
 
+mod all_tasks;
 pub mod embedded;
 mod engine;
 mod follow;

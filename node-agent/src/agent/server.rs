@@ -7,10 +7,13 @@
 mod adopt;
 mod budget;
 mod connection;
+mod container;
 mod forecast;
 mod keeper;
 mod licenses;
 mod life;
+mod others;
+mod pressure;
 mod queue;
 mod socket;
 mod steering;
@@ -59,11 +62,16 @@ struct Agent {
     writer: Writer,
     reader: RefCell<Reader>,
     forecasts: RefCell<Forecasts>,
+    others: RefCell<others::Others>,
     budget: RefCell<budget::Budget>,
     /// How long the last look at what the probes have took.
     drain: Cell<Duration>,
     /// Licence servers whose connections are counted.
     pools: licenses::Pools,
+    /// Who gives memory back first when the host is out of room. Warm spares are to be added here.
+    claims: RefCell<Vec<Box<dyn pressure::Claim>>>,
+    /// Memory that idle tasks are to give back, bytes.
+    wanted: watch::Sender<u64>,
     /// Promises, and who waits for one.
     queue: Queue,
     /// Tasks under way.
@@ -111,6 +119,7 @@ async fn run(config: Config, database: PathBuf, socket: &Path) -> anyhow::Result
     let listener = socket::listen(socket, &config.agent.socket_group)?;
     let agent = Agent::start(config, database).inspect_err(|_| _ = std::fs::remove_file(socket))?;
     agent.report_probes();
+    tokio::task::spawn_local(pressure::watch(Rc::clone(&agent)));
     tracing::info!("listening on {}, recording in {}", socket.display(), agent.database.display());
     _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
 
@@ -177,12 +186,15 @@ impl Agent {
         let mut store = opened.store;
         // Those that are taken up get their limits again; nobody would follow the others.
         keeper::let_go(engine.hierarchies(), engine.parent());
-        let adopted = adopt::runs(&mut engine, &mut store)?;
+        let (adopted, of_others) = adopt::runs(&mut engine, &mut store)?;
+        let others = others::Others::start(&mut engine, config.agent.host_cgroups, of_others);
         recover::sweep_cgroups(engine.hierarchies(), engine.parent());
         let reader = Reader::open(&database).context("failed to read the database just opened")?;
         let queue = Queue::new(terms::total(&config, engine.capacity()));
         let agent = Rc::new(Self {
             queue,
+            claims: RefCell::default(),
+            wanted: watch::Sender::new(0),
             pools: licenses::Pools::new(&config),
             config,
             database,
@@ -191,6 +203,7 @@ impl Agent {
             writer: Writer::start(store)?,
             reader: RefCell::new(reader),
             forecasts: RefCell::default(),
+            others: RefCell::new(others),
             budget: RefCell::default(),
             drain: Cell::default(),
             active: Cell::new(0),
@@ -250,14 +263,16 @@ impl Agent {
         });
     }
 
-    fn keep_house(&self) {
+    fn keep_house(self: &Rc<Self>) {
         self.keep_budget();
+        self.keep_others();
         let mut engine = self.engine.borrow_mut();
         let begun = Instant::now();
         engine.drain_exits();
         engine.settle_stale();
         self.drain.set(begun.elapsed());
         engine.sweep();
+        engine.protect_tasks();
         let mut lives = self.lives.borrow_mut();
         while let Some(ended) = lives.try_join_next() {
             if let Err(error) = ended {
@@ -283,6 +298,7 @@ impl Agent {
         _ = self.stop.send(true);
         let mut lives = self.lives.take();
         while lives.join_next().await.is_some() {}
+        self.checkpoint_others();
         if going_on == 0 {
             self.engine.borrow_mut().unpin();
         }

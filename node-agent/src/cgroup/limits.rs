@@ -125,6 +125,10 @@ impl RunCgroup {
     /// Takes every limit off again, for processes that stay after their run has ended.
     pub fn lift_limits(&self) {
         self.lift_high();
+        if self.is_handed() {
+            // The others may be the runtime's.
+            return;
+        }
         if let Ok(memory) = self.memory() {
             _ = memory.set_limit(-1);
         }
@@ -141,6 +145,17 @@ impl RunCgroup {
                 _ = self.put("blkio", &v1_name, "io.max", &format!("{disk} {none}"));
             }
         }
+    }
+
+    /// Has the kernel take back up to `bytes` of its memory (v1: all of its page cache); returns how many it gave.
+    /// Waits while the kernel does it.
+    pub fn reclaim(&self, bytes: u64) -> u64 {
+        let watch = self.watch();
+        let charged = || watch.held_back().charged_bytes.unwrap_or(0);
+        let before = charged();
+        // It gives EAGAIN when it took back less than was asked for, which is no failure here.
+        _ = self.put("memory", "memory.force_empty", "memory.reclaim", &bytes.to_string());
+        before.saturating_sub(charged())
     }
 
     /// Takes off the reclaim target: nobody will raise it any more. On v1 it holds nobody back.
@@ -168,7 +183,10 @@ impl RunCgroup {
     fn controller(&self, name: &str) -> Result<(PathBuf, PathBuf, bool), String> {
         let hierarchies = self.hierarchies();
         match (hierarchies.home(name), hierarchies.v1.get(name)) {
-            (Some(Home::V1), Some(root)) => Ok((root.join(self.path()), root.clone(), false)),
+            (Some(Home::V1), Some(root)) => {
+                let path = self.v1(name).ok_or_else(|| format!("it is in no {name} cgroup"))?;
+                Ok((path, root.clone(), false))
+            }
             (Some(Home::V2), _) => Ok((self.v2(), hierarchies.unified.clone(), true)),
             _ => Err(format!("this host has no {name} controller")),
         }
@@ -198,4 +216,53 @@ fn shares(weight: u64) -> u64 {
 
 fn signed(value: u64) -> i64 {
     i64::try_from(value).unwrap_or(i64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::{BufRead, BufReader, Write};
+    use std::process::{Command, Stdio};
+
+    #[test]
+    fn shares_are_weights_around_the_normal() {
+        assert_eq!([1, 100, 10_000].map(shares), [10, 1024, 102_400]);
+        assert_eq!(quota_us(1.5), 150_000);
+        assert_eq!(quota_us(0.000_1), QUOTA_US_MIN);
+    }
+
+    #[test]
+    fn page_cache_is_taken_back() {
+        let hierarchies = Hierarchies::detect().unwrap();
+        if !nix::unistd::geteuid().is_root() || hierarchies.home("memory").is_none() {
+            return crate::skip::skip("needs root and a memory controller");
+        }
+        let parent = PathBuf::from(format!("standin-reclaim-{}", std::process::id()));
+        let cgroup = RunCgroup::create(&hierarchies, &parent, "run-1").unwrap();
+        // Beside the sources: /tmp may be memory itself.
+        let file =
+            Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("../target/reclaim-{}", std::process::id()));
+        let script =
+            "read go; dd if=/dev/zero of=\"$0\" bs=1M count=20 conv=fsync 2>/dev/null; echo done; read end";
+        let mut child = Command::new("sh")
+            .args(["-c", script])
+            .arg(&file)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        cgroup.enter(child.id().cast_signed()).unwrap();
+        let mut input = child.stdin.take().unwrap();
+        input.write_all(b"go\n").unwrap();
+        let mut line = String::new();
+        BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
+        let freed = cgroup.reclaim(64 << 20);
+        drop(input);
+        child.wait().unwrap();
+        _ = fs::remove_file(&file);
+        for directory in [&cgroup, &RunCgroup::existing(&hierarchies, &parent).unwrap()] {
+            while directory.remove().is_err() {}
+        }
+        assert!(freed > 10 << 20, "{freed}");
+    }
 }

@@ -5,13 +5,16 @@
 //! is made in those too, for limits and accounts. Only directories made here are ever written to.
 
 mod accounts;
+mod handed;
 mod instance;
 mod limits;
+mod owner;
 mod run_cgroup;
 
 pub use accounts::{Accounts, HeldBack, Watch};
 pub use instance::{InstanceCgroup, own_cgroup};
 pub use limits::Applied;
+pub use owner::name_of;
 pub use run_cgroup::RunCgroup;
 
 use procfs::process::Process;

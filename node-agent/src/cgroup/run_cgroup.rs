@@ -1,5 +1,6 @@
 //! The cgroup of one run: make it, put processes in, see whether any are left, kill, remove.
 
+use super::handed::Handed;
 use super::{CgroupError, Hierarchies};
 use std::fs::{self, File};
 use std::io;
@@ -12,9 +13,11 @@ pub(super) const DEPTH_MAX: u32 = 16;
 /// A run's cgroup: the v2 directory and its v1 twins. Dropping it leaves the directories alone.
 #[derive(Clone, Debug)]
 pub struct RunCgroup {
-    path: PathBuf,
-    id: u64,
-    hierarchies: Hierarchies,
+    pub(super) path: PathBuf,
+    pub(super) id: u64,
+    pub(super) hierarchies: Hierarchies,
+    /// A container runtime made it.
+    pub(super) handed: Option<Handed>,
 }
 
 impl RunCgroup {
@@ -25,7 +28,7 @@ impl RunCgroup {
     pub fn create(hierarchies: &Hierarchies, parent: &Path, name: &str) -> Result<Self, CgroupError> {
         hierarchies.make_parent(parent)?;
         let path = parent.join(name);
-        let mut cgroup = Self { path, id: 0, hierarchies: hierarchies.clone() };
+        let mut cgroup = Self { path, id: 0, hierarchies: hierarchies.clone(), handed: None };
         for directory in cgroup.directories() {
             if let Err(source) = fs::create_dir(&directory) {
                 _ = cgroup.remove();
@@ -39,7 +42,12 @@ impl RunCgroup {
     /// The cgroup at `path` below the cgroup root, if it is still there.
     pub fn existing(hierarchies: &Hierarchies, path: &Path) -> Option<Self> {
         let id = inode(&hierarchies.unified.join(path)).ok()?;
-        Some(Self { path: path.to_owned(), id, hierarchies: hierarchies.clone() })
+        Some(Self { path: path.to_owned(), id, hierarchies: hierarchies.clone(), handed: None })
+    }
+
+    /// The cgroup of this path and id, whether it is still there or not.
+    pub fn known(hierarchies: &Hierarchies, path: &Path, id: u64) -> Self {
+        Self { path: path.to_owned(), id, hierarchies: hierarchies.clone(), handed: None }
     }
 
     /// The v2 cgroup id: what the probes call this cgroup.
@@ -47,7 +55,7 @@ impl RunCgroup {
         self.id
     }
 
-    /// Path below the cgroup root, the same in every hierarchy.
+    /// Path below the v2 root; the same in every hierarchy, but for a container's.
     pub fn path(&self) -> &Path {
         &self.path
     }
@@ -59,15 +67,27 @@ impl RunCgroup {
 
     /// The v1 directory of `controller`, where that controller is on v1.
     pub(super) fn v1(&self, controller: &str) -> Option<PathBuf> {
-        self.hierarchies.v1.get(controller).map(|root| root.join(&self.path))
+        let root = self.hierarchies.v1.get(controller)?;
+        match &self.handed {
+            Some(handed) => handed.v1.get(controller).map(|path| root.join(path)),
+            None => Some(root.join(&self.path)),
+        }
+    }
+
+    /// Whether a container runtime made it.
+    pub fn is_handed(&self) -> bool {
+        self.handed.is_some()
     }
 
     pub(super) fn hierarchies(&self) -> &Hierarchies {
         &self.hierarchies
     }
 
-    /// Every distinct directory, v2 first. `cpu` and `cpuacct` and the like may share one mount.
+    /// Every distinct directory that is ours, v2 first. `cpu` and `cpuacct` and the like may share one mount.
     fn directories(&self) -> Vec<PathBuf> {
+        if let Some(handed) = &self.handed {
+            return if handed.v2_is_ours { vec![self.v2()] } else { Vec::new() };
+        }
         let mut directories = vec![self.v2()];
         for root in self.hierarchies.v1.values() {
             let directory = root.join(&self.path);
@@ -172,7 +192,7 @@ pub(super) fn remove_tree(directory: &Path, depth: u32) -> Result<(), CgroupErro
 }
 
 /// On 64-bit kernels the inode number of a cgroup directory is its id (`kernfs_node.id`).
-fn inode(directory: &Path) -> Result<u64, CgroupError> {
+pub(super) fn inode(directory: &Path) -> Result<u64, CgroupError> {
     fs::metadata(directory)
         .map(|metadata| metadata.ino())
         .map_err(|source| CgroupError::file("look up", directory, source))

@@ -222,7 +222,7 @@ fn what_it_limits(controller: &str) -> (bool, &'static str) {
         "memory" => (true, "memory limits and accounts"),
         "cpu" => (true, "CPU weight and quota"),
         "pids" => (true, "limit on the number of tasks"),
-        _ => (false, "I/O limits are not set by this version"),
+        _ => (true, "limits on reads and writes where they are asked for"),
     }
 }
 

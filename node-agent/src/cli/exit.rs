@@ -12,7 +12,8 @@
 use super::settings::Settings;
 use super::table::printable;
 use super::{
-    Cli, Verb, agent, backtest, db, doctor, events, explain, import, ls, predict, ps, queue, run, runs, show,
+    Cli, Verb, agent, backtest, db, doctor, events, explain, import, ls, oci_hook, predict, ps, queue, run,
+    runs, show,
 };
 use crate::causes::in_one_line;
 use clap::error::ErrorKind;
@@ -42,6 +43,8 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> u8 {
             return FAILED;
         }
     };
+    // A hook that fails keeps a container from starting.
+    let failed = if matches!(&cli.verb, Verb::OciHook(hook) if hook.is_called()) { DONE } else { FAILED };
     let done =
         Settings::resolve(cli.overrides).map_err(anyhow::Error::from).and_then(|settings| match cli.verb {
             Verb::Run(arguments) => run::run(&settings, *arguments),
@@ -56,6 +59,7 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> u8 {
             Verb::Explain(arguments) => explain::run(&settings, &arguments),
             Verb::Backtest(arguments) => backtest::run(&settings, &arguments),
             Verb::Import(arguments) => import::run(&settings, &arguments),
+            Verb::OciHook(arguments) => oci_hook::run(&settings, &arguments),
             Verb::Queue(arguments) => queue::run(&settings, &arguments),
             Verb::Events(arguments) => events::run(&settings, &arguments),
             Verb::Doctor(arguments) => doctor::run(&settings, &arguments),
@@ -65,7 +69,7 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> u8 {
         Ok(code) => code,
         Err(error) => {
             complain(&in_one_line(error.as_ref()));
-            FAILED
+            failed
         }
     }
 }

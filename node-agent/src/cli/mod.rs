@@ -12,6 +12,7 @@ mod explain;
 mod import;
 mod ls;
 mod numbers;
+mod oci_hook;
 mod predict;
 mod ps;
 mod queue;
@@ -92,6 +93,8 @@ enum Verb {
     Backtest(backtest::BacktestArgs),
     /// Take runs that were measured elsewhere into the database
     Import(import::ImportArgs),
+    /// What container runtimes call: size and measure the container they have just made
+    OciHook(oci_hook::OciHookArgs),
     /// Show what is promised to which task, and who waits
     Queue(queue::QueueArgs),
     /// Say what standin did to tasks, and when: limits that followed, waits, releases

@@ -6,6 +6,7 @@ use super::report::{JSON_VERSION, describe_limits, print_json};
 use super::settings::Settings;
 use super::table::{Align, Table, printable};
 use super::{demand, ls, predict, runs, when};
+use crate::cgroup::Hierarchies;
 use crate::fingerprint::key::{Feature, FeatureValue};
 use crate::predict::{Level, Resource};
 use crate::size::Policy;
@@ -22,11 +23,14 @@ const RECENT_SHOWN: usize = 5;
 #[derive(Debug, Args)]
 pub(super) struct ShowArgs {
     /// Name of the task, as `standin ls` has it
-    #[arg(required_unless_present = "run")]
+    #[arg(required_unless_present_any = ["run", "cgroup"])]
     task: Option<String>,
     /// This run instead of the task's last finished one
     #[arg(long, value_name = "N", conflicts_with = "task", value_parser = parse_run)]
     run: Option<i64>,
+    /// The last that was measured in this cgroup: a systemd unit, a container, whoever made it
+    #[arg(long, value_name = "PATH", conflicts_with_all = ["task", "run"])]
+    cgroup: Option<String>,
     /// Print JSON
     #[arg(long)]
     json: bool,
@@ -60,7 +64,17 @@ pub(super) fn run(settings: &Settings, arguments: &ShowArgs) -> anyhow::Result<u
                 return Ok(not_known(&format!("no run of {name:?} is known; `standin ls` lists what is")));
             }
         },
-        None => (None, arguments.run.map(RunId)),
+        None => match &arguments.cgroup {
+            Some(path) => match reader.run_of_cgroup(below_root(path))? {
+                Some(run) => (None, Some(run)),
+                None => {
+                    return Ok(not_known(&format!(
+                        "nothing was measured in a cgroup {path:?}; an agent with agent.host_cgroups above 0 measures all that use the CPU"
+                    )));
+                }
+            },
+            None => (None, arguments.run.map(RunId)),
+        },
     };
     let detail = id.map(|id| reader.run(id)).transpose()?.flatten();
     if task.is_none() && detail.is_none() {
@@ -77,6 +91,13 @@ pub(super) fn run(settings: &Settings, arguments: &ShowArgs) -> anyhow::Result<u
         print(describe(task.as_ref(), detail.as_ref(), &accuracy))?;
     }
     Ok(0)
+}
+
+/// A cgroup's path as people give it: from the root of the file system, of the hierarchy, or below it.
+fn below_root(path: &str) -> &str {
+    let mount = Hierarchies::detect().map(|hierarchies| hierarchies.unified.display().to_string());
+    let below = mount.ok().and_then(|mount| path.strip_prefix(&mount)).unwrap_or(path);
+    below.trim_matches('/')
 }
 
 fn not_known(message: &str) -> u8 {

@@ -15,6 +15,7 @@ use ebpf_probes::{
 use nix::sys::mman::{MapFlags, ProtFlags, mmap, munmap};
 
 use super::ProbeError;
+use crate::host;
 
 /// What was counted for one cgroup up to now.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -30,6 +31,8 @@ pub struct Reading {
 pub(crate) struct Mapped<T> {
     start: NonNull<AtomicU64>,
     entries: usize,
+    /// What is mapped: whole pages.
+    pages: NonNull<libc::c_void>,
     bytes: NonZeroUsize,
     of: PhantomData<T>,
 }
@@ -45,18 +48,31 @@ impl<T> Mapped<T> {
         size_of::<T>() / 8
     };
 
-    /// Maps `entries` of them.
+    /// Maps the first `entries` of them.
     pub(crate) fn new(map: &Map, name: &'static str, entries: usize) -> Result<Self, ProbeError> {
+        Self::range(map, name, 0, entries)
+    }
+
+    /// Maps `entries` of them from the entry `first` on, which is entry 0 here.
+    fn range(map: &Map, name: &'static str, first: usize, entries: usize) -> Result<Self, ProbeError> {
         let error = |source| ProbeError::Map { name, source };
         let Map::Array(map) = map else {
             return Err(error(std::io::ErrorKind::InvalidData.into()));
         };
-        let bytes = NonZeroUsize::new(entries * size_of::<T>()).ok_or(ProbeError::NoSlots)?;
+        let page = host::page_bytes() as usize;
+        let begin = first * size_of::<T>();
+        let offset = begin / page * page;
+        let bytes =
+            NonZeroUsize::new(begin + entries * size_of::<T>() - offset).ok_or(ProbeError::NoSlots)?;
         let access = ProtFlags::PROT_READ | ProtFlags::PROT_WRITE;
         // SAFETY: a new shared mapping at an address of the kernel's choice.
-        let start = unsafe { mmap(None, bytes, access, MapFlags::MAP_SHARED, map.fd().as_fd(), 0) }
-            .map_err(|source| error(source.into()))?;
-        Ok(Self { start: start.cast(), entries, bytes, of: PhantomData })
+        let pages = unsafe {
+            mmap(None, bytes, access, MapFlags::MAP_SHARED, map.fd().as_fd(), offset as libc::off_t)
+        }
+        .map_err(|source| error(source.into()))?;
+        // SAFETY: inside the mapping; aligned, as entries are whole words.
+        let start = unsafe { pages.byte_add(begin - offset) }.cast();
+        Ok(Self { start, entries, pages, bytes, of: PhantomData })
     }
 
     fn words(&self, entry: usize) -> &[AtomicU64] {
@@ -94,7 +110,7 @@ impl<T> std::fmt::Debug for Mapped<T> {
 impl<T> Drop for Mapped<T> {
     fn drop(&mut self) {
         // SAFETY: mapped in `new`, and nothing borrows from it any more.
-        let _ = unsafe { munmap(self.start.cast(), self.bytes.get()) };
+        let _ = unsafe { munmap(self.pages, self.bytes.get()) };
     }
 }
 
@@ -128,45 +144,66 @@ const SHARED_WORDS: usize = size_of::<Shared>() / 8;
 pub(super) struct Tables {
     counters: Mapped<Counters>,
     shared: Mapped<Shared>,
-    demand: Mapped<Demand>,
+    /// Mapped for slots in use only: it is large.
+    demand: Vec<Option<Mapped<Demand>>>,
+    demand_map: Map,
     cpus: Mapped<OnCpu>,
     /// The shares of windows as they were when [`Tables::settle_stale`] looked last.
     shares: Vec<u64>,
 }
 
 impl Tables {
-    /// Maps the arrays `COUNTERS`, `SHARED`, `DEMAND` and `CPUS`, which hold `slots` cgroups and `cpus` CPUs.
-    pub(super) fn new(maps: [&Map; 4], slots: usize, cpus: usize) -> Result<Self, ProbeError> {
-        let [counters, shared, demand, on_cpu] = maps;
+    /// Maps the arrays `COUNTERS`, `SHARED` and `CPUS`, which like `DEMAND` hold `slots` cgroups and `cpus` CPUs.
+    pub(super) fn new(maps: [&Map; 3], demand: Map, slots: usize, cpus: usize) -> Result<Self, ProbeError> {
+        let [counters, shared, on_cpu] = maps;
         Ok(Self {
             counters: Mapped::new(counters, "COUNTERS", slots * cpus)?,
             shared: Mapped::new(shared, "SHARED", slots)?,
-            demand: Mapped::new(demand, "DEMAND", slots)?,
+            demand: (0..slots).map(|_| None).collect(),
+            demand_map: demand,
             cpus: Mapped::new(on_cpu, "CPUS", cpus)?,
             shares: vec![0; slots * cpus],
         })
     }
 
     /// Sets what a slot begins with: everything on the first CPU.
-    pub(super) fn set(&self, slot: usize, before: &Reading, demand: Option<&[Scale; SCALES]>) {
+    pub(super) fn set(
+        &mut self,
+        slot: usize,
+        before: &Reading,
+        demand: Option<&[Scale; SCALES]>,
+    ) -> Result<(), ProbeError> {
         for cpu in 1..self.cpus.entries {
             self.counters.zero(slot * self.cpus.entries + cpu);
         }
         self.counters.set(slot * self.cpus.entries, &before.counters);
         self.shared.set(slot, &before.shared);
-        match demand {
-            None => self.demand.zero(slot),
-            Some(scales) => {
-                let all = Demand { recent: [0; RECENT_ALL], scales: *scales };
-                self.demand.set(slot, &all);
-            }
+        self.take_up(slot)?;
+        if let Some(words) = &self.demand[slot] {
+            let scales = demand.copied().unwrap_or_default();
+            words.set(0, &Demand { recent: [0; RECENT_ALL], scales });
         }
+        Ok(())
+    }
+
+    /// A slot is in use, with what it holds.
+    pub(super) fn take_up(&mut self, slot: usize) -> Result<(), ProbeError> {
+        if self.demand[slot].is_none() {
+            self.demand[slot] = Some(Mapped::range(&self.demand_map, "DEMAND", slot, 1)?);
+        }
+        Ok(())
+    }
+
+    /// A slot is not in use any more.
+    pub(super) fn release(&mut self, slot: usize) {
+        self.demand[slot] = None;
     }
 
     /// CPU demand up to now, with what CPUs have not settled yet.
     pub(super) fn demand(&self, slot: usize) -> [Scale; SCALES] {
+        let Some(demand) = &self.demand[slot] else { return Default::default() };
         let copy: Vec<AtomicU64> =
-            self.demand.words(slot).iter().map(|word| AtomicU64::new(word.load(Ordering::Relaxed))).collect();
+            demand.words(0).iter().map(|word| AtomicU64::new(word.load(Ordering::Relaxed))).collect();
         for cpu in 0..self.cpus.entries {
             let (window, ns) = unpack(self.share(slot, cpu).load(Ordering::Relaxed));
             if ns >= NS_PER_US {
@@ -193,8 +230,10 @@ impl Tables {
             // by an exchange of its own.
             let taken = pack(window, 0);
             let share = self.share(slot, cpu);
-            if share.compare_exchange(seen, taken, Ordering::AcqRel, Ordering::Relaxed).is_ok() {
-                settle(&Cells(self.demand.words(slot)), window, ns / NS_PER_US);
+            if share.compare_exchange(seen, taken, Ordering::AcqRel, Ordering::Relaxed).is_ok()
+                && let Some(demand) = &self.demand[slot]
+            {
+                settle(&Cells(demand.words(0)), window, ns / NS_PER_US);
             }
         }
     }

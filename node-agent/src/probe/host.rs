@@ -29,25 +29,32 @@ pub enum CgroupChange {
 }
 
 impl Probes {
-    /// Gives cgroups that others make from now on one of `slots` slots, as long as they last. Not those that the
-    /// process `agent` makes.
+    /// Has the kernel side tell of cgroups that others make from now on, but for those that the process `agent` makes.
     ///
     /// # Errors
     /// [`ProbeError::Map`].
-    pub fn watch_host(&mut self, agent: u32, slots: usize) -> Result<(), ProbeError> {
+    pub fn watch_host(&mut self, agent: u32) -> Result<(), ProbeError> {
         // Of an agent before this one.
         while let Ok(slot) = self.free_for_host.pop(0) {
             self.free.push_back(slot);
         }
+        self.host.set(0, u64::from(agent), 0).map_err(|error| ProbeError::map("HOST", &error))
+    }
+
+    /// Lets the kernel side give out so many slots to cgroups that others make, as far as there are any.
+    ///
+    /// # Errors
+    /// [`ProbeError::Map`].
+    pub fn lend_to_host(&mut self, slots: usize) -> Result<(), ProbeError> {
         for _ in 0..slots {
             let Some(slot) = self.free.pop_front() else { break };
             self.lend(slot)?;
         }
-        self.host.set(0, u64::from(agent), 0).map_err(|error| ProbeError::map("HOST", &error))
+        Ok(())
     }
 
     fn lend(&mut self, slot: u32) -> Result<(), ProbeError> {
-        self.tables.set(slot as usize, &super::Reading::default(), None);
+        self.tables.set(slot as usize, &super::Reading::default(), None)?;
         self.free_for_host.push(slot, 0).map_err(|error| ProbeError::map("FREE", &error))
     }
 

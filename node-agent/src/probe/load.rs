@@ -30,6 +30,10 @@ const MAPS: [&str; 16] = [
     "EVENTS", "FREE", "HOST", "CGROUPS", "LOSSES", "AYA_LOGS",
 ];
 
+/// Up to so many tasks, the maps that all share are small: a launcher that measures its own task waits for them.
+const FEW_TASKS: u32 = 16;
+const FEW_ENTRIES: [(&str, u32); 3] = [("WRITERS", 2048), ("CONNECTIONS", 4096), ("PEERS", 1024)];
+
 pub(super) fn load(options: &Options, instance: Option<&Instance>) -> Result<Probes, ProbeError> {
     // The loader parses all of the kernel's BTF when it is made, though it has nothing to relocate, and
     // attaching wants BTF again. That takes longer than all else here, so it is done aside, and once.
@@ -57,6 +61,11 @@ pub(super) fn load(options: &Options, instance: Option<&Instance>) -> Result<Pro
     for (pins, name) in pins.iter().flat_map(|pins| MAPS.map(|name| (pins, name))) {
         loader.map_pin_path(name, pins.map(name));
     }
+    if options.tasks_max <= FEW_TASKS {
+        for (name, entries) in FEW_ENTRIES {
+            loader.map_max_entries(name, entries);
+        }
+    }
     let mut ebpf = loader
         .override_global("OFFSETS", offsets::bytes_of(&offsets), true)
         .map_max_entries("SLOTS", slots)
@@ -75,14 +84,15 @@ pub(super) fn load(options: &Options, instance: Option<&Instance>) -> Result<Pro
         return Err(ProbeError::NothingAttached { why });
     }
     let mut probes = assemble(ebpf, slots, cpus, programs)?;
-    probes.take_up(found);
+    probes.take_up(found)?;
     Ok(probes)
 }
 
 fn assemble(mut ebpf: Ebpf, slots: u32, cpus: u32, programs: Programs) -> Result<Probes, ProbeError> {
+    let demand = take(&mut ebpf, "DEMAND")?;
     let map = |name| ebpf.map(name).ok_or_else(|| missing(name));
-    let maps = [map("COUNTERS")?, map("SHARED")?, map("DEMAND")?, map("CPUS")?];
-    let tables = Tables::new(maps, slots as usize, cpus as usize)?;
+    let maps = [map("COUNTERS")?, map("SHARED")?, map("CPUS")?];
+    let tables = Tables::new(maps, demand, slots as usize, cpus as usize)?;
     Ok(Probes {
         status: programs.statuses(),
         programs,

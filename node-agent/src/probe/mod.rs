@@ -167,15 +167,17 @@ impl Probes {
     }
 
     /// Finds out which cgroups pinned probes track.
-    fn take_up(&mut self, found: Found) {
+    fn take_up(&mut self, found: Found) -> Result<(), ProbeError> {
         let tracked: Vec<(u64, u32)> = self.slots.iter().flatten().collect();
         for (cgroup, slot) in tracked {
             if let Some(place) = self.tracked.get_mut(slot as usize) {
                 *place = Some(cgroup);
                 self.free.retain(|&free| free != slot);
+                self.tables.take_up(slot as usize)?;
             }
         }
         self.found = found;
+        Ok(())
     }
 
     /// The slot of a cgroup that is tracked already.
@@ -226,7 +228,10 @@ impl Probes {
             return Err(ProbeError::AlreadyTracked(cgroup));
         }
         let slot = self.free.pop_front().ok_or(ProbeError::Full { max: self.slots_max() })?;
-        self.tables.set(slot as usize, before, demand);
+        if let Err(error) = self.tables.set(slot as usize, before, demand) {
+            self.free.push_front(slot);
+            return Err(error);
+        }
         if let Err(error) = self.slots.insert(cgroup, slot, 0) {
             self.free.push_front(slot);
             return Err(ProbeError::map("SLOTS", &error));
@@ -247,6 +252,7 @@ impl Probes {
         // Fails only if the entry is gone, which is what is wanted.
         let _ = self.slots.remove(&cgroup);
         self.tables.forget_slots();
+        self.tables.release(slot.0 as usize);
         self.free.push_back(slot.0);
     }
 

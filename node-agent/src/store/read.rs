@@ -171,6 +171,20 @@ impl Reader {
         self.run_query(|db| detail(db, id))
     }
 
+    /// The newest run in a cgroup, whose path is below the v2 root.
+    ///
+    /// # Errors
+    /// As [`Reader::tasks`].
+    pub fn run_of_cgroup(&self, path: &str) -> Result<Option<RunId>, StoreError> {
+        self.run_query(|db| {
+            db.prepare_cached(
+                "SELECT run_id FROM run_launch WHERE cgroup_path = ? ORDER BY run_id DESC LIMIT 1",
+            )?
+            .query_row([path], |row| row.get(0).map(RunId))
+            .optional()
+        })
+    }
+
     /// One kind of task; `None` if it never ran.
     ///
     /// # Errors

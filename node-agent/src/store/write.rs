@@ -116,6 +116,10 @@ fn is_running(db: &Connection, id: RunId) -> Result<bool> {
     db.prepare_cached("SELECT 1 FROM run WHERE id = ? AND state = 'running'")?.exists([id.0])
 }
 
+fn has_main(db: &Connection, id: RunId) -> Result<bool> {
+    db.prepare_cached("SELECT 1 FROM run_launch WHERE run_id = ? AND main_pid IS NOT NULL")?.exists([id.0])
+}
+
 pub(super) fn set_main(db: &Connection, id: RunId, main: &ProcessId) -> Result<bool> {
     if !is_running(db, id)? {
         return Ok(false);
@@ -198,7 +202,11 @@ pub(super) fn finish(
     if !checkpoint(db, id, measured)? {
         return Ok(false);
     }
-    let well = ending.exit_code == Some(0) && ending.exec_errno.is_none() && ending.signal.is_none();
+    // A cgroup that others made has no main process and so no status.
+    let well = match ending {
+        Ending { exit_code: None, signal: None, exec_errno: None, .. } => !has_main(db, id)?,
+        ending => ending.exit_code == Some(0) && ending.exec_errno.is_none() && ending.signal.is_none(),
+    };
     db.prepare_cached(
         "UPDATE run SET state = ?, ended_at_ms = ?, exit_code = ?, signal = ?, exec_errno = ?,
                         out_of_memory = ?, out_of_tasks = ?, throttled = ? WHERE id = ?",

@@ -47,6 +47,23 @@ pub enum Request {
     Steer(Wanted),
     /// The traffic of a service of the caller's was moved: record it.
     FailedOver(Box<NewFailover>),
+    /// Take up a container whose first process a runtime has made, before it executes anything.
+    Container(Box<Container>),
+}
+
+/// A container about to start.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Container {
+    /// What the runtime calls it.
+    pub id: String,
+    /// What would be asked for it as a task; its first process is `start.pid`.
+    pub start: Start,
+    /// The runtime was asked for a CPU weight: none is predicted.
+    pub has_cpu_weight: bool,
+    /// Likewise for an I/O weight.
+    pub has_io_weight: bool,
+    /// Likewise for `memory.high` or `memory.low`, or their v1 twin.
+    pub has_memory_target: bool,
 }
 
 /// A task about to start.

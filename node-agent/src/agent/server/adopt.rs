@@ -9,22 +9,32 @@ use crate::cgroup::RunCgroup;
 use crate::host::{self, ProcessId};
 use crate::store::Store;
 use crate::store::event::Event;
-use crate::store::record::{Admission, OpenRun};
+use crate::store::record::{Admission, Engine as EngineKind, OpenRun};
 use crate::wire::Leftover;
 use ebpf_probes::ProcessExit;
 use std::path::Path;
 use std::time::Duration;
 
+/// The lives of runs whose tasks go on, and the runs of cgroups that others made, which have no main process.
+type TakenUp = (Vec<(Life, Admission)>, Vec<OpenRun>);
+
 /// Takes up the runs whose tasks still go on and closes the others.
-pub(super) fn runs(engine: &mut Engine, store: &mut Store) -> anyhow::Result<Vec<(Life, Admission)>> {
+pub(super) fn runs(engine: &mut Engine, store: &mut Store) -> anyhow::Result<TakenUp> {
     let mut open = store.open_runs()?;
     open.retain(|run| !run.owner.is_alive());
     // All at once, as the first look at the ends of processes drops those that nobody waits for.
     for main in open.iter().filter_map(|run| run.main.as_ref()) {
         engine.watch_exit(None, main.pid);
     }
-    let mut lives = Vec::new();
+    let (mut lives, mut of_others, mut kept) = (Vec::new(), Vec::new(), Vec::new());
     for run in open {
+        let slot = cgroup_of(engine, &run).and_then(|cgroup| engine.slot_of(&cgroup));
+        if let (None, EngineKind::Agent, Some(slot)) = (&run.main, run.engine, slot) {
+            store.adopt(run.id, &ProcessId::current())?;
+            kept.push(slot);
+            of_others.push(run);
+            continue;
+        }
         match take_up(engine, &run) {
             Some(life) => {
                 store.adopt(run.id, &ProcessId::current())?;
@@ -34,14 +44,19 @@ pub(super) fn runs(engine: &mut Engine, store: &mut Store) -> anyhow::Result<Vec
             None => close(engine, store, run)?,
         }
     }
-    let kept: Vec<_> = lives.iter().filter_map(|(life, _)| life.task.slot()).collect();
+    kept.extend(lives.iter().filter_map(|(life, _)| life.task.slot()));
     engine.untrack_others(&kept);
-    Ok(lives)
+    Ok((lives, of_others))
 }
 
 fn cgroup_of(engine: &Engine, run: &OpenRun) -> Option<RunCgroup> {
     let (path, id) = run.cgroup.as_ref()?;
-    RunCgroup::existing(engine.hierarchies(), Path::new(path)).filter(|cgroup| cgroup.id() == *id)
+    let cgroup =
+        RunCgroup::existing(engine.hierarchies(), Path::new(path)).filter(|cgroup| cgroup.id() == *id)?;
+    match run.main.as_ref().filter(|main| main.is_alive()) {
+        Some(main) => Some(cgroup.where_process_is(main.pid, engine.parent())),
+        None => Some(cgroup),
+    }
 }
 
 /// The life of a run, if its main process and cgroup are still there.

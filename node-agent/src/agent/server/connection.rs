@@ -3,7 +3,7 @@
 use super::licenses::Uses;
 use super::life::{self, Life, Record};
 use super::queue::{Denied, Entry, Place};
-use super::{Agent, Process, steering};
+use super::{Agent, Process, container, steering};
 use crate::agent::terms::{Terms, duration_ms, promise, terms};
 use crate::fingerprint::key::{self, TaskKey};
 use crate::host::{self, ProcessId};
@@ -14,6 +14,7 @@ use crate::store::record::{Engine as EngineKind, NewFailover, NewRun};
 use crate::wire::{self, Reply, Request, Start, Started, WireError};
 use serde::Serialize;
 use std::io;
+use std::os::fd::AsFd;
 use std::rc::Rc;
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -45,6 +46,10 @@ pub(super) async fn serve(agent: &Rc<Agent>, mut stream: UnixStream) {
             let free = agent.engine.borrow().room().memory_bytes;
             answer(&mut stream, &Reply::Queue(Box::new(agent.queue.status(peer.uid, free)))).await;
         }
+        Request::Container(container) => match container::take_up(agent, peer.uid, &container) {
+            Ok(started) => answer(&mut stream, &Reply::Started(Box::new(started))).await,
+            Err(why) => refuse(&mut stream, &why).await,
+        },
         Request::FailedOver(failover) => record_failover(agent, &mut stream, peer, *failover).await,
         Request::ExecFailed(_) | Request::Wait | Request::Steer(_) => {
             refuse(&mut stream, "no run was started on this connection").await;
@@ -58,6 +63,10 @@ fn peer(stream: &UnixStream) -> Option<Peer> {
 }
 
 async fn start_task(agent: &Rc<Agent>, mut stream: UnixStream, peer: Peer, start: Start) {
+    // A launcher that was kept waiting too long measures its task itself by now.
+    if has_hung_up(&stream) {
+        return;
+    }
     let (life, started) = match admit(agent, &mut stream, peer, start).await {
         Ok(admitted) => admitted,
         Err(NotStarted::Refused(why)) => return refuse(&mut stream, &why).await,
@@ -215,10 +224,19 @@ async fn enter(
         priority: terms.priority,
         promise: promise(prediction, terms, licenses, &agent.config),
         duration_ms: duration_ms(prediction),
-        since_ms: since_ms.min(host::now_ms()),
+        since_ms: agent.queue.arrival_ms(since_ms),
         run: None,
     };
     agent.enter(stream, entry, terms).await
+}
+
+/// Whether the other end is closed.
+fn has_hung_up(stream: &UnixStream) -> bool {
+    use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+    // Told whether it is asked for or not.
+    let mut watched = [PollFd::new(stream.as_fd(), PollFlags::empty())];
+    poll(&mut watched, PollTimeout::ZERO).is_ok()
+        && watched[0].revents().is_some_and(|events| events.contains(PollFlags::POLLHUP))
 }
 
 /// Ends when the launcher has gone. What it says while it waits is nothing that belongs here.

@@ -1,6 +1,7 @@
 //! A task's life in the daemon: sampled until it ends, recorded, released.
 
 use super::licenses::Uses;
+use super::pressure;
 use super::queue::{self, Place};
 use super::{Agent, Process};
 use crate::agent::{Followed, Task};
@@ -63,7 +64,7 @@ impl Record {
     }
 
     /// The row if it is there by now.
-    fn now(&mut self) -> Option<RunId> {
+    pub(super) fn now(&mut self) -> Option<RunId> {
         if let Some(Ok(Ok(run))) = self.begun.as_mut().map(oneshot::Receiver::try_recv) {
             *self = Self::known(run);
         }
@@ -71,7 +72,7 @@ impl Record {
     }
 
     /// Waits for the database's answer.
-    async fn settled(mut self) -> Result<RunId, StoreError> {
+    pub(super) async fn settled(mut self) -> Result<RunId, StoreError> {
         match (self.now(), self.begun) {
             (Some(run), _) => Ok(run),
             (None, Some(answer)) => answer.await.unwrap_or(Err(StoreError::WriterGone)),
@@ -132,10 +133,15 @@ async fn sample_until(agent: &Agent, life: &mut Life, over: impl AsyncFn(&Life))
     let mut stop = agent.stop.subscribe();
     let limits = life.task.cgroup().memory_events();
     let limits = limits.and_then(|events| super::watch(events, Interest::PRIORITY).ok());
+    let mut wanted = agent.wanted.subscribe();
     loop {
         let pause = life.task.interval();
         tokio::select! {
             () = over(life) => return false,
+            Ok(()) = wanted.changed(), if life.task.is_idle() => {
+                let bytes = *wanted.borrow_and_update();
+                life.events.extend(pressure::take_back(life.task.cgroup().clone(), bytes).await);
+            }
             () = met(limits.as_ref()) => {}
             _ = stop.wait_for(|stop| *stop) => return true,
             () = tokio::time::sleep(pause) => {}

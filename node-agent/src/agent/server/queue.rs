@@ -28,7 +28,11 @@ pub(super) struct Queue {
     entries: RefCell<HashMap<Ticket, Entry>>,
     grants: RefCell<HashMap<Ticket, oneshot::Sender<()>>>,
     order: RefCell<Order>,
+    started: Instant,
 }
+
+/// How long after its start an agent believes who says that it has waited already, for the one before.
+const BELIEVES_FOR: Duration = Duration::from_secs(60);
 
 /// Places and expected waits, as they were a moment ago.
 #[derive(Default)]
@@ -72,7 +76,14 @@ impl Queue {
             entries: RefCell::default(),
             grants: RefCell::default(),
             order: RefCell::default(),
+            started: Instant::now(),
         }
+    }
+
+    /// When a task came that says since when it waits: else anybody could have come first.
+    pub(super) fn arrival_ms(&self, said_ms: i64) -> i64 {
+        let now = host::now_ms();
+        if self.started.elapsed() < BELIEVES_FOR { said_ms.min(now) } else { now }
     }
 
     /// Whether there are pools of licences.

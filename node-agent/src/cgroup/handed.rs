@@ -1,0 +1,128 @@
+//! A cgroup that a container runtime made and handed to us. Its limits are written where the runtime put the
+//! container, in each hierarchy; none of its directories is ever removed by us.
+//!
+//! What the probes can count is a v2 cgroup at the level of our own runs. Where the container has none (hosts on
+//! which the runtime knows v1 only), it gets one of ours, made for counting.
+
+use super::run_cgroup::inode;
+use super::{CgroupError, Hierarchies, RunCgroup};
+use procfs::process::Process;
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// Where a container is, and what of that is ours.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Handed {
+    /// Path below the root of each v1 hierarchy.
+    pub(super) v1: BTreeMap<&'static str, PathBuf>,
+    /// The v2 cgroup was made by us.
+    pub(super) v2_is_ours: bool,
+}
+
+/// A process's paths: below the v2 root, and below the root of each v1 hierarchy.
+struct Places {
+    v2: PathBuf,
+    v1: BTreeMap<&'static str, PathBuf>,
+}
+
+fn places(hierarchies: &Hierarchies, pid: i32) -> Option<Places> {
+    let cgroups = Process::new(pid).and_then(|process| process.cgroups()).ok()?;
+    let relative = |path: &str| PathBuf::from(path.trim_start_matches('/'));
+    let mut places = Places { v2: PathBuf::new(), v1: BTreeMap::new() };
+    for cgroup in &cgroups {
+        if cgroup.controllers.is_empty() {
+            places.v2 = relative(&cgroup.pathname);
+        }
+        for name in hierarchies.v1.keys() {
+            if cgroup.controllers.iter().any(|controller| controller == name) {
+                places.v1.insert(*name, relative(&cgroup.pathname));
+            }
+        }
+    }
+    Some(places)
+}
+
+impl RunCgroup {
+    /// The cgroup of the container `container_id`, whose first process is `pid`. `name` is what a cgroup below
+    /// `parent` is called if one has to be made for counting.
+    ///
+    /// # Errors
+    /// [`CgroupError`] if the process is gone, or that cgroup can't be made or entered.
+    pub fn handed(
+        hierarchies: &Hierarchies,
+        (pid, container_id): (i32, &str),
+        parent: &Path,
+        name: &str,
+    ) -> Result<Self, CgroupError> {
+        let gone = || CgroupError::file("look up the cgroup of", format!("/proc/{pid}"), not_found());
+        let places = places(hierarchies, pid).ok_or_else(gone)?;
+        if let Some(own) = own_part(&places.v2, container_id) {
+            let id = inode(&hierarchies.unified.join(&own))?;
+            let handed = Some(Handed { v1: places.v1, v2_is_ours: false });
+            return Ok(Self { path: own, id, hierarchies: hierarchies.clone(), handed });
+        }
+        hierarchies.make_parent(parent)?;
+        let path = parent.join(name);
+        let directory = hierarchies.unified.join(&path);
+        fs::create_dir(&directory).map_err(|source| CgroupError::file("create", &directory, source))?;
+        let id = inode(&directory)?;
+        let handed = Some(Handed { v1: places.v1, v2_is_ours: true });
+        let cgroup = Self { path, id, hierarchies: hierarchies.clone(), handed };
+        cgroup.enter(pid).inspect_err(|_| _ = cgroup.remove())?;
+        Ok(cgroup)
+    }
+
+    /// The same cgroup as it is found again by a later agent: where its main process is elsewhere on v1, a
+    /// runtime had put it there.
+    #[must_use]
+    pub fn where_process_is(mut self, pid: i32, parent: &Path) -> Self {
+        if let Some(places) = places(&self.hierarchies, pid)
+            && (places.v1.values().any(|path| *path != self.path) || !self.path.starts_with(parent))
+        {
+            let v2_is_ours = self.path.starts_with(parent);
+            self.handed = Some(Handed { v1: places.v1, v2_is_ours });
+        }
+        self
+    }
+
+    /// How many levels below the root it is.
+    pub fn level(&self) -> usize {
+        self.path.components().count()
+    }
+}
+
+/// The part of a v2 path down to the directory that is named after the container: all of it is the container's.
+/// `None` where no directory is.
+fn own_part(path: &Path, container_id: &str) -> Option<PathBuf> {
+    let is_own = |name: &str| name.contains(container_id);
+    let depth = path.iter().position(|name| name.to_str().is_some_and(is_own))?;
+    Some(path.iter().take(depth + 1).collect())
+}
+
+fn not_found() -> std::io::Error {
+    std::io::ErrorKind::NotFound.into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_containers_own_cgroup_is_named_after_it() {
+        let part = |path: &str| own_part(Path::new(path), "abc123").map(|path| path.display().to_string());
+        assert_eq!(part("libpod_parent/libpod-abc123"), Some("libpod_parent/libpod-abc123".into()));
+        let scope = "machine.slice/libpod-abc123.scope";
+        assert_eq!(part(&format!("{scope}/container")), Some(scope.into()));
+        assert_eq!(part(""), None);
+        assert_eq!(part("user.slice/session-1.scope"), None);
+    }
+
+    #[test]
+    fn this_process_is_somewhere_in_every_hierarchy() {
+        let hierarchies = Hierarchies::detect().unwrap();
+        let places = places(&hierarchies, std::process::id().cast_signed()).unwrap();
+        assert_eq!(places.v1.len(), hierarchies.v1.len());
+        assert!(super::places(&hierarchies, -1).is_none());
+    }
+}
