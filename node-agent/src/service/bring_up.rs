@@ -17,7 +17,8 @@ use std::path::PathBuf;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
-/// Further listeners of a first instance are waited for so long after the last one: servers open them at once.
+/// Further listeners of a first instance are waited for so long after the last one: servers open them at once. A
+/// shadow runs so long after that before it is frozen.
 const SETTLE: Duration = Duration::from_millis(60);
 /// Pause between looks while nothing is heard.
 const LOOK: Duration = Duration::from_millis(20);
@@ -122,6 +123,8 @@ impl Service {
         self.line.ask(|reply| Say::Warm(Some(slot), reply));
         let ready = self.says_so(&view, notice, began).await && self.answers(&view, began).await;
         if ready && !self.line.look().is_vacant {
+            // It listens, but what it does between that and its first request it should do before it is frozen.
+            tokio::time::sleep(SETTLE).await;
             self.warm(&view).await;
         }
         self.line.ask(|reply| Say::Warm(None, reply));
