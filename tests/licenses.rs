@@ -94,7 +94,7 @@ fn use_is_learnt_from_connections_to_the_server() {
     let sandbox = Sandbox::with_config(&format!("[license.cad]\ntotal = 2\nserver = \"{address}\"\n"));
     let agent = sandbox.agent();
     let connect = format!(
-        "import socket, time; a = [socket.create_connection(('127.0.0.1', {})) for _ in range(2)]; time.sleep(1.5)",
+        "import socket, time; a = [socket.create_connection(('127.0.0.1', {})) for _ in range(2)]; time.sleep(3)",
         address.port()
     );
     agent.run(&["--name", "tool"], &["python3", "-c", &connect]);

@@ -16,6 +16,9 @@ use std::time::{Duration, Instant};
 const AGENT_BACK: Duration = Duration::from_secs(30);
 const AGENT_PAUSE: Duration = Duration::from_millis(200);
 
+/// How long a task that waits, or can't do without the agent, bears one that says nothing.
+const SILENCE_MAX: Duration = Duration::from_secs(300);
+
 /// Longest silence towards people while a task waits.
 const WORD_EVERY: Duration = Duration::from_secs(60);
 
@@ -23,6 +26,8 @@ const WORD_EVERY: Duration = Duration::from_secs(60);
 pub(super) struct Asking<'a> {
     pub(super) socket: &'a Path,
     pub(super) quiet: bool,
+    /// Nothing is to be done without the agent: it may take its time to answer.
+    pub(super) is_patient: bool,
 }
 
 /// What came of it.
@@ -48,6 +53,9 @@ impl Asking<'_> {
     ) -> Result<Answer, WireError> {
         let came = Instant::now();
         let mut said = None;
+        if self.is_patient {
+            agent.set_read_timeout(Some(SILENCE_MAX))?;
+        }
         wire::send(agent, &Request::Start(Box::new(start.clone())))?;
         loop {
             if let Some(signal) = interrupted() {
@@ -57,7 +65,11 @@ impl Asking<'_> {
                 Ok(Reply::Started(started)) => return Ok(Answer::Started(*started)),
                 Ok(Reply::Denied(why)) => return Ok(Answer::Denied(why)),
                 Ok(Reply::Refused(why)) => return Err(WireError::Refused(why)),
-                Ok(Reply::Waiting(waiting)) => self.say(&waiting, &mut said),
+                Ok(Reply::Waiting(waiting)) => {
+                    // An agent that dies closes the connection; one that is only slow must not be asked twice.
+                    _ = agent.set_read_timeout(Some(SILENCE_MAX));
+                    self.say(&waiting, &mut said);
+                }
                 Ok(_) => return Err(WireError::NotAFrame),
                 Err(error) if said.is_none() => return Err(error),
                 Err(error) => {

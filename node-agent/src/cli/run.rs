@@ -192,7 +192,8 @@ impl Launcher<'_> {
     }
 
     fn asking(&self) -> Asking<'_> {
-        Asking { socket: &self.settings.socket, quiet: self.arguments.quiet }
+        let is_patient = self.arguments.require_agent || self.arguments.sizing.waits();
+        Asking { socket: &self.settings.socket, quiet: self.arguments.quiet, is_patient }
     }
 
     fn say_missing_inputs(&self) {

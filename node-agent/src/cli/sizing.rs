@@ -94,6 +94,11 @@ impl SizingArgs {
         if waits { Some("the queue is kept by an agent: the task starts at once") } else { None }
     }
 
+    /// Whether it is to wait where there is no room.
+    pub(super) fn waits(&self) -> bool {
+        self.wait.is_some()
+    }
+
     pub(super) fn takes_licenses(&self) -> bool {
         self.license.iter().any(|(_, count)| *count > 0)
     }

@@ -140,27 +140,42 @@ impl Words for Cells<'_> {
 const COUNTER_WORDS: usize = size_of::<Counters>() / 8;
 const SHARED_WORDS: usize = size_of::<Shared>() / 8;
 
+/// What a CPU has used in its window and not settled.
+fn share(counters: &Mapped<Counters>, cpu: usize) -> &AtomicU64 {
+    counters.word(cpu, std::mem::offset_of!(Counters, window))
+}
+
+/// What is mapped of a slot in use: its counters by CPU, and its demand. Both are large.
+struct InUse {
+    counters: Mapped<Counters>,
+    demand: Mapped<Demand>,
+}
+
 /// The mapped arrays.
 pub(super) struct Tables {
-    counters: Mapped<Counters>,
-    shared: Mapped<Shared>,
-    /// Mapped for slots in use only: it is large.
-    demand: Vec<Option<Mapped<Demand>>>,
+    slots: Vec<Option<InUse>>,
+    counters_map: Map,
     demand_map: Map,
+    shared: Mapped<Shared>,
     cpus: Mapped<OnCpu>,
     /// The shares of windows as they were when [`Tables::settle_stale`] looked last.
     shares: Vec<u64>,
 }
 
 impl Tables {
-    /// Maps the arrays `COUNTERS`, `SHARED` and `CPUS`, which like `DEMAND` hold `slots` cgroups and `cpus` CPUs.
-    pub(super) fn new(maps: [&Map; 3], demand: Map, slots: usize, cpus: usize) -> Result<Self, ProbeError> {
-        let [counters, shared, on_cpu] = maps;
+    /// Maps the arrays `SHARED` and `CPUS`, which like `COUNTERS` and `DEMAND` hold `slots` cgroups and `cpus` CPUs;
+    /// of those two only what is in use.
+    pub(super) fn new(
+        [shared, on_cpu]: [&Map; 2],
+        [counters_map, demand_map]: [Map; 2],
+        slots: usize,
+        cpus: usize,
+    ) -> Result<Self, ProbeError> {
         Ok(Self {
-            counters: Mapped::new(counters, "COUNTERS", slots * cpus)?,
+            slots: (0..slots).map(|_| None).collect(),
+            counters_map,
+            demand_map,
             shared: Mapped::new(shared, "SHARED", slots)?,
-            demand: (0..slots).map(|_| None).collect(),
-            demand_map: demand,
             cpus: Mapped::new(on_cpu, "CPUS", cpus)?,
             shares: vec![0; slots * cpus],
         })
@@ -173,39 +188,41 @@ impl Tables {
         before: &Reading,
         demand: Option<&[Scale; SCALES]>,
     ) -> Result<(), ProbeError> {
-        for cpu in 1..self.cpus.entries {
-            self.counters.zero(slot * self.cpus.entries + cpu);
-        }
-        self.counters.set(slot * self.cpus.entries, &before.counters);
-        self.shared.set(slot, &before.shared);
         self.take_up(slot)?;
-        if let Some(words) = &self.demand[slot] {
+        if let Some(in_use) = &self.slots[slot] {
+            (1..self.cpus.entries).for_each(|cpu| in_use.counters.zero(cpu));
+            in_use.counters.set(0, &before.counters);
             let scales = demand.copied().unwrap_or_default();
-            words.set(0, &Demand { recent: [0; RECENT_ALL], scales });
+            in_use.demand.set(0, &Demand { recent: [0; RECENT_ALL], scales });
         }
+        self.shared.set(slot, &before.shared);
         Ok(())
     }
 
     /// A slot is in use, with what it holds.
     pub(super) fn take_up(&mut self, slot: usize) -> Result<(), ProbeError> {
-        if self.demand[slot].is_none() {
-            self.demand[slot] = Some(Mapped::range(&self.demand_map, "DEMAND", slot, 1)?);
+        if self.slots[slot].is_none() {
+            let cpus = self.cpus.entries;
+            self.slots[slot] = Some(InUse {
+                counters: Mapped::range(&self.counters_map, "COUNTERS", slot * cpus, cpus)?,
+                demand: Mapped::range(&self.demand_map, "DEMAND", slot, 1)?,
+            });
         }
         Ok(())
     }
 
     /// A slot is not in use any more.
     pub(super) fn release(&mut self, slot: usize) {
-        self.demand[slot] = None;
+        self.slots[slot] = None;
     }
 
     /// CPU demand up to now, with what CPUs have not settled yet.
     pub(super) fn demand(&self, slot: usize) -> [Scale; SCALES] {
-        let Some(demand) = &self.demand[slot] else { return Default::default() };
+        let Some(InUse { counters, demand }) = &self.slots[slot] else { return Default::default() };
         let copy: Vec<AtomicU64> =
             demand.words(0).iter().map(|word| AtomicU64::new(word.load(Ordering::Relaxed))).collect();
         for cpu in 0..self.cpus.entries {
-            let (window, ns) = unpack(self.share(slot, cpu).load(Ordering::Relaxed));
+            let (window, ns) = unpack(share(counters, cpu).load(Ordering::Relaxed));
             if ns >= NS_PER_US {
                 settle(&Cells(&copy), window, ns / NS_PER_US);
             }
@@ -219,8 +236,9 @@ impl Tables {
     /// Settles what a CPU left in its share and has not touched since the last call: it may not come back
     /// before the window's place is taken by another one. To be called about once a second.
     pub(super) fn settle_stale(&mut self, slot: usize) {
+        let Some(InUse { counters, demand }) = &self.slots[slot] else { return };
         for cpu in 0..self.cpus.entries {
-            let seen = self.share(slot, cpu).load(Ordering::Relaxed);
+            let seen = share(counters, cpu).load(Ordering::Relaxed);
             let (window, ns) = unpack(seen);
             let before = std::mem::replace(&mut self.shares[slot * self.cpus.entries + cpu], seen);
             if before != seen || ns < NS_PER_US {
@@ -229,23 +247,20 @@ impl Tables {
             // A CPU only adds to the share while it is in that window, which ended long ago; else it takes it
             // by an exchange of its own.
             let taken = pack(window, 0);
-            let share = self.share(slot, cpu);
-            if share.compare_exchange(seen, taken, Ordering::AcqRel, Ordering::Relaxed).is_ok()
-                && let Some(demand) = &self.demand[slot]
-            {
+            let share = share(counters, cpu);
+            if share.compare_exchange(seen, taken, Ordering::AcqRel, Ordering::Relaxed).is_ok() {
                 settle(&Cells(demand.words(0)), window, ns / NS_PER_US);
             }
         }
     }
 
-    fn share(&self, slot: usize, cpu: usize) -> &AtomicU64 {
-        self.counters.word(slot * self.cpus.entries + cpu, std::mem::offset_of!(Counters, window))
-    }
-
     pub(super) fn read(&self, slot: usize) -> Reading {
         let mut sums = [0u64; COUNTER_WORDS];
-        for cpu in 0..self.cpus.entries {
-            let words = self.counters.words(slot * self.cpus.entries + cpu);
+        let in_use = self.slots[slot].as_ref();
+        for (in_use, cpu) in
+            in_use.iter().flat_map(|in_use| (0..self.cpus.entries).map(move |cpu| (in_use, cpu)))
+        {
+            let words = in_use.counters.words(cpu);
             for (sum, word) in sums.iter_mut().zip(words) {
                 *sum = sum.wrapping_add(word.load(Ordering::Relaxed));
             }

@@ -55,6 +55,8 @@ impl Probes {
 
     fn lend(&mut self, slot: u32) -> Result<(), ProbeError> {
         self.tables.set(slot as usize, &super::Reading::default(), None)?;
+        // Until it is given out.
+        self.tables.release(slot as usize);
         self.free_for_host.push(slot, 0).map_err(|error| ProbeError::map("FREE", &error))
     }
 
@@ -84,7 +86,8 @@ impl Probes {
             if let Some(place) = self.tracked.get_mut(slot as usize).filter(|_| slot != NO_SLOT) {
                 *place = Some(cgroup);
             }
-            let slot = (slot != NO_SLOT).then_some(Slot(slot));
+            let is_mapped = slot != NO_SLOT && self.tables.take_up(slot as usize).is_ok();
+            let slot = is_mapped.then_some(Slot(slot));
             each(CgroupChange::Made { cgroup, path: path_of(&event), slot, at_ns });
         }
     }

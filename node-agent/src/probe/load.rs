@@ -89,10 +89,9 @@ pub(super) fn load(options: &Options, instance: Option<&Instance>) -> Result<Pro
 }
 
 fn assemble(mut ebpf: Ebpf, slots: u32, cpus: u32, programs: Programs) -> Result<Probes, ProbeError> {
-    let demand = take(&mut ebpf, "DEMAND")?;
+    let per_slot = [take(&mut ebpf, "COUNTERS")?, take(&mut ebpf, "DEMAND")?];
     let map = |name| ebpf.map(name).ok_or_else(|| missing(name));
-    let maps = [map("COUNTERS")?, map("SHARED")?, map("CPUS")?];
-    let tables = Tables::new(maps, demand, slots as usize, cpus as usize)?;
+    let tables = Tables::new([map("SHARED")?, map("CPUS")?], per_slot, slots as usize, cpus as usize)?;
     Ok(Probes {
         status: programs.statuses(),
         programs,

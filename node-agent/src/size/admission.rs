@@ -96,6 +96,12 @@ struct Waiting {
     duration_ms: Option<i64>,
 }
 
+impl Waiting {
+    fn needs_no_memory(&self) -> bool {
+        self.licenses_only || self.promise.memory_bytes == 0
+    }
+}
+
 /// See the head of this file.
 #[derive(Clone, Debug, Default)]
 pub struct Ledger {
@@ -104,6 +110,8 @@ pub struct Ledger {
     holders: HashMap<Ticket, Holder>,
     waiting: HashMap<Ticket, Waiting>,
     order: BTreeSet<(i64, Ticket)>,
+    /// Of those who wait, how many may start on a host without memory.
+    need_no_memory: usize,
     taken: Taken,
 }
 
@@ -212,7 +220,9 @@ impl Ledger {
         }
         let ticket = self.next_ticket();
         let rank = arrived_ms - i64::from(priority.clamp(-PRIORITY_BOUND, PRIORITY_BOUND)) * PRIORITY_MS;
-        self.waiting.insert(ticket, Waiting { promise, licenses_only, rank, duration_ms });
+        let waiting = Waiting { promise, licenses_only, rank, duration_ms };
+        self.need_no_memory += usize::from(waiting.needs_no_memory());
+        self.waiting.insert(ticket, waiting);
         self.order.insert((rank, ticket));
         Some(ticket)
     }
@@ -222,12 +232,14 @@ impl Ledger {
         let mut admitted = Vec::new();
         let mut ahead = self.taken.clone();
         let order: Vec<_> = self.order.iter().copied().collect();
-        for (rank, ticket) in order {
+        for (_, ticket) in order {
+            // A long queue is not walked to its end where nobody in it can have what it needs.
+            if ahead.memory_bytes >= self.total.memory_bytes && self.need_no_memory == 0 {
+                break;
+            }
             let Some(waiting) = self.waiting.get(&ticket) else { continue };
             if lacks(&self.total, &ahead, &waiting.promise, waiting.licenses_only).is_empty() {
-                let Waiting { promise, duration_ms, .. } = waiting.clone();
-                self.waiting.remove(&ticket);
-                self.order.remove(&(rank, ticket));
+                let Some(Waiting { promise, duration_ms, .. }) = self.leave_queue(ticket) else { continue };
                 ahead.add(promise.memory_bytes, &promise);
                 self.hold(ticket, promise, duration_ms.map(|duration| now_ms + duration));
                 admitted.push(ticket);
@@ -243,13 +255,18 @@ impl Ledger {
         if let Some(holder) = self.holders.remove(&ticket) {
             self.taken.subtract(holder.memory_bytes, &holder.promise);
         }
-        if let Some(waiting) = self.waiting.remove(&ticket) {
-            self.order.remove(&(waiting.rank, ticket));
-        }
+        self.leave_queue(ticket);
         if self.holders.is_empty() {
             // What sums of cores leave by rounding goes with the last holder.
             self.taken.cpu_cores = 0.0;
         }
+    }
+
+    fn leave_queue(&mut self, ticket: Ticket) -> Option<Waiting> {
+        let waiting = self.waiting.remove(&ticket)?;
+        self.order.remove(&(waiting.rank, ticket));
+        self.need_no_memory -= usize::from(waiting.needs_no_memory());
+        Some(waiting)
     }
 
     /// What a task uses now, and whether it idles.

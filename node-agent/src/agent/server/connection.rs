@@ -157,6 +157,10 @@ async fn admit(
         Ok(place) => place,
         Err(denied) => return Err(NotStarted::Denied(denied)),
     };
+    // Its place must not go to a process that no longer wants it, and may wait for it on another connection.
+    if has_hung_up(stream) {
+        return Err(NotStarted::Denied(Denied::Gone));
+    }
     let task = {
         let mut engine = agent.engine.borrow_mut();
         let plan = engine.plan(prediction, terms.policy, terms.manual);

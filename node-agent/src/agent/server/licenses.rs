@@ -16,8 +16,9 @@ use std::collections::{BTreeMap, HashSet};
 use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
 use std::time::{Duration, Instant};
 
-/// Pause between two looks at a task.
-const LOOK_EVERY: Duration = Duration::from_secs(1);
+/// Shortest and longest pause between two looks at a task: it grows with the run.
+const LOOK_MIN: Duration = Duration::from_millis(100);
+const LOOK_MAX: Duration = Duration::from_secs(1);
 
 /// Most processes of a task that are looked into.
 const PROCESSES_MAX: usize = 256;
@@ -46,7 +47,8 @@ impl Pools {
 /// What one task was seen to use.
 #[derive(Debug, Default)]
 pub(super) struct Uses {
-    looked: Option<Instant>,
+    /// The first look and the last.
+    looked: Option<(Instant, Instant)>,
     peaks: Licenses,
 }
 
@@ -56,13 +58,15 @@ impl Uses {
         &self.peaks
     }
 
-    /// Looks, at most every [`LOOK_EVERY`]; returns what the task uses now.
+    /// Looks, if it is time to; returns what the task uses now.
     pub(super) fn look(&mut self, pools: &Pools, main: &ProcessId, cgroup: &RunCgroup) -> Licenses {
-        let is_due = self.looked.is_none_or(|looked| looked.elapsed() >= LOOK_EVERY);
+        let pause = |first: Instant| (first.elapsed() / 4).clamp(LOOK_MIN, LOOK_MAX);
+        let is_due = self.looked.is_none_or(|(first, last)| last.elapsed() >= pause(first));
         if pools.0.is_empty() || !is_due {
             return Licenses::new();
         }
-        self.looked = Some(Instant::now());
+        let now = Instant::now();
+        self.looked = Some((self.looked.map_or(now, |(first, _)| first), now));
         let now = connections(pools, main.pid, &cgroup.processes());
         for (name, count) in &now {
             let peak = self.peaks.entry(name.clone()).or_default();

@@ -195,6 +195,8 @@ proptest! {
             prop_assert!(ledger.promised().licenses.get("cad").copied().unwrap_or(0) <= 2);
             prop_assert_eq!(ledger.holding(), running.len());
             prop_assert_eq!(ledger.order.len(), ledger.waiting());
+            let no_memory = ledger.waiting.values().filter(|waiting| waiting.needs_no_memory()).count();
+            prop_assert_eq!(ledger.need_no_memory, no_memory);
         }
     }
 
