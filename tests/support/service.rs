@@ -105,6 +105,14 @@ impl<'a> Service<'a> {
     pub fn spawn(sandbox: &'a Sandbox, name: &'static str, port: u16, command: &mut Command) -> Self {
         let log = fs::File::options().create(true).append(true).open(log_of(sandbox, name)).unwrap();
         command.env("STANDIN_SOCKET", sandbox.socket()).stdout(log.try_clone().unwrap()).stderr(log);
+        // SAFETY: between fork and exec the child makes one system call, prctl, which is allowed there. A service
+        // must not outlive who started it here, however that ends.
+        unsafe {
+            std::os::unix::process::CommandExt::pre_exec(command, || {
+                libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGTERM);
+                Ok(())
+            });
+        }
         Self { sandbox, name, child: command.spawn().unwrap(), port, user: None }
     }
 

@@ -3,9 +3,26 @@ use std::{path::Path, process::Command};
 
 use anyhow::Result;
 
-use crate::process::{done, output, status};
+use crate::process::{done, has, output, status};
 
 const APT: &str = "apt-get";
+
+/// Programs, and the packages that have them.
+pub(crate) type Programs = [(&'static str, &'static str)];
+
+/// Installs what is missing of `programs`, where that is allowed; gives what is missing still, which is no error.
+pub(crate) fn provide(programs: &Programs) -> Vec<&'static str> {
+    let missing = || programs.iter().filter(|(program, _)| !has(program));
+    let mut packages: Vec<&str> = missing().flat_map(|(_, packages)| packages.split(' ')).collect();
+    packages.dedup();
+    if !packages.is_empty()
+        && may_install()
+        && let Err(error) = install(&packages)
+    {
+        println!("warning: {error:#}");
+    }
+    missing().map(|(program, _)| *program).collect()
+}
 
 /// Whether this user may install packages here.
 pub(crate) fn may_install() -> bool {

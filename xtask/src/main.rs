@@ -26,7 +26,7 @@ enum Task {
 fn main() -> Result<ExitCode> {
     match Task::parse() {
         Task::Test(options) => test::run(&options),
-        Task::Bench(bench) => bench::run(bench),
+        Task::Bench(bench) => bench::run(&bench),
         Task::Ebpf(options) => ebpf::run(&options).map(|()| ExitCode::SUCCESS),
     }
 }

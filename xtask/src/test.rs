@@ -57,27 +57,15 @@ pub(crate) fn run(options: &Options) -> Result<ExitCode> {
     Ok(code.map_or(ExitCode::FAILURE, ExitCode::from))
 }
 
-/// Installs what tests use. What stays missing makes some of them skip, and so is no error.
+/// Installs what tests use. What stays missing makes some of them skip.
 fn set_up() {
-    let missing = missing();
-    if !missing.is_empty() && debian::may_install() {
-        let mut packages: Vec<&str> = missing.iter().flat_map(|(_, packages)| packages.split(' ')).collect();
-        packages.dedup();
-        if let Err(error) = debian::install(&packages) {
-            println!("warning: {error:#}");
-        }
-    }
-    let still: Vec<&str> = self::missing().iter().map(|(program, _)| *program).collect();
-    if !still.is_empty() {
+    let missing = debian::provide(&PROGRAMS);
+    if !missing.is_empty() {
         println!(
             "missing for some tests, which will skip: {} (as root on Debian this installs them)",
-            still.join(" ")
+            missing.join(" ")
         );
     }
-}
-
-fn missing() -> Vec<(&'static str, &'static str)> {
-    PROGRAMS.into_iter().filter(|(program, _)| !process::has(program)).collect()
 }
 
 fn start_empty(skipped: &Path) -> Result<()> {

@@ -41,7 +41,8 @@ pub struct Look {
     pub at: Duration,
     /// Connections that wait to be accepted.
     pub queue: u64,
-    /// Connections that were accepted.
+    /// Connections that were accepted: those established, counted before the queue was, less the queue. May fall
+    /// short by those that were established between the two, and by those in the queue that are not counted yet.
     pub accepted: u64,
     /// CPU time used.
     pub cpu_ns: u64,
@@ -102,6 +103,8 @@ pub struct Stall {
     interval: Duration,
     pauses: [u64; BUCKETS],
     last: Option<Look>,
+    /// The most that was seen accepted.
+    accepted: u64,
     /// Since when connections have been waiting without one being accepted.
     waiting_since: Option<Duration>,
     asleep: Duration,
@@ -117,6 +120,7 @@ impl Stall {
             interval,
             pauses: [0; BUCKETS],
             last: None,
+            accepted: 0,
             waiting_since: None,
             asleep: Duration::ZERO,
             stopped: Duration::ZERO,
@@ -128,6 +132,7 @@ impl Stall {
     /// Another instance serves from now on.
     pub fn restart(&mut self) {
         self.last = None;
+        self.accepted = 0;
         self.forgive();
     }
 
@@ -141,9 +146,10 @@ impl Stall {
 
     /// Takes a look in; `Some` if it shows a hang.
     pub fn observe(&mut self, look: Look) -> Option<Evidence> {
+        let progressed = look.accepted > self.accepted;
+        self.accepted = self.accepted.max(look.accepted);
         let last = self.last.replace(look)?;
         let passed = look.at.saturating_sub(last.at);
-        let progressed = look.accepted != last.accepted;
         if progressed || (look.queue == 0 && !look.is_stopped) {
             if let Some(since) = self.waiting_since
                 && progressed
@@ -249,6 +255,14 @@ mod tests {
         assert_eq!(evidence.doing, Doing::Sleeping);
         assert_eq!(evidence.threshold, Duration::from_millis(300), "nothing is learnt yet");
         assert!(evidence.stalled >= evidence.threshold && evidence.stalled < evidence.threshold + 2 * TICK);
+    }
+
+    #[test]
+    fn counters_that_are_read_one_after_the_other_are_no_progress() {
+        // Every third look misses a connection that arrived between the two readings.
+        let arrives = |number: u32, look: &mut Look| look.accepted -= u64::from(number % 3 == 1);
+        let evidence = until_hang(&mut Stall::new(TICK), 100, arrives).unwrap();
+        assert!(evidence.stalled < evidence.threshold + 2 * TICK);
     }
 
     #[test]

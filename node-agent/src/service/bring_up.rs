@@ -17,7 +17,8 @@ use std::path::PathBuf;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
-/// Further listeners of a first instance are waited for so long after the last one: servers open them at once.
+/// Further listeners of a first instance are waited for so long after the last one: servers open them at once. A
+/// shadow runs so long after that before it is frozen.
 const SETTLE: Duration = Duration::from_millis(60);
 /// Pause between looks while nothing is heard.
 const LOOK: Duration = Duration::from_millis(20);
@@ -117,11 +118,13 @@ impl Service {
             false => self.starting(&self.line.look(), number),
         };
         let Some(view) = view else { return };
-        self.look_for_strangers(&view);
+        tokio::task::spawn_local(Rc::clone(&self).look_for_strangers(view.addresses.clone()));
         let Ok(_turn) = self.turn.acquire().await else { return };
         self.line.ask(|reply| Say::Warm(Some(slot), reply));
         let ready = self.says_so(&view, notice, began).await && self.answers(&view, began).await;
         if ready && !self.line.look().is_vacant {
+            // It listens, but what it does between that and its first request it should do before it is frozen.
+            tokio::time::sleep(SETTLE).await;
             self.warm(&view).await;
         }
         self.line.ask(|reply| Say::Warm(None, reply));
@@ -200,15 +203,23 @@ impl Service {
         self.line.say(Say::Discard(slot, said));
     }
 
-    fn look_for_strangers(&self, view: &View) {
-        let instances = self.line.look().instances;
-        let mut own: HashSet<i32> = instances.into_iter().flat_map(|view| view.pids).collect();
-        own.insert(std::process::id().cast_signed());
-        for (pid, address) in strangers(&view.addresses, &own) {
+    /// Beside the rest, for it takes its time.
+    async fn look_for_strangers(self: Rc<Self>, addresses: Vec<Address>) {
+        let own = self.pids();
+        let looked = tokio::task::spawn_blocking(move || strangers(&addresses, &own)).await;
+        // An instance may have begun to listen meanwhile.
+        let own = self.pids();
+        for (pid, address) in looked.unwrap_or_default().into_iter().filter(|(pid, _)| !own.contains(pid)) {
             self.say(&format!(
                 "{address} is also served by process {pid}, which is not of this service and gets a part of its connections: stop it or use another port"
             ));
         }
+    }
+
+    /// All processes of the service, and this one.
+    fn pids(&self) -> HashSet<i32> {
+        let instances = self.line.look().instances;
+        instances.into_iter().flat_map(|view| view.pids).chain([std::process::id().cast_signed()]).collect()
     }
 
     /// Waits for the instance's own word, where it gives one.

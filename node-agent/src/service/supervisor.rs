@@ -24,7 +24,7 @@ use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::sync::mpsc::{self, UnboundedReceiver};
 use tokio::sync::{Notify, Semaphore};
-use tokio::task::LocalSet;
+use tokio::task::{JoinSet, LocalSet};
 
 /// Signals that the supervisor reads.
 const HANDLED: [Signal; 7] = [
@@ -185,7 +185,7 @@ pub fn supervise(
         .enable_all()
         .build()
         .map_err(|source| ServiceError::System { what: "event loop", source })?;
-    let supervisor = Supervisor { service: Rc::clone(&service), card, recorder };
+    let supervisor = Supervisor { service: Rc::clone(&service), card, recorder, records: RefCell::default() };
     let how = LocalSet::new().block_on(&runtime, supervisor.run(home, signals, reported, stopped));
     finish(&service);
     _ = std::fs::remove_file(&place.socket);
@@ -275,6 +275,8 @@ struct Supervisor {
     service: Rc<Service>,
     card: Arc<Mutex<Card>>,
     recorder: record::Recorder,
+    /// Failovers on their way into the database.
+    records: RefCell<JoinSet<()>>,
 }
 
 impl Supervisor {
@@ -305,7 +307,12 @@ impl Supervisor {
         loop {
             tokio::select! {
                 report = reports.recv() => match report {
-                    Some(Report::Finished(how)) => return how,
+                    Some(Report::Finished(how)) => {
+                        // The end of the event loop would drop those that have not begun.
+                        let mut records = self.records.take();
+                        while records.join_next().await.is_some() {}
+                        return how;
+                    }
                     Some(report) => self.serve(report),
                     None => return None,
                 },
@@ -363,7 +370,9 @@ impl Supervisor {
             card.failed_over(&failover);
         }
         let recorder = self.recorder.clone();
-        tokio::task::spawn_blocking(move || recorder.record(&failover));
+        let mut records = self.records.borrow_mut();
+        while records.try_join_next().is_some() {}
+        records.spawn_blocking(move || recorder.record(&failover));
     }
 
     fn stop(&self) {

@@ -16,6 +16,9 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 /// as little as 5, and a queue that overflows while nobody accepts costs clients a second (SYN again).
 const BACKLOG: i32 = 65_535;
 
+/// `TCP_ESTABLISHED` of include/net/tcp_states.h.
+const ESTABLISHED: u8 = 1;
+
 /// Sockets that are held of one instance.
 const HELD_MAX: usize = 1024;
 
@@ -117,20 +120,7 @@ impl Listener {
         if self.address.is_datagram {
             return 0;
         }
-        // SAFETY: all-zero is a valid tcp_info; the kernel writes at most `length` bytes.
-        unsafe {
-            let mut info: libc::tcp_info = std::mem::zeroed();
-            let mut length = size_of::<libc::tcp_info>() as libc::socklen_t;
-            let descriptor = self.socket.as_raw_fd();
-            let result = libc::getsockopt(
-                descriptor,
-                libc::IPPROTO_TCP,
-                libc::TCP_INFO,
-                (&raw mut info).cast(),
-                &raw mut length,
-            );
-            if result == 0 { info.tcpi_unacked } else { 0 }
-        }
+        tcp_info(self).map_or(0, |info| info.tcpi_unacked)
     }
 
     /// Closes the queue, for the instance as well: what waits in it moves to the listener that the steering
@@ -187,24 +177,38 @@ fn sockets(pid: i32) -> Vec<i32> {
         .collect()
 }
 
-/// Established TCP connections that the processes `pids` hold.
+/// Established TCP connections that the processes `pids` hold. Asked of their own sockets, one by one: the host's
+/// list of all connections may take seconds.
 pub fn connections(pids: &[i32]) -> usize {
-    let processes = pids.iter().filter_map(|pid| procfs::process::Process::new(*pid).ok());
-    let mut inodes = HashSet::new();
     let mut established = HashSet::new();
-    for process in processes {
-        if established.is_empty() {
-            let entries = process.tcp().into_iter().chain(process.tcp6()).flatten();
-            let open = entries.filter(|entry| entry.state == procfs::net::TcpState::Established);
-            established.extend(open.map(|entry| entry.inode));
-        }
-        for descriptor in process.fd().into_iter().flatten().flatten() {
-            if let procfs::process::FDTarget::Socket(inode) = descriptor.target {
-                inodes.insert(inode);
-            }
-        }
+    for &pid in pids {
+        let Some(pidfd) = Pid::from_raw(pid).and_then(|pid| pidfd_open(pid, PidfdFlags::empty()).ok()) else {
+            continue;
+        };
+        let taken = sockets(pid)
+            .into_iter()
+            .filter_map(|number| pidfd_getfd(&pidfd, number, PidfdGetfdFlags::empty()).ok());
+        let open = taken.filter(|socket| tcp_info(socket).is_some_and(|info| info.tcpi_state == ESTABLISHED));
+        established.extend(open.filter_map(|socket| sockopt::socket_cookie(&socket).ok()));
     }
-    inodes.intersection(&established).count()
+    established.len()
+}
+
+/// `None` if it is no TCP socket.
+fn tcp_info(socket: impl AsFd) -> Option<libc::tcp_info> {
+    // SAFETY: all-zero is a valid tcp_info; the kernel writes at most `length` bytes.
+    unsafe {
+        let mut info: libc::tcp_info = std::mem::zeroed();
+        let mut length = size_of::<libc::tcp_info>() as libc::socklen_t;
+        let result = libc::getsockopt(
+            socket.as_fd().as_raw_fd(),
+            libc::IPPROTO_TCP,
+            libc::TCP_INFO,
+            (&raw mut info).cast(),
+            &raw mut length,
+        );
+        (result == 0).then_some(info)
+    }
 }
 
 #[cfg(test)]
@@ -231,6 +235,18 @@ mod tests {
         let known = found.iter().map(|held| held.cookie).collect();
         let again = find(&[std::process::id().cast_signed()], &known).unwrap();
         assert!(again.iter().all(|held| held.address.socket != address), "it is known");
+    }
+
+    #[test]
+    fn counts_open_connections() {
+        let me = [std::process::id().cast_signed()];
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let before = connections(&me);
+        let client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let (server, _) = listener.accept().unwrap();
+        let _same = server.try_clone().unwrap();
+        assert!(connections(&me) >= before + 2, "both ends are here");
+        drop((client, server));
     }
 
     #[test]

@@ -138,11 +138,13 @@ impl Guard {
         if live.is_dead {
             return;
         }
+        // In this order: what is established in between is missed for a moment, not taken for accepted.
+        let established = steering.steered().established;
         let queue = live.queue();
         let mut look = Look {
             at: self.now(),
             queue,
-            accepted: steering.steered().established.saturating_sub(queue),
+            accepted: established.saturating_sub(queue),
             is_stopped: live.is_stopped(),
             ..Look::default()
         };
