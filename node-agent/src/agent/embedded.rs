@@ -131,21 +131,20 @@ impl<'a> Embedded<'a> {
     /// # Errors
     /// [`StartError`] if it did not start; that is recorded too.
     pub fn run(mut self, command: &Command, plan: Plan) -> Result<Outcome, StartError> {
-        let task = match &mut self.engine {
-            Ok(engine) => match engine.admit(plan.clone()) {
-                Ok(task) => Some(task),
-                Err(error) => {
-                    self.notes.push(format!("not measured by probes, no limits: {error}"));
-                    None
-                }
-            },
-            Err(_) => None,
-        };
+        let task = self.admit(&plan);
         let run = self.begin(&plan, task.as_ref());
         match task {
             Some(task) => self.lead(command, plan, task, run),
             None => self.lead_without_cgroup(command, plan, run),
         }
+    }
+
+    /// Makes the task's cgroup; where that is not possible it is noted.
+    fn admit(&mut self, plan: &Plan) -> Option<Task> {
+        let admitted = self.engine.as_mut().ok()?.admit(plan.clone());
+        admitted
+            .inspect_err(|error| self.notes.push(format!("not measured by probes, no limits: {error}")))
+            .ok()
     }
 
     fn begin(&mut self, plan: &Plan, task: Option<&Task>) -> Option<RunId> {

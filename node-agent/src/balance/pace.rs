@@ -42,11 +42,6 @@ impl Pace {
         self.failovers.push_back(now);
     }
 
-    /// When the last failover was.
-    pub fn last_failover(&self) -> Option<Duration> {
-        self.failovers.back().copied()
-    }
-
     /// An instance died before it served; gives the pause before the next start.
     pub fn start_failed(&mut self) -> Duration {
         let wait = pause(self.failures);

@@ -61,8 +61,12 @@ pub struct Status {
     pub addresses: Vec<String>,
     /// `steered` (shadows, no connection refused) or `restart` (started anew when it dies).
     pub mode: String,
-    /// Shadows that are wanted now, at least and at most.
-    pub shadows: (usize, usize, usize),
+    /// Shadows that are wanted now.
+    pub shadows: usize,
+    /// The least and the most that were asked for.
+    pub shadows_min: usize,
+    /// See above.
+    pub shadows_max: usize,
     /// Why so many are wanted now.
     pub reason: String,
     /// All that are there.
@@ -71,12 +75,21 @@ pub struct Status {
     pub connections: u64,
     /// Times that the traffic was moved.
     pub failovers: u64,
-    /// The last one: milliseconds since 1970, and why.
-    pub last_failover: Option<(i64, String)>,
+    /// The last one.
+    pub last_failover: Option<LastFailover>,
     /// A queue that nobody serves for longer is a hang, milliseconds.
     pub stall_threshold_ms: u64,
     /// Listeners that could not be steered.
     pub listeners_lost: u64,
+}
+
+/// When the traffic was moved last, and why.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LastFailover {
+    /// Milliseconds since 1970.
+    pub at_ms: i64,
+    /// In words.
+    pub evidence: String,
 }
 
 /// One instance.
@@ -117,7 +130,9 @@ impl Card {
             pid: std::process::id(),
             since_ms: host::now_ms(),
             mode: if is_steered { "steered" } else { "restart" }.into(),
-            shadows: if is_steered { (min, min, max) } else { (0, 0, 0) },
+            shadows: if is_steered { min } else { 0 },
+            shadows_min: min,
+            shadows_max: max,
             reason: Reason::Usual.words().into(),
             ..Status::default()
         };
@@ -126,7 +141,8 @@ impl Card {
 
     pub(super) fn failed_over(&mut self, failover: &Failover) {
         self.status.failovers += 1;
-        self.status.last_failover = Some((failover.at_ms, failover.cause.to_string()));
+        let evidence = failover.cause.to_string();
+        self.status.last_failover = Some(LastFailover { at_ms: failover.at_ms, evidence });
         let was_asked_for = failover.cause == crate::balance::Cause::Asked;
         self.recent.push_back((failover.at_ms, !was_asked_for));
         if self.recent.len() > REMEMBERED {
@@ -151,7 +167,7 @@ impl Card {
     }
 
     pub(super) fn wants(&mut self, shadows: usize, reason: Reason) {
-        self.status.shadows.0 = shadows;
+        self.status.shadows = shadows;
         self.status.reason = reason.words().into();
     }
 }

@@ -243,14 +243,6 @@ impl Steering {
         self.groups.iter().flatten().map(|(key, group)| (group, Address::from_key(&key))).collect()
     }
 
-    /// Addresses on which an instance has registered a listener.
-    pub fn listens_on(&self, slot: u32) -> Vec<u32> {
-        let has = |group: &u32| {
-            self.members.word((slot * GROUPS_MAX + group) as usize, 0).load(Ordering::SeqCst) > 0
-        };
-        (0..GROUPS_MAX).filter(has).collect()
-    }
-
     /// What was counted so far.
     pub fn steered(&self) -> Steered {
         let word = |offset| self.steered.word(0, offset).load(Ordering::Relaxed);

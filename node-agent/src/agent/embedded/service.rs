@@ -26,16 +26,7 @@ pub struct EmbeddedHome<'a> {
 impl<'a> Embedded<'a> {
     /// Makes the cgroup of a service's run and begins its record.
     pub fn settle(mut self, plan: Plan) -> EmbeddedHome<'a> {
-        let mut task = match &mut self.engine {
-            Ok(engine) => match engine.admit(plan.clone()) {
-                Ok(task) => Some(task),
-                Err(error) => {
-                    self.notes.push(format!("not measured by probes, no limits: {error}"));
-                    None
-                }
-            },
-            Err(_) => None,
-        };
+        let mut task = self.admit(&plan);
         let run = self.begin(&plan, task.as_ref());
         if let Some(run) = run {
             self.recorded(|store| store.set_main(run, &ProcessId::current()));
