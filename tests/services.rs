@@ -46,16 +46,26 @@ fn a_shadow_is_frozen_and_uses_no_cpu() {
     );
 }
 
-/// Services of this sandbox whose programs are pinned: their names hold a hash of its directory.
-fn pins_of(sandbox: &Sandbox) -> usize {
+/// Where services may be pinned.
+fn pin_roots() -> impl Iterator<Item = &'static str> {
+    ["/sys/fs/bpf/standin-services", "/run/standin/bpf/standin-services"].into_iter()
+}
+
+/// What the names of this sandbox's pins begin with: a hash of its directory.
+fn pin_hash(sandbox: &Sandbox) -> u64 {
     let directory = sandbox.dir.path().join("services");
-    let hash =
-        directory.as_os_str().as_encoded_bytes().iter().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
-            (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3)
-        });
-    let roots = ["/sys/fs/bpf/standin-services", "/run/standin/bpf/standin-services"];
-    let entries = roots.iter().filter_map(|root| fs::read_dir(root).ok()).flatten().flatten();
-    entries.filter(|entry| entry.file_name().to_string_lossy().starts_with(&format!("{hash:016x}-"))).count()
+    directory
+        .as_os_str()
+        .as_encoded_bytes()
+        .iter()
+        .fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3))
+}
+
+/// Services of this sandbox whose programs are pinned.
+fn pins_of(sandbox: &Sandbox) -> usize {
+    let prefix = format!("{:016x}-", pin_hash(sandbox));
+    let entries = pin_roots().filter_map(|root| fs::read_dir(root).ok()).flatten().flatten();
+    entries.filter(|entry| entry.file_name().to_string_lossy().starts_with(&prefix)).count()
 }
 
 #[test]
@@ -369,6 +379,10 @@ fn what_a_dead_service_has_pinned_is_swept() {
     signal(primary, libc::SIGKILL);
     wait_until("it is gone", || !fs::exists(format!("/proc/{primary}")).unwrap());
     assert_eq!(pins_of(&sandbox), 1);
+    // And what another version has pinned, which this one can't use.
+    let old = pin_roots().find(|root| fs::exists(root).unwrap()).unwrap();
+    fs::create_dir(format!("{old}/{:016x}-old", pin_hash(&sandbox))).unwrap();
+    assert_eq!(pins_of(&sandbox), 2);
     let other = Service::server(&sandbox, "other", &["--shadows", "0"]);
     other.wait_for_shadows(0);
     assert_eq!(pins_of(&sandbox), 1, "its own");

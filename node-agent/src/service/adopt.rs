@@ -6,7 +6,7 @@ use super::control::{self, Instance};
 use super::guard::{Left, Live};
 use super::places::{self, Place};
 use crate::cgroup::{Hierarchies, InstanceCgroup};
-use crate::steer::Steering;
+use crate::steer::{SteerError, Steering, unpin};
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
@@ -33,8 +33,8 @@ pub struct Found {
     primary: u32,
 }
 
-/// The service of this place, if its supervisor is gone and an instance lives. Pins of one that has none left are
-/// removed.
+/// The service of this place, if its supervisor is gone and an instance lives. Pins of one that has none left, or
+/// of another version, are removed.
 pub fn left(place: &Place) -> Option<Found> {
     found(&place.pins()?)
 }
@@ -51,7 +51,16 @@ pub(super) fn sweep(pins: &Path) {
 
 fn found(pins: &Path) -> Option<Found> {
     let unified = Hierarchies::detect().ok()?.unified;
-    let mut steering = Steering::adopt(pins).ok()?;
+    let mut steering = match Steering::adopt(pins) {
+        Ok(steering) => steering,
+        // Its supervisor lives.
+        Err(SteerError::Pin { .. }) => return None,
+        // Another version's, which nobody can take up: what still runs of it is named as a stranger.
+        Err(_) => {
+            unpin(pins);
+            return None;
+        }
+    };
     let watched = steering.watched();
     let survivors: Vec<Survivor> =
         watched.iter().filter_map(|(slot, pid)| survivor(&unified, *slot, *pid)).collect();
