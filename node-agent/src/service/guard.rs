@@ -273,7 +273,9 @@ impl Guard {
                 _ = reply.send(());
             }
             Command::NotStarted(slot) => {
-                slot.and_then(|slot| self.live.remove(&slot)).into_iter().for_each(|live| self.forget(&live));
+                if let Some((slot, live)) = slot.and_then(|slot| self.live.remove_entry(&slot)) {
+                    self.forget_slot(slot, &live);
+                }
                 self.decide(Event::NotStarted);
             }
             Command::Lend(slot, listeners, reply) => _ = reply.send(self.lend(slot, listeners)),

@@ -205,18 +205,14 @@ impl Guard {
         }
     }
 
-    fn forget_slot(&mut self, slot: u32, live: &Live) {
+    /// Takes the slot of an instance back, and its cgroup away.
+    pub(super) fn forget_slot(&mut self, slot: u32, live: &Live) {
         if let Some(steering) = &mut self.steering {
             steering.unwatch(live.pid());
             if let Some(cgroup) = &live.cgroup {
                 steering.remove(slot, cgroup.id());
             }
         }
-        self.forget(live);
-    }
-
-    /// Removes the cgroup of an instance.
-    pub(super) fn forget(&self, live: &Live) {
         // Its last process may be on its way out still: the run's cgroup is swept at the end.
         _ = live.cgroup.as_ref().map(InstanceCgroup::remove);
     }
