@@ -139,6 +139,12 @@ pub fn hour_of_week() -> i32 {
     (local.tm_wday * 24 + local.tm_hour).clamp(0, 167)
 }
 
+/// The state in a `stat` file of a process or thread (field 3, behind the name, which may hold anything): `R`, `S`,
+/// `D`, `T`, ….
+pub fn task_state(stat: &str) -> Option<char> {
+    stat.rsplit_once(") ").and_then(|(_, rest)| rest.chars().next())
+}
+
 /// Size of a page of memory, bytes.
 pub fn page_bytes() -> u64 {
     procfs::page_size()

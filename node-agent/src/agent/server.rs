@@ -18,14 +18,15 @@ mod queue;
 mod socket;
 mod steering;
 
-use super::{Engine, EngineOptions, recover, terms};
+use super::{Engine, EngineOptions, Task, recover, terms};
 use crate::config::Config;
 use crate::fingerprint::Measured;
+use crate::fingerprint::key::{Feature, TaskKey};
 use crate::host::{self, OwnCost, ProcessId};
 use crate::probe::{Found, Probes, State};
-use crate::store::record::{Admission, Ending, NewRun, RunId};
+use crate::store::record::{Admission, Ending, Engine as EngineKind, NewRun, RunId};
 use crate::store::{Reader, Store, StoreError, Writer};
-use crate::wire::AgentStatus;
+use crate::wire::{AgentStatus, Start};
 use anyhow::{Context, bail};
 use forecast::Forecasts;
 use life::Life;
@@ -301,6 +302,33 @@ impl Agent {
         self.checkpoint_others();
         if going_on == 0 {
             self.engine.borrow_mut().unpin();
+        }
+    }
+
+    /// The record of a run that starts now.
+    fn new_run(
+        &self,
+        task: &Task,
+        main: &ProcessId,
+        key: &TaskKey,
+        (start, features): (&Start, &[Feature]),
+        admission: &Admission,
+    ) -> NewRun {
+        NewRun {
+            key: key.clone(),
+            user: host::user_name(key.uid),
+            command: start.command.clone(),
+            directory: start.directory.clone(),
+            started_at_ms: host::now_ms(),
+            engine: EngineKind::Agent,
+            owner: self.identity.clone(),
+            main: Some(main.clone()),
+            cgroup: Some((task.cgroup().path().display().to_string(), task.cgroup().id())),
+            policy: task.plan().policy,
+            features: features.to_vec(),
+            prediction: task.plan().prediction.clone(),
+            limits: task.plan().limits.clone(),
+            admission: Some(admission.clone()),
         }
     }
 

@@ -4,7 +4,6 @@
 use super::{CgroupError, keyed};
 use std::fs::{self, File};
 use std::io::{Read, Seek, SeekFrom, Write};
-use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -73,11 +72,6 @@ impl InstanceCgroup {
         &self.directory
     }
 
-    /// `cgroup.events`, whose changes wake a poll for priority data.
-    pub fn events(&self) -> BorrowedFd<'_> {
-        self.events.as_fd()
-    }
-
     /// Stops all of its processes, wherever they are; they use no CPU until [`InstanceCgroup::thaw`].
     pub fn freeze(&self) {
         _ = (&self.freeze).write_all(b"1");
@@ -127,9 +121,7 @@ impl InstanceCgroup {
 
     /// Its processes, those in cgroups that they made below included.
     pub fn pids(&self) -> Vec<i32> {
-        let mut pids = Vec::new();
-        collect_pids(&self.path, &mut pids, super::run_cgroup::DEPTH_MAX);
-        pids
+        super::processes_below(&self.path)
     }
 
     /// Removes it, with empty cgroups below.
@@ -149,21 +141,9 @@ fn reread(mut file: &File) -> Option<String> {
     Some(text)
 }
 
-fn collect_pids(directory: &Path, pids: &mut Vec<i32>, depth: u32) {
-    let procs = fs::read_to_string(directory.join("cgroup.procs")).unwrap_or_default();
-    pids.extend(procs.lines().filter_map(|line| line.parse::<i32>().ok()));
-    if depth > 0 {
-        for child in fs::read_dir(directory).into_iter().flatten().flatten() {
-            if child.file_type().is_ok_and(|kind| kind.is_dir()) {
-                collect_pids(&child.path(), pids, depth - 1);
-            }
-        }
-    }
-}
-
-/// The v2 cgroup that this process is in, as a directory below `unified`.
-pub fn own_cgroup(unified: &Path) -> Option<PathBuf> {
-    let text = fs::read_to_string("/proc/self/cgroup").ok()?;
+/// The v2 cgroup that a process is in, as a directory below `unified`; `process` is a pid or `self`.
+pub fn cgroup_of(unified: &Path, process: impl std::fmt::Display) -> Option<PathBuf> {
+    let text = fs::read_to_string(format!("/proc/{process}/cgroup")).ok()?;
     let path = text.lines().find_map(|line| line.strip_prefix("0::/"))?;
     Some(unified.join(path))
 }

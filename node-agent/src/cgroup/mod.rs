@@ -12,10 +12,10 @@ mod owner;
 mod run_cgroup;
 
 pub use accounts::{Accounts, HeldBack, Watch};
-pub use instance::{InstanceCgroup, own_cgroup};
+pub use instance::{InstanceCgroup, cgroup_of};
 pub use limits::Applied;
 pub use owner::name_of;
-pub use run_cgroup::RunCgroup;
+pub use run_cgroup::{RunCgroup, processes_below};
 
 use procfs::process::Process;
 use std::collections::BTreeMap;

@@ -133,9 +133,7 @@ impl RunCgroup {
 
     /// The processes in it and below.
     pub fn processes(&self) -> Vec<i32> {
-        let mut processes = Vec::new();
-        collect_processes(&self.v2(), DEPTH_MAX, &mut processes);
-        processes
+        processes_below(&self.v2())
     }
 
     /// `cgroup.events`, whose changes wake a poll for priority data.
@@ -165,6 +163,13 @@ impl RunCgroup {
     pub fn remove(&self) -> Result<(), CgroupError> {
         self.directories().iter().try_for_each(|directory| remove_tree(directory, DEPTH_MAX))
     }
+}
+
+/// The processes in a cgroup and in those below it.
+pub fn processes_below(directory: &Path) -> Vec<i32> {
+    let mut processes = Vec::new();
+    collect_processes(directory, DEPTH_MAX, &mut processes);
+    processes
 }
 
 fn collect_processes(directory: &Path, depth: u32, processes: &mut Vec<i32>) {

@@ -172,8 +172,7 @@ fn handled() -> SigSet {
 /// Whether a process is stopped, by a signal or a tracer.
 fn is_stopped(pid: i32) -> bool {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-    let state = stat.rsplit_once(") ").and_then(|(_, rest)| rest.chars().next());
-    matches!(state, Some('T' | 't'))
+    matches!(crate::host::task_state(&stat), Some('T' | 't'))
 }
 
 /// A process that continues this one, which is about to stop, once the process `pid` goes on: nobody else

@@ -27,7 +27,7 @@ pub use ebpf_probes::{Losses, ProcessExit};
 
 pub(crate) use self::counters::Mapped;
 use self::peers::{Connection, Peer, PeerKey};
-pub(crate) use self::pin::{bpf_file_system, find_bpf_file_system};
+pub(crate) use self::pin::{bpf_file_system, find_bpf_file_system, lock_directory};
 use self::{attach::Programs, counters::Tables, kernel_btf::BtfError};
 pub use self::{
     cost::{ProgramCost, Stats},

@@ -10,7 +10,6 @@
 use std::fs::{self, DirBuilder, File};
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::io;
-use std::os::fd::AsFd;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
@@ -47,15 +46,12 @@ impl Instance {
         // Names in this file system may hold no dot (`bpf_lookup`, kernel/bpf/inode.c).
         let path = root.join("standin").join(name.replace(['/', '.'], "%"));
         DirBuilder::new().recursive(true).mode(0o700).create(&path)?;
-        let directory = File::open(&path)?;
-        rustix::fs::flock(directory.as_fd(), FlockOperation::NonBlockingLockExclusive).map_err(|error| {
-            match error {
-                rustix::io::Errno::WOULDBLOCK => io::Error::new(
-                    io::ErrorKind::AddrInUse,
-                    format!("another agent holds {}: its cgroup_parent is the same", path.display()),
-                ),
-                error => error.into(),
-            }
+        let directory = lock_directory(&path).map_err(|error| match error.kind() {
+            io::ErrorKind::WouldBlock => io::Error::new(
+                io::ErrorKind::AddrInUse,
+                format!("another agent holds {}: its cgroup_parent is the same", path.display()),
+            ),
+            _ => error,
         })?;
         Ok(Self { path, _directory: directory })
     }
@@ -114,6 +110,16 @@ impl Pins {
     pub(super) fn link(&self, program: &str) -> PathBuf {
         self.directory.join(format!("{LINK_PREFIX}{program}"))
     }
+}
+
+/// Locks a directory of pins, for as long as the file is open.
+///
+/// # Errors
+/// `WouldBlock` if another process holds it, or what the file system says.
+pub(crate) fn lock_directory(path: &Path) -> io::Result<File> {
+    let directory = File::open(path)?;
+    rustix::fs::flock(&directory, FlockOperation::NonBlockingLockExclusive)?;
+    Ok(directory)
 }
 
 /// Where a BPF file system is mounted: at `wanted`, where one is mounted if there is none; else where one is by

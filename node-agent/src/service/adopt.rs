@@ -5,7 +5,7 @@
 use super::control::{self, Instance};
 use super::guard::{Left, Live};
 use super::places::{self, Place};
-use crate::cgroup::{Hierarchies, InstanceCgroup};
+use crate::cgroup::{Hierarchies, InstanceCgroup, cgroup_of};
 use crate::steer::{SteerError, Steering, unpin};
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use std::os::fd::OwnedFd;
@@ -79,8 +79,7 @@ fn found(pins: &Path) -> Option<Found> {
 
 fn survivor(unified: &Path, slot: u32, pid: i32) -> Option<Survivor> {
     let pidfd = pidfd_open(Pid::from_raw(pid)?, PidfdFlags::empty()).ok()?;
-    let text = std::fs::read_to_string(format!("/proc/{pid}/cgroup")).ok()?;
-    let path = unified.join(text.lines().find_map(|line| line.strip_prefix("0::/"))?);
+    let path = cgroup_of(unified, pid)?;
     // Another process by the same number is in another cgroup.
     let number = path.file_name()?.to_str()?.strip_prefix('i')?.parse().ok()?;
     let cgroup = InstanceCgroup::open(&path).ok()?;

@@ -183,7 +183,7 @@ impl Service {
     /// What is said of an instance that listens on nothing.
     fn why_silent(&self, view: &View) -> String {
         let seconds = SILENT.as_secs();
-        let pids: HashSet<i32> = view.pids.iter().copied().collect();
+        let pids: HashSet<i32> = view.pids().iter().copied().collect();
         if listens_on_unix_sockets(&pids) {
             return "it listens on unix sockets only: these can't be steered, so it has no shadow; it is restarted when it dies".into();
         }
@@ -219,7 +219,7 @@ impl Service {
     /// All processes of the service, and this one.
     fn pids(&self) -> HashSet<i32> {
         let instances = self.line.look().instances;
-        instances.into_iter().flat_map(|view| view.pids).chain([std::process::id().cast_signed()]).collect()
+        instances.into_iter().flat_map(|view| view.pids()).chain([std::process::id().cast_signed()]).collect()
     }
 
     /// Waits for the instance's own word, where it gives one.

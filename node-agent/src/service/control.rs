@@ -257,7 +257,7 @@ fn instance(view: &View) -> Instance {
         Some(Role::Retiring) => "retiring",
         Some(Role::Ending) | None => "ending",
     };
-    let memory = memory(&view.pids);
+    let memory = memory(&view.pids());
     Instance {
         number: view.number,
         pid: view.pid,

@@ -88,7 +88,7 @@ pub(super) async fn level(service: Rc<Service>, card: Arc<Mutex<Card>>) {
 /// Asks for the memory of frozen shadows to be paged out.
 fn give_back(service: &Service) {
     let frozen = service.line.look().instances.into_iter().filter(|view| view.is_frozen && !view.is_copy);
-    let bytes: u64 = frozen.flat_map(|view| view.pids).map(shadow::page_out).sum();
+    let bytes: u64 = frozen.flat_map(|view| view.pids()).map(shadow::page_out).sum();
     if bytes > 0 {
         service.say("the host is short of memory: that of the shadows is paged out");
     }
@@ -136,7 +136,7 @@ fn resident_bytes(pid: i32) -> u64 {
 fn shadow_bytes(service: &Service) -> u64 {
     let look = service.line.look();
     let primary = look.instances.iter().find(|view| Some(view.slot) == look.primary);
-    primary.map_or(0, |view| view.pids.iter().map(|pid| resident_bytes(*pid)).sum())
+    primary.map_or(0, |view| view.pids().iter().map(|pid| resident_bytes(*pid)).sum())
 }
 
 /// Waits until a retiring instance has finished what it has accepted.
@@ -146,7 +146,7 @@ pub(super) async fn drain(service: Rc<Service>, slot: u32) {
         tokio::time::sleep(DRAIN_PAUSE).await;
         let look = service.line.look();
         let Some(view) = look.instances.into_iter().find(|view| view.slot == slot) else { return };
-        let open = steer::connections(&view.pids);
+        let open = steer::connections(&view.pids());
         if view.queue == 0 && open == 0 {
             break;
         }

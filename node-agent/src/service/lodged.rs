@@ -3,7 +3,7 @@
 
 use super::home::Home;
 use super::supervisor::WARMING;
-use crate::cgroup::{Hierarchies, InstanceCgroup, own_cgroup};
+use crate::cgroup::{Hierarchies, InstanceCgroup, cgroup_of};
 use crate::steer::{LENT, Steering, Wanted};
 use crate::wire::{self, Reply, Request};
 use nix::sys::socket::{ControlMessageOwned, MsgFlags, recvmsg};
@@ -25,7 +25,7 @@ impl Lodged {
     /// In the cgroup that `agent` has moved this process into.
     pub fn with(agent: UnixStream) -> Self {
         let unified = Hierarchies::detect().ok().map(|hierarchies| hierarchies.unified);
-        Self { agent, cgroup: unified.and_then(|unified| own_cgroup(&unified)) }
+        Self { agent, cgroup: unified.and_then(|unified| cgroup_of(&unified, "self")) }
     }
 
     fn borrow(&mut self, wanted: &Wanted) -> Result<(Steering, InstanceCgroup), String> {

@@ -349,7 +349,7 @@ impl Supervisor {
         let Some(view) = look.instances.iter().find(|view| view.slot == slot) else { return };
         self.service.say(&format!("{} serves on {}", name(view.number, view.pid), list(&view.addresses)));
         // A shadow is the first that the kernel may kill when memory is short; a primary is not.
-        super::bring_up::set_oom_score(&view.pids, self.service.oom_score);
+        super::bring_up::set_oom_score(&view.pids(), self.service.oom_score);
     }
 
     fn failed_over(&self, failover: Failover) {
@@ -364,7 +364,7 @@ impl Supervisor {
         ));
         let look = self.service.line.look();
         if let Some(view) = look.instances.iter().find(|view| view.number == number) {
-            super::bring_up::set_oom_score(&view.pids, self.service.oom_score);
+            super::bring_up::set_oom_score(&view.pids(), self.service.oom_score);
         }
         if let Ok(mut card) = self.card.lock() {
             card.failed_over(&failover);

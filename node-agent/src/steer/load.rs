@@ -1,7 +1,7 @@
 //! From the embedded object to attached and pinned programs, and back from the pins after the supervisor died.
 
 use super::{SteerError, Steering, Switch};
-use crate::probe::{Mapped, offsets};
+use crate::probe::{Mapped, lock_directory, offsets};
 use aya::maps::{HashMap, Map, MapData, RingBuf, SockMap};
 use aya::programs::links::{FdLink, PinnedLink};
 use aya::programs::{
@@ -11,10 +11,8 @@ use aya::programs::{
 use aya::{Btf, Ebpf, EbpfLoader, Endianness};
 use ebpf_probes::Offsets;
 use ebpf_probes::steer::{Control, GROUPS_MAX, NOBODY, SLOTS_MAX, Steered};
-use rustix::fs::FlockOperation;
 use serde::{Deserialize, Serialize};
 use std::fs::{self, File};
-use std::io;
 use std::mem::offset_of;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
@@ -217,21 +215,14 @@ fn pin(pins: &Path, ebpf: &Ebpf, links: Vec<FdLink>) -> Result<Vec<FdLink>, Stee
     pinned.collect()
 }
 
-/// Locks a directory of pins, for as long as the file is open.
+/// Locks a directory of pins.
 fn hold(pins: &Path) -> Result<File, SteerError> {
-    let failed = |source: io::Error| SteerError::Pin { path: pins.into(), source };
-    let directory = File::open(pins).map_err(failed)?;
-    let locked = rustix::fs::flock(&directory, FlockOperation::NonBlockingLockExclusive);
-    locked.map_err(|error| failed(error.into()))?;
-    Ok(directory)
+    lock_directory(pins).map_err(|source| SteerError::Pin { path: pins.into(), source })
 }
 
 /// Removes the pins of a service.
 pub fn unpin(pins: &Path) {
-    for entry in fs::read_dir(pins).into_iter().flatten().flatten() {
-        _ = fs::remove_file(entry.path());
-    }
-    _ = fs::remove_dir(pins);
+    _ = fs::remove_dir_all(pins);
 }
 
 pub(super) fn assemble(

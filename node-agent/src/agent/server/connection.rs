@@ -6,11 +6,11 @@ use super::queue::{Denied, Entry, Place};
 use super::{Agent, Process, container, steering};
 use crate::agent::terms::{Terms, duration_ms, promise, terms};
 use crate::fingerprint::key::{self, TaskKey};
-use crate::host::{self, ProcessId};
+use crate::host::ProcessId;
 use crate::predict::Prediction;
 use crate::size::admission::Licenses;
 use crate::store::Store;
-use crate::store::record::{Engine as EngineKind, NewFailover, NewRun};
+use crate::store::record::NewFailover;
 use crate::wire::{self, Reply, Request, Start, Started, WireError};
 use serde::Serialize;
 use std::io;
@@ -144,7 +144,7 @@ async fn admit(
     let key = TaskKey { task_type: key::clean(&start.task_type), uid };
     let mut notes = Vec::new();
     let terms = terms(&agent.config, &key.task_type, &start);
-    let features = key::of_run(start.features);
+    let features = key::of_run(start.features.clone());
     let prediction = agent.predict(&key, &features).unwrap_or_else(|error| {
         notes.push(format!("no history: {error}"));
         Default::default()
@@ -173,22 +173,7 @@ async fn admit(
         task.set_main(&mut engine, pid);
         task
     };
-    let run = NewRun {
-        key: key.clone(),
-        user: host::user_name(uid),
-        command: start.command,
-        directory: start.directory,
-        started_at_ms: host::now_ms(),
-        engine: EngineKind::Agent,
-        owner: agent.identity.clone(),
-        main: Some(process.id.clone()),
-        cgroup: Some((task.cgroup().path().display().to_string(), task.cgroup().id())),
-        policy: task.plan().policy,
-        features: features.clone(),
-        prediction: task.plan().prediction.clone(),
-        limits: task.plan().limits.clone(),
-        admission: Some(place.admission().clone()),
-    };
+    let run = agent.new_run(&task, &process.id, &key, (&start, &features), place.admission());
     let user = run.user.clone();
     // A task does not wait for the disk: whether it could be recorded shows later.
     let record = Record::begun(agent.begin(run));

@@ -11,7 +11,7 @@ use crate::fingerprint::key::{self, TaskKey};
 use crate::host;
 use crate::size::Limit;
 use crate::store::event::Event;
-use crate::store::record::{Admission, Engine as EngineKind, NewRun};
+use crate::store::record::Admission;
 use crate::wire::{Container, Leftover, Started};
 use std::rc::Rc;
 use tokio::sync::oneshot;
@@ -55,22 +55,7 @@ pub(super) fn take_up(agent: &Rc<Agent>, uid: u32, container: &Container) -> Res
     };
     // A runtime's hook can't wait: others may come later than they would.
     let admission = Admission { priority: terms.priority, waited_ms: 0, promise, overcommitted: false };
-    let run = NewRun {
-        key: key.clone(),
-        user: host::user_name(uid),
-        command: start.command.clone(),
-        directory: start.directory.clone(),
-        started_at_ms: host::now_ms(),
-        engine: EngineKind::Agent,
-        owner: agent.identity.clone(),
-        main: Some(process.id.clone()),
-        cgroup: Some((task.cgroup().path().display().to_string(), task.cgroup().id())),
-        policy: task.plan().policy,
-        features: features.clone(),
-        prediction: task.plan().prediction.clone(),
-        limits: task.plan().limits.clone(),
-        admission: Some(admission.clone()),
-    };
+    let run = agent.new_run(&task, &process.id, &key, (start, &features), &admission);
     notes.extend(task.notes().iter().cloned());
     let started = Started {
         prediction: task.plan().prediction.clone(),

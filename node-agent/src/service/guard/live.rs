@@ -1,7 +1,7 @@
 //! An instance as the guard keeps it: its cgroup, its main process, the listeners held for it.
 
 use crate::balance::{How, Role};
-use crate::cgroup::InstanceCgroup;
+use crate::cgroup::{InstanceCgroup, processes_below};
 use crate::host;
 use crate::steer::{Address, Listener};
 use nix::sys::signal::{Signal, killpg};
@@ -9,6 +9,7 @@ use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid, waitpid};
 use nix::unistd::Pid;
 use std::collections::{BTreeSet, HashSet};
 use std::os::fd::{AsFd, OwnedFd};
+use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 /// What people see of an instance.
@@ -20,13 +21,31 @@ pub(in crate::service) struct View {
     /// `None` once it is over.
     pub(in crate::service) role: Option<Role>,
     pub(in crate::service) pid: i32,
+    is_reaped: bool,
     pub(in crate::service) is_frozen: bool,
     pub(in crate::service) is_copy: bool,
     /// Milliseconds since 1970.
     pub(in crate::service) since_ms: i64,
     pub(in crate::service) addresses: Vec<Address>,
     pub(in crate::service) queue: u64,
-    pub(in crate::service) pids: Vec<i32>,
+    /// Where its processes are found; `None` where it has no cgroup.
+    cgroup: Option<PathBuf>,
+}
+
+impl View {
+    /// Its processes, as far as they are known. Files are read for it, which is not for the guard's thread.
+    pub(in crate::service) fn pids(&self) -> Vec<i32> {
+        processes(self.cgroup.as_deref(), self.pid, self.is_reaped)
+    }
+}
+
+/// All processes of an instance where it has a cgroup, else the main one while it is there.
+fn processes(cgroup: Option<&Path>, pid: i32, is_reaped: bool) -> Vec<i32> {
+    match cgroup {
+        Some(cgroup) => processes_below(cgroup),
+        None if pid > 0 && !is_reaped => vec![pid],
+        None => Vec::new(),
+    }
 }
 
 /// Its main process.
@@ -150,11 +169,8 @@ impl Live {
 
     /// Its processes, as far as they are known.
     pub(super) fn pids(&self) -> Vec<i32> {
-        match (&self.cgroup, &self.process) {
-            (Some(cgroup), _) => cgroup.pids(),
-            (None, Some(process)) if !self.is_reaped => vec![process.pid],
-            _ => Vec::new(),
-        }
+        let cgroup = self.cgroup.as_ref().map(InstanceCgroup::path);
+        processes(cgroup, self.pid(), self.is_reaped)
     }
 
     /// CPU time that it has used; 0 where that is not known.
@@ -225,12 +241,13 @@ impl Live {
             number: self.number,
             role,
             pid: self.pid(),
+            is_reaped: self.is_reaped,
             is_frozen: self.is_frozen,
             is_copy: self.is_copy,
             since_ms: self.since_ms,
             addresses: self.addresses(),
             queue: self.queue(),
-            pids: self.pids(),
+            cgroup: self.cgroup.as_ref().map(|cgroup| cgroup.path().to_owned()),
         }
     }
 }

@@ -3,6 +3,7 @@
 use super::{Guard, Live, Report, TICK_BUSY, TICK_IDLE};
 use crate::balance::{Cause, Event, How, Look, Role, Verdict};
 use crate::cgroup::InstanceCgroup;
+use crate::host;
 use crate::steer::{self, EXITED, FATAL_SIGNAL, KILLED, LISTENS, SteerEvent};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use std::os::fd::AsFd;
@@ -113,13 +114,13 @@ impl Guard {
 
     /// Datagram sockets have no `listen()` that could be heard of.
     fn look_for_datagrams(&mut self) {
-        let Some(steering) = &self.steering else { return };
-        if !steering.groups().values().any(|address| address.is_datagram) {
-            return;
-        }
         let starting = |slot: &u32| self.balance.role(*slot) == Some(Role::Starting);
         let slots: Vec<u32> = self.live.keys().copied().filter(starting).collect();
-        slots.into_iter().for_each(|slot| self.hold_listeners(slot, true));
+        let Some(steering) = self.steering.as_ref().filter(|_| !slots.is_empty()) else { return };
+        // Asks the kernel, so only while an instance starts.
+        if steering.groups().values().any(|address| address.is_datagram) {
+            slots.into_iter().for_each(|slot| self.hold_listeners(slot, true));
+        }
     }
 
     fn look_for_deadlines(&mut self) {
@@ -237,7 +238,7 @@ fn look_closer(live: &Live, look: &mut Look) {
     for pid in live.pids() {
         for task in std::fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten() {
             let stat = std::fs::read_to_string(task.path().join("stat")).unwrap_or_default();
-            match stat.rsplit_once(") ").and_then(|(_, rest)| rest.chars().next()) {
+            match host::task_state(&stat) {
                 Some('R') => look.is_runnable = true,
                 Some('D') => look.waits_for_storage = true,
                 _ => {}

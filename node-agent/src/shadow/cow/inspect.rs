@@ -2,7 +2,7 @@
 
 use super::descriptor::{self, Kind};
 use super::refusal::Reason;
-use crate::cgroup::Hierarchies;
+use crate::cgroup::{Hierarchies, cgroup_of};
 use nix::sys::uio::{RemoteIoVec, process_vm_readv, process_vm_writev};
 use nix::unistd::Pid;
 use std::fs;
@@ -176,9 +176,8 @@ impl Standing {
 /// Whether the process's v2 cgroup is frozen; `false` where there is none.
 pub(super) fn is_frozen(pid: Pid) -> bool {
     let events = || {
-        let cgroups = text(pid, "cgroup").ok()?;
-        let path = cgroups.lines().find_map(|line| line.strip_prefix("0::/"))?;
-        fs::read_to_string(Hierarchies::detect().ok()?.unified.join(path).join("cgroup.events")).ok()
+        let cgroup = cgroup_of(&Hierarchies::detect().ok()?.unified, pid)?;
+        fs::read_to_string(cgroup.join("cgroup.events")).ok()
     };
     events().is_some_and(|events| events.lines().any(|line| line == "frozen 1"))
 }
