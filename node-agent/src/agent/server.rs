@@ -12,6 +12,7 @@ mod forecast;
 mod keeper;
 mod licenses;
 mod life;
+mod live;
 mod others;
 mod pressure;
 mod queue;
@@ -75,6 +76,8 @@ struct Agent {
     wanted: watch::Sender<u64>,
     /// Promises, and who waits for one.
     queue: Queue,
+    /// Tasks under way, as they are shown.
+    board: live::Board,
     /// Tasks under way.
     active: Cell<usize>,
     /// Runs recorded.
@@ -207,6 +210,7 @@ impl Agent {
             others: RefCell::new(others),
             budget: RefCell::default(),
             drain: Cell::default(),
+            board: live::Board::default(),
             active: Cell::new(0),
             recorded: Cell::new(0),
             stop: watch::Sender::new(false),

@@ -34,7 +34,8 @@ const INTERVAL_SHARE: u32 = 16;
 pub struct Measures(pub Vec<Measure>);
 
 impl Measures {
-    fn has(&self, measure: Measure) -> bool {
+    /// Whether a measure is real.
+    pub fn has(&self, measure: Measure) -> bool {
         self.0.contains(&measure)
     }
 }
@@ -96,6 +97,11 @@ impl Collector {
     pub fn start_at(&mut self, sample: Sample) {
         self.window = (sample.elapsed_ns, sample.accounts.cpu_ns.unwrap_or(0));
         self.last = sample;
+    }
+
+    /// What is real for this task.
+    pub fn measures(&self) -> &Measures {
+        &self.measures
     }
 
     /// The last sample.

@@ -14,6 +14,7 @@ pub use frame::{FRAME_BYTES_MAX, HEADER_BYTES, WireError, body_length, decode, e
 use crate::fingerprint::Measured;
 use crate::fingerprint::key::Feature;
 use crate::host::OwnCost;
+use crate::live::{Snapshot, TaskDetail};
 use crate::predict::Prediction;
 use crate::probe::ProgramCost;
 use crate::size::admission::{Licenses, Promise, Total, WhenFull};
@@ -24,7 +25,7 @@ use serde::{Deserialize, Serialize};
 
 /// Version of everything in this module. Both sides must have the same: they come in one binary, and a
 /// launcher that meets another version measures its task itself.
-pub const PROTOCOL_VERSION: u16 = 2;
+pub const PROTOCOL_VERSION: u16 = 3;
 
 /// Longest command line that is sent for the record, bytes; what is over is cut off.
 pub const COMMAND_BYTES_MAX: usize = 64 * 1024;
@@ -49,6 +50,10 @@ pub enum Request {
     FailedOver(Box<NewFailover>),
     /// Take up a container whose first process a runtime has made, before it executes anything.
     Container(Box<Container>),
+    /// What the agent sees now.
+    Live,
+    /// Everything about the task of this cgroup (`TaskNow::id`).
+    LiveTask(u64),
 }
 
 /// A container about to start.
@@ -136,6 +141,10 @@ pub enum Reply {
     Lent,
     /// It is done.
     Done,
+    /// What the agent sees now, of the asker's tasks; all for root.
+    Live(Box<Snapshot>),
+    /// Everything about one task.
+    LiveTask(Box<TaskDetail>),
     /// The request can't be done; the reason is for people.
     Refused(String),
 }
