@@ -109,7 +109,10 @@ fn cgroups_of_others_are_shown_as_such() {
     let busy = Job::start(Command::new("sh").args(["-c", &into]));
     let name = format!("{}-other", sandbox.parent);
     wait_until("it is seen", || {
-        let seen = live(&sandbox).tasks.into_iter().find(|task| task.kind == Kind::Cgroup && task.task_type.contains(&name));
+        let seen = live(&sandbox)
+            .tasks
+            .into_iter()
+            .find(|task| task.kind == Kind::Cgroup && task.task_type.contains(&name));
         seen.is_some_and(|task| task.totals.cpu_ns > Some(0))
     });
     drop(busy);

@@ -76,8 +76,12 @@ pub(super) struct TopArgs {
 fn parse_interval(text: &str) -> Result<Duration, String> {
     let interval = units::parse_duration(text)?;
     match interval {
-        interval if interval < Duration::from_millis(100) => Err(format!("{text:?} is too short: allowed is 100ms or more")),
-        interval if interval > Duration::from_secs(3600) => Err(format!("{text:?} is too long: allowed is 1h or less")),
+        interval if interval < Duration::from_millis(100) => {
+            Err(format!("{text:?} is too short: allowed is 100ms or more"))
+        }
+        interval if interval > Duration::from_secs(3600) => {
+            Err(format!("{text:?} is too long: allowed is 1h or less"))
+        }
         interval => Ok(interval),
     }
 }
@@ -107,7 +111,9 @@ pub(super) fn run(settings: &Settings, arguments: &TopArgs) -> anyhow::Result<u8
         return Ok(0);
     }
     if !stdout().is_terminal() {
-        bail!("top needs a terminal to write to; `standin top --once` prints one screen as text, --json as JSON");
+        bail!(
+            "top needs a terminal to write to; `standin top --once` prints one screen as text, --json as JSON"
+        );
     }
     show(source, state, arguments.interval)?;
     Ok(0)
@@ -125,7 +131,8 @@ fn one_moment(source: &mut Source, when: When, interval: Duration) -> View {
 
 /// A screen as text, high enough for all.
 fn text(state: &State, view: &View) -> anyhow::Result<String> {
-    let width = if stdout().is_terminal() { size().map_or(ONCE_WIDTH, |(width, _)| width) } else { ONCE_WIDTH };
+    let width =
+        if stdout().is_terminal() { size().map_or(ONCE_WIDTH, |(width, _)| width) } else { ONCE_WIDTH };
     let height = u16::try_from(view.rows.len()).unwrap_or(u16::MAX).saturating_add(ONCE_EXTRA);
     let mut terminal = Terminal::new(TestBackend::new(width, height))?;
     terminal.draw(|frame| _ = draw(frame, state, view, None, Theme { has_color: false }))?;

@@ -49,7 +49,8 @@ pub(super) fn parse_moment(text: &str) -> Result<i64, String> {
         let span = humantime::parse_duration(span).ok().and_then(|span| i64::try_from(span.as_millis()).ok());
         span.map(|span_ms| now_ms - span_ms)
     };
-    let allowed = "write how long ago, such as 10m or '10 minutes ago', or when: 14:30, '2026-02-03 14:30:00'";
+    let allowed =
+        "write how long ago, such as 10m or '10 minutes ago', or when: 14:30, '2026-02-03 14:30:00'";
     match at_ms {
         Some(at_ms) if (0..=now_ms).contains(&at_ms) => Ok(at_ms),
         Some(_) => Err(format!("{text:?} is no time of the past: {allowed}")),
@@ -63,13 +64,22 @@ fn local(text: &str, now_ms: i64) -> Option<i64> {
     let (day, time) = text.split_once([' ', 'T']).unwrap_or((today.get(..10)?, text));
     let day: Vec<i32> = day.split('-').map(|number| number.parse().ok()).collect::<Option<_>>()?;
     let time: Vec<i32> = time.split(':').map(|number| number.parse().ok()).collect::<Option<_>>()?;
-    let ([year, month, day], [hour, minute, more @ ..]) = (*day.as_array()?, time.as_slice()) else { return None };
+    let ([year, month, day], [hour, minute, more @ ..]) = (*day.as_array()?, time.as_slice()) else {
+        return None;
+    };
     let second = match more {
         [] => 0,
         [second] => *second,
         _ => return None,
     };
-    let is_in = [(1970..=9999, year), (1..=12, month), (1..=31, day), (0..=23, *hour), (0..=59, *minute), (0..=60, second)];
+    let is_in = [
+        (1970..=9999, year),
+        (1..=12, month),
+        (1..=31, day),
+        (0..=23, *hour),
+        (0..=59, *minute),
+        (0..=60, second),
+    ];
     if !is_in.iter().all(|(range, number)| range.contains(number)) {
         return None;
     }
@@ -93,11 +103,17 @@ mod tests {
     fn moments_are_told_by_span_and_by_clock() {
         let now = host::now_ms();
         let about = |text: &str, at_ms: i64| (parse_moment(text).unwrap() - at_ms).abs() < 5_000;
-        assert!(about("10m", now - 600_000) && about("10 minutes ago", now - 600_000) && about("1h 30m ago", now - 5_400_000));
+        assert!(
+            about("10m", now - 600_000)
+                && about("10 minutes ago", now - 600_000)
+                && about("1h 30m ago", now - 5_400_000)
+        );
         let before = clock(now - 7_200_000);
         assert!(about(&before[..19], now - 7_200_000), "{before}");
         assert!(about(&before[11..19], now - 7_200_000), "{before}");
-        for wrong in ["", "soon", "25:00", "2026-13-01 10:00", "10:00:00:00", "2999-01-01 10:00", "-5m", "1:2:x"] {
+        for wrong in
+            ["", "soon", "25:00", "2026-13-01 10:00", "10:00:00:00", "2999-01-01 10:00", "-5m", "1:2:x"]
+        {
             assert!(parse_moment(wrong).is_err(), "{wrong}");
         }
     }

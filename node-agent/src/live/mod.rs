@@ -225,8 +225,7 @@ impl Predicted {
     /// What a prediction says about the very task.
     pub fn of(prediction: &Prediction) -> Self {
         let band = |resource| {
-            let estimate =
-                prediction.estimate(resource).filter(|estimate| estimate.level != Level::Host)?;
+            let estimate = prediction.estimate(resource).filter(|estimate| estimate.level != Level::Host)?;
             Some(Band { expected: estimate.expected, upper: estimate.upper })
         };
         Self {

@@ -120,7 +120,9 @@ impl Rates {
             () if self.memory_stalled.unwrap_or(0.0) > HELD_BACK => State::WaitsForMemory,
             () if self.throttled.unwrap_or(0.0) > HELD_BACK => State::Throttled,
             () if waiting > cores && waiting > HELD_BACK => State::WaitsForCpu,
-            () if bytes(self.read_bytes_per_s) + bytes(self.write_bytes_per_s) > 0.0 && cores < 0.5 => State::Io,
+            () if bytes(self.read_bytes_per_s) + bytes(self.write_bytes_per_s) > 0.0 && cores < 0.5 => {
+                State::Io
+            }
             () if cores.max(waiting) >= SLEEPS_BELOW_CORES => State::Running,
             () => State::Sleeping,
         }
@@ -217,7 +219,10 @@ mod tests {
             },
         );
         let rates = Rates::between(&before, &now);
-        assert_eq!((rates.cpu_cores, rates.read_bytes_per_s, rates.throttled), (Some(1.5), Some(1000.0), Some(0.25)));
+        assert_eq!(
+            (rates.cpu_cores, rates.read_bytes_per_s, rates.throttled),
+            (Some(1.5), Some(1000.0), Some(0.25))
+        );
         assert_eq!(rates.sent_bytes_per_s, None, "what is not measured is not zero");
         let answered = rates.service.unwrap();
         assert_eq!(answered.answers_per_s, 50.0);
@@ -257,7 +262,11 @@ mod tests {
 
     #[test]
     fn the_hosts_cores_add_up() {
-        let host = |user, idle| HostNow { cpus: 4, ticks: CpuTicks { user, idle, ..CpuTicks::default() }, ..HostNow::default() };
+        let host = |user, idle| HostNow {
+            cpus: 4,
+            ticks: CpuTicks { user, idle, ..CpuTicks::default() },
+            ..HostNow::default()
+        };
         let rates = HostRates::between(&host(100, 100), &host(200, 400)).unwrap();
         assert_eq!((rates.user_cores, rates.system_cores), (1.0, 0.0));
         assert_eq!(HostRates::between(&host(1, 1), &host(1, 1)), None);

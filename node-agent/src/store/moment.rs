@@ -1,7 +1,7 @@
 //! What ran at a moment of the past: the runs that had begun and not ended, each with the stretch of its course that
 //! leads up to the moment, and its memory limit as it was then.
 
-use super::read::{count, collect};
+use super::read::{collect, count};
 use super::record::RunId;
 use super::{Reader, StoreError};
 use crate::fingerprint::series::Point;

@@ -224,12 +224,7 @@ fn logged() -> Reply<Option<RunId>> {
     })
 }
 
-fn work(
-    mut store: Store,
-    commands: &Receiver<Command>,
-    failures: &AtomicU64,
-    queued: &AtomicU64,
-) -> Store {
+fn work(mut store: Store, commands: &Receiver<Command>, failures: &AtomicU64, queued: &AtomicU64) -> Store {
     let mut batch = Vec::new();
     // Ends when all senders are gone and nothing waits.
     while let Ok(first) = commands.recv() {

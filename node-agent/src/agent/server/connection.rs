@@ -44,7 +44,11 @@ pub(super) async fn serve(agent: &Rc<Agent>, mut stream: UnixStream) {
         Request::Status => answer(&mut stream, &Reply::Status(agent.status())).await,
         Request::Queue => {
             let free = agent.engine.borrow().room().memory_bytes;
-            answer(&mut stream, &Reply::Queue(Box::new(agent.queue.status(peer.uid, free, agent.board.names())))).await;
+            answer(
+                &mut stream,
+                &Reply::Queue(Box::new(agent.queue.status(peer.uid, free, agent.board.names()))),
+            )
+            .await;
         }
         Request::Live => answer(&mut stream, &Reply::Live(Box::new(agent.snapshot(peer.uid)))).await,
         Request::LiveTask(id) => match agent.task_detail(id, peer.uid).await {

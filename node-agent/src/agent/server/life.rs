@@ -135,12 +135,7 @@ async fn follow(agent: &Agent, life: &mut Life, asked: &mut Asked) -> bool {
     sample_until(agent, life, asked, emptied).await
 }
 
-async fn sample_until(
-    agent: &Agent,
-    life: &mut Life,
-    asked: &mut Asked,
-    over: impl AsyncFn(&Life),
-) -> bool {
+async fn sample_until(agent: &Agent, life: &mut Life, asked: &mut Asked, over: impl AsyncFn(&Life)) -> bool {
     let checkpoint_every = Duration::from_secs(agent.config.agent.checkpoint_s);
     let mut recorded = Instant::now();
     let mut stop = agent.stop.subscribe();

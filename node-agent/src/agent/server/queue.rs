@@ -188,7 +188,10 @@ impl Queue {
             total: ledger.total().clone(),
             promised: ledger.promised(),
             free_memory_bytes,
-            running: running.into_iter().filter_map(|ticket| self.entry(ticket, None, viewer, names)).collect(),
+            running: running
+                .into_iter()
+                .filter_map(|ticket| self.entry(ticket, None, viewer, names))
+                .collect(),
             waiting: order
                 .into_iter()
                 .filter_map(|(ticket, wait)| self.entry(ticket, wait, viewer, names))

@@ -72,10 +72,12 @@ fn memory_whole(row: &Row) -> String {
     }
 }
 
-/// How long it runs, and how long it was expected to.
+/// How long it runs.
 fn age(row: &Row, scale: &Scale) -> String {
-    let seconds = ((scale.at_ms - row.since_ms).max(0) / 1000) as f64;
-    format_duration(if seconds == 0.0 { 0.0 } else { seconds })
+    match (scale.at_ms - row.since_ms).max(0) / 1000 {
+        seconds @ 0..100 => format!("{seconds} s"),
+        seconds => format_duration(seconds as f64),
+    }
 }
 
 macro_rules! column {
@@ -88,7 +90,8 @@ macro_rules! column {
 fn all(columns: Columns) -> Vec<Column> {
     let user = column!("USER", 8, Left, 3, |row, _| printable(&row.user));
     let state = column!("STATE", 9, Left, 8, |row, _| row.state.words().into());
-    let cores = column!("CORES", 5, Right, 9, |row, _| number(row.rates.cpu_cores, |cores| format!("{cores:.2}")));
+    let cores =
+        column!("CORES", 5, Right, 9, |row, _| number(row.rates.cpu_cores, |cores| format!("{cores:.2}")));
     let age = column!("AGE", 12, Right, 2, age);
     match columns {
         Columns::Overview => vec![
@@ -99,9 +102,18 @@ fn all(columns: Columns) -> Vec<Column> {
             column!("MEMORY", 10, Right, 9, |row, _| bytes(row.memory_bytes.map(|bytes| bytes as f64))),
             column!("OF LIMIT", GAUGE, Left, 7, |row, _| memory_gauge(row)),
             column!("LIMIT", 14, Right, 4, |row, _| memory_whole(row)),
-            column!("I/O /S", 10, Right, 6, |row, _| bytes(sum(row.rates.read_bytes_per_s, row.rates.write_bytes_per_s))),
-            column!("NET /S", 10, Right, 6, |row, _| bytes(sum(row.rates.received_bytes_per_s, row.rates.sent_bytes_per_s))),
-            column!("SERVICE", 8, Right, 4, |row, _| row.rates.service.map_or_else(String::new, |service| format_duration(service.median_s))),
+            column!("I/O /S", 10, Right, 6, |row, _| bytes(sum(
+                row.rates.read_bytes_per_s,
+                row.rates.write_bytes_per_s
+            ))),
+            column!("NET /S", 10, Right, 6, |row, _| bytes(sum(
+                row.rates.received_bytes_per_s,
+                row.rates.sent_bytes_per_s
+            ))),
+            column!("SERVICE", 8, Right, 4, |row, _| row
+                .rates
+                .service
+                .map_or_else(String::new, |service| format_duration(service.median_s))),
             age,
         ],
         Columns::Traffic => vec![
@@ -111,20 +123,36 @@ fn all(columns: Columns) -> Vec<Column> {
             column!("WRITTEN /S", 10, Right, 9, |row, _| bytes(row.rates.write_bytes_per_s)),
             column!("RECVD /S", 10, Right, 8, |row, _| bytes(row.rates.received_bytes_per_s)),
             column!("SENT /S", 10, Right, 8, |row, _| bytes(row.rates.sent_bytes_per_s)),
-            column!("FAULTS /S", 9, Right, 4, |row, _| number(row.rates.faults_major_per_s, |rate| format!("{rate:.0}"))),
+            column!("FAULTS /S", 9, Right, 4, |row, _| number(row.rates.faults_major_per_s, |rate| format!(
+                "{rate:.0}"
+            ))),
             age,
         ],
         Columns::Waits => vec![
             user,
             state,
             cores,
-            column!("WAITING", 7, Right, 9, |row, _| number(row.rates.cpu_waiting, |tasks| format!("{tasks:.2}"))),
+            column!("WAITING", 7, Right, 9, |row, _| number(row.rates.cpu_waiting, |tasks| format!(
+                "{tasks:.2}"
+            ))),
             column!("MEM WAIT", 8, Right, 7, |row, _| percent(row.rates.memory_stalled)),
             column!("THROTTLED", 9, Right, 6, |row, _| percent(row.rates.throttled)),
-            column!("ANSWERS /S", 10, Right, 8, |row, _| row.rates.service.map_or_else(String::new, |service| format!("{:.1}", service.answers_per_s))),
-            column!("MEDIAN", 8, Right, 8, |row, _| row.rates.service.map_or_else(String::new, |service| format_duration(service.median_s))),
-            column!("99 %", 8, Right, 8, |row, _| row.rates.service.map_or_else(String::new, |service| format_duration(service.p99_s))),
-            column!("TASKS", 5, Right, 3, |row, _| number(row.tasks.map(|tasks| tasks as f64), |tasks| format!("{tasks:.0}"))),
+            column!("ANSWERS /S", 10, Right, 8, |row, _| row
+                .rates
+                .service
+                .map_or_else(String::new, |service| format!("{:.1}", service.answers_per_s))),
+            column!("MEDIAN", 8, Right, 8, |row, _| row
+                .rates
+                .service
+                .map_or_else(String::new, |service| format_duration(service.median_s))),
+            column!("99 %", 8, Right, 8, |row, _| row
+                .rates
+                .service
+                .map_or_else(String::new, |service| format_duration(service.p99_s))),
+            column!("TASKS", 5, Right, 3, |row, _| number(
+                row.tasks.map(|tasks| tasks as f64),
+                |tasks| format!("{tasks:.0}")
+            )),
             age,
         ],
     }
@@ -144,7 +172,10 @@ pub(super) fn fitting(columns: Columns, width: u16) -> (u16, Vec<Column>) {
 
 /// How much a row needs a look: 2 it is held back, 1 it is near its limit.
 pub(super) fn urgency(row: &Row) -> u8 {
-    let near = row.memory_limit.zip(row.memory_bytes).is_some_and(|(limit, used)| used as f64 > limit.bytes as f64 * 0.9);
+    let near = row
+        .memory_limit
+        .zip(row.memory_bytes)
+        .is_some_and(|(limit, used)| used as f64 > limit.bytes as f64 * 0.9);
     match row.state {
         State::WaitsForMemory | State::Throttled => 2,
         _ if near => 1,

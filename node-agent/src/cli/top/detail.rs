@@ -56,16 +56,20 @@ impl Detail {
 pub(super) fn lines(row: Option<&Row>, detail: Option<&Detail>, width: usize) -> Vec<String> {
     let mut text = row.map_or_else(|| "This task is over.\n".into(), heading);
     let Some(detail) = detail else {
-        return (text + "\nno more is known of it yet\n").lines().map(str::to_owned).collect();
+        text += "\nno more is known of it yet\n";
+        return text.lines().flat_map(|line| wrapped(&printable(line), width)).collect();
     };
     let since_ms = row.map_or(0, |row| row.since_ms);
+    if let Some(note) = &detail.note {
+        text += &format!("{note}\n");
+    }
     let mut part = |title: &str, body: String| {
         if !body.trim().is_empty() {
             text += &format!("\n{title}\n{body}");
         }
     };
     part("Course", course(detail, since_ms, width));
-    part("Needed so far, and predicted", needs(detail).to_string());
+    part("Needed up to now, and predicted", needs(detail).to_string());
     part("What standin did", happened(detail, since_ms));
     if let Some(windows) = &detail.fingerprint.cpu_demand {
         part("CPU demand, cores in use per window", demand::describe(windows));
@@ -74,10 +78,26 @@ pub(super) fn lines(row: Option<&Row>, detail: Option<&Detail>, width: usize) ->
         part(title, draw(histogram).to_string());
     }
     part("Measured", numbers(&detail.fingerprint));
-    if let Some(note) = &detail.note {
-        text += &format!("\n{note}\n");
+    text.lines().flat_map(|line| wrapped(&printable(line), width)).collect()
+}
+
+/// Narrower than this a line is cut, as wrapped tables can't be read.
+const WRAPS_FROM: usize = 60;
+
+/// A line as lines of at most `width` characters, the later ones indented.
+fn wrapped(line: &str, width: usize) -> Vec<String> {
+    const INDENT: &str = "      ";
+    let mut lines = Vec::new();
+    let mut rest = line.to_owned();
+    while width >= WRAPS_FROM && rest.chars().count() > width {
+        let cut = rest.char_indices().nth(width).map_or(rest.len(), |(at, _)| at);
+        let end = rest[..cut].rfind(' ').filter(|end| *end > INDENT.len()).unwrap_or(cut);
+        let next = format!("{INDENT}{}", rest[end..].trim_start());
+        rest.truncate(end);
+        lines.push(std::mem::replace(&mut rest, next));
     }
-    text.lines().map(printable).collect()
+    lines.push(rest);
+    lines
 }
 
 fn heading(row: &Row) -> String {
@@ -109,7 +129,12 @@ fn course(detail: &Detail, since_ms: i64, width: usize) -> String {
     let last = points[points.len() - 1];
     let mut text = String::new();
     let cores = |point: &Point| point.cpu_cores;
-    text += &curve("cpu", &cores, most(&cores), format!("{:.2}, at most {:.2} cores", last.cpu_cores, most(&cores)));
+    text += &curve(
+        "cpu",
+        &cores,
+        most(&cores),
+        format!("{:.2}, at most {:.2} cores", last.cpu_cores, most(&cores)),
+    );
     let memory = |point: &Point| point.memory_bytes as f64;
     let limit = |point: &Point| limit_at(&limits, point.at_ms).map_or(0.0, |limit| limit.bytes as f64);
     let scale = most(&memory).max(most(&limit));
@@ -139,9 +164,9 @@ fn resample(points: &[Point], end_ms: u64, width: usize, of: &dyn Fn(&Point) -> 
     (0..width)
         .map(|column| {
             let (begin, end) = (edge(column), edge(column + 1));
-            let inside = points
-                .iter()
-                .filter(|point| point.at_ms as f64 > begin && (point.at_ms.saturating_sub(point.length_ms) as f64) < end);
+            let inside = points.iter().filter(|point| {
+                point.at_ms as f64 > begin && (point.at_ms.saturating_sub(point.length_ms) as f64) < end
+            });
             inside.map(of).fold(0.0, f64::max)
         })
         .collect()
@@ -162,9 +187,9 @@ fn memory_limits(detail: &Detail, since_ms: i64) -> Vec<(u64, MemoryLimit)> {
         .filter(|event| event.details.get("limit").and_then(|limit| limit.as_str()) == Some(name))
         .collect();
     let first = changes.first().and_then(|event| of(event, "from")).unwrap_or(present);
-    let later = changes.iter().filter_map(|event| {
-        Some((u64::try_from(event.at_ms - since_ms).unwrap_or(0), of(event, "to")?))
-    });
+    let later = changes
+        .iter()
+        .filter_map(|event| Some((u64::try_from(event.at_ms - since_ms).unwrap_or(0), of(event, "to")?)));
     std::iter::once((0, first)).chain(later).collect()
 }
 
@@ -174,8 +199,13 @@ fn limit_at(limits: &[(u64, MemoryLimit)], at_ms: u64) -> Option<MemoryLimit> {
 
 fn needs(detail: &Detail) -> Table {
     use Align::{Left, Right};
-    let mut table =
-        Table::new(&[("  RESOURCE", Left), ("SO FAR", Right), ("EXPECTED", Right), ("AT MOST", Right), ("", Left)]);
+    let mut table = Table::new(&[
+        ("  RESOURCE", Left),
+        ("NEEDED", Right),
+        ("EXPECTED", Right),
+        ("AT MOST", Right),
+        ("", Left),
+    ]);
     for resource in Resource::ALL {
         let (name, format) = predict::describe(resource);
         let estimate = detail.prediction.estimate(resource).filter(|estimate| estimate.level != Level::Host);
@@ -226,7 +256,13 @@ mod tests {
     use crate::store::event::Severity;
 
     fn followed() -> Detail {
-        let point = |at_ms, memory_bytes| Point { at_ms, length_ms: 1000, memory_bytes, cpu_cores: 1.0, ..Point::default() };
+        let point = |at_ms, memory_bytes| Point {
+            at_ms,
+            length_ms: 1000,
+            memory_bytes,
+            cpu_cores: 1.0,
+            ..Point::default()
+        };
         let raised = EventRow {
             event_id: 1,
             at_ms: 5_000_000 + 1500,
@@ -251,7 +287,8 @@ mod tests {
         let limits = memory_limits(&followed(), 5_000_000);
         let bytes: Vec<_> = [0, 1000, 1500, 3000].map(|at| limit_at(&limits, at).unwrap().bytes).into();
         assert_eq!(bytes, [100, 100, 800, 800]);
-        let page = lines(None, Some(&followed()), 80).join("\n");
+        let row = Row { since_ms: 5_000_000, ..Row::default() };
+        let page = lines(Some(&row), Some(&followed()), 80).join("\n");
         assert!(page.contains("its limit") && page.contains("at most 800 B"), "{page}");
         assert!(page.contains("after "), "{page}");
     }
@@ -263,8 +300,23 @@ mod tests {
     }
 
     #[test]
+    fn long_lines_go_on_in_the_next_one() {
+        let line = "word ".repeat(40);
+        let lines = wrapped(line.trim_end(), 80);
+        assert!(lines.len() > 2 && lines.iter().all(|line| line.chars().count() <= 80), "{lines:?}");
+        assert_eq!(lines.join(" ").split_whitespace().count(), 40);
+        assert_eq!(wrapped(&"x".repeat(200), 80).concat().matches('x').count(), 200);
+        assert_eq!(wrapped(&line, 10).len(), 1);
+    }
+
+    #[test]
     fn names_cannot_move_the_cursor() {
         let row = Row { task_type: "a\u{1b}[2J".into(), ..Row::default() };
-        assert!(lines(Some(&row), None, 80).iter().chain(&lines(Some(&row), Some(&followed()), 80)).all(|line| !line.contains('\u{1b}')));
+        assert!(
+            lines(Some(&row), None, 80)
+                .iter()
+                .chain(&lines(Some(&row), Some(&followed()), 80))
+                .all(|line| !line.contains('\u{1b}'))
+        );
     }
 }

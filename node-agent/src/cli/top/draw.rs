@@ -8,12 +8,13 @@ use super::state::{Page, State, When};
 use super::view::View;
 use crate::cli::table::{Align, printable};
 use crate::cli::when;
-use crate::units::{format_bytes, format_duration};
+use crate::live::Kind;
+use crate::units::format_bytes;
 use ratatui::Frame;
 use ratatui::layout::{Constraint, Layout, Rect};
 use ratatui::style::{Color, Modifier, Style};
 use ratatui::text::{Line, Span};
-use ratatui::widgets::{Cell, Paragraph, Row, Table, TableState};
+use ratatui::widgets::{Cell, Paragraph, Row, Table, TableState, Wrap};
 
 /// Least height at which there is room for more than the tasks.
 const HEIGHT_FOR_PANELS: u16 = 14;
@@ -50,7 +51,13 @@ impl Theme {
 }
 
 /// Draws, and tells how far the page could be scrolled.
-pub(super) fn draw(frame: &mut Frame<'_>, state: &State, view: &View, detail: Option<&Detail>, theme: Theme) -> u16 {
+pub(super) fn draw(
+    frame: &mut Frame<'_>,
+    state: &State,
+    view: &View,
+    detail: Option<&Detail>,
+    theme: Theme,
+) -> u16 {
     let area = frame.area();
     let [head, body, foot] = Layout::vertical([
         Constraint::Length(1),
@@ -58,7 +65,10 @@ pub(super) fn draw(frame: &mut Frame<'_>, state: &State, view: &View, detail: Op
         Constraint::Length(u16::from(area.height > 3)),
     ])
     .areas(area);
-    frame.render_widget(Paragraph::new(title(state, view)).style(Style::new().add_modifier(Modifier::REVERSED)), head);
+    frame.render_widget(
+        Paragraph::new(title(state, view)).style(Style::new().add_modifier(Modifier::REVERSED)),
+        head,
+    );
     frame.render_widget(Paragraph::new(keys(state)).style(theme.of(Color::DarkGray)), foot);
     match state.page {
         Page::Help => {
@@ -92,10 +102,7 @@ fn title(state: &State, view: &View) -> String {
         When::Now if view.is_live => "live".into(),
         When::Now => "no agent".into(),
         When::Paused => "PAUSED".to_owned(),
-        When::Past(at_ms) => {
-            let ago = (crate::host::now_ms() - at_ms).max(0) / 1000;
-            format!("PAST, {} ago", format_duration(ago as f64))
-        }
+        When::Past(at_ms) => format!("PAST, {}", when::ago(at_ms)),
     };
     let clock = when::clock(view.at_ms);
     let clock = match state.when {
@@ -105,9 +112,14 @@ fn title(state: &State, view: &View) -> String {
     };
     let waiting = view.queue.as_ref().map_or(0, |queue| queue.waiting.len() + queue.waiting_left_out);
     let shown = state.rows(view).len();
-    let mut text = format!(" standin top  {}  {when}  {shown} tasks", clock.unwrap_or("-"));
+    let tasks = if shown == 1 { "task" } else { "tasks" };
+    let mut text = format!(" standin top  {}  {when}  {shown} {tasks}", clock.unwrap_or("-"));
     if waiting > 0 {
         text += &format!(", {waiting} wait");
+    }
+    let hidden = view.rows.iter().filter(|row| row.kind != Kind::Run && !state.shows_others).count();
+    if hidden > 0 {
+        text += &format!(", {hidden} cgroups");
     }
     text += &format!("  by {}", state.sort.name());
     if !state.filter.is_empty() || state.is_typing {
@@ -119,8 +131,10 @@ fn title(state: &State, view: &View) -> String {
 fn keys(state: &State) -> &'static str {
     match (state.is_typing, state.page) {
         (true, _) => " type a part of a name; Enter keeps it, Esc drops it",
-        (_, Page::Tasks) => " q quit  ? help  s sort  / filter  Tab columns  Enter detail  ← → time  Space pause",
-        (_, Page::Detail { .. }) => " Esc back  ↑ ↓ scroll  q quit  ? help  Space pause",
+        (_, Page::Tasks) => {
+            " q quit  ? help  s sort  / filter  Tab columns  Enter detail  ←→ time  Space stop"
+        }
+        (_, Page::Detail { .. }) => " Esc back  ↑ ↓ scroll  q quit  ? help  Space stop",
         (_, Page::Help) => " Esc back  q quit",
     }
 }
@@ -163,17 +177,21 @@ fn tasks_page(frame: &mut Frame<'_>, area: Rect, state: &State, view: &View, the
 
 /// The host, its memory, the agent; a word about what is missing.
 fn summary(view: &View, area: Rect, theme: Theme) -> Vec<Line<'static>> {
-    let width = if area.width >= 100 { 20 } else { 12 };
+    let width = if area.width >= 100 { 20 } else { 8 };
     let mut lines = Vec::new();
     if let Some(host) = &view.host {
         let rates = host.rates.unwrap_or_default();
         let busy = rates.user_cores + rates.system_cores;
         let cpus = host.now.cpus as f64;
         let figures = match host.rates {
-            Some(_) => format!(" {busy:.2} of {cpus} cores, {:.2} in the kernel", rates.system_cores),
+            Some(_) => format!(" {busy:.2} of {cpus} cores, {:.2} kernel", rates.system_cores),
             None => format!(" {cpus} cores"),
         };
-        let mut line = vec![Span::styled(" CPU ", theme.head()), Span::raw(gauge(busy, cpus, None, width)), Span::raw(figures)];
+        let mut line = vec![
+            Span::styled(" CPU ", theme.head()),
+            Span::raw(gauge(busy, cpus, None, width)),
+            Span::raw(figures),
+        ];
         if rates.stolen_cores >= 0.05 {
             line.push(Span::styled(format!(", {:.2} stolen", rates.stolen_cores), theme.urgent(1)));
         }
@@ -190,7 +208,10 @@ fn summary(view: &View, area: Rect, theme: Theme) -> Vec<Line<'static>> {
         lines.push(agent_line(agent, theme));
     }
     if view.rows_left_out > 0 {
-        lines.push(Line::styled(format!(" {} more tasks are not shown: they used the least CPU", view.rows_left_out), theme.urgent(1)));
+        lines.push(Line::styled(
+            format!(" {} more tasks are not shown: they used the least CPU", view.rows_left_out),
+            theme.urgent(1),
+        ));
     }
     if let Some(hint) = &view.hint {
         lines.push(Line::styled(format!(" {}", printable(hint)), theme.urgent(1)));
@@ -206,7 +227,7 @@ fn memory_line(view: &View, width: usize, theme: Theme) -> Line<'static> {
     let mut line = vec![
         Span::styled(" MEM ", theme.head()),
         Span::raw(gauge(used, total, promised, width)),
-        Span::raw(format!(" {} of {}", format_bytes(used), format_bytes(total))),
+        Span::raw(format!(" {} of {}", format_bytes(used), format_bytes(total).replace(".0 ", " "))),
     ];
     if let Some(promised) = promised {
         line.push(Span::raw(format!(", {} promised", format_bytes(promised))));
@@ -234,13 +255,14 @@ fn memory_line(view: &View, width: usize, theme: Theme) -> Line<'static> {
 
 fn agent_line(agent: &super::view::Agent, theme: Theme) -> Line<'static> {
     let now = &agent.now;
-    let probes: f64 = now.costs.iter().map(|cost| cost.share).sum();
+    // The sum of nothing is −0.
+    let probes = now.costs.iter().fold(0.0, |sum, cost| sum + cost.share);
     let lost: u64 = now.lost.iter().map(|(_, count)| count).sum();
     let (attached, all) = now.probes;
     let mut line = vec![
         Span::styled(" AGENT ", theme.head()),
         Span::raw(format!(
-            "{:.1}% of a core, {}; probes {:.2}% {attached}/{all}; db {}, {} queued",
+            "{:.1}% cpu, {}; probes {:.2}% {attached}/{all}; db {}, {} queued",
             agent.cpu_cores * 100.0,
             format_bytes(now.own.rss_bytes as f64),
             probes * 100.0,
@@ -272,19 +294,29 @@ fn tasks(frame: &mut Frame<'_>, area: Rect, state: &State, view: &View, theme: T
         .chain(columns.iter().map(|column| aligned(column.head, column.width, column.align)));
     let lines = rows.iter().map(|row| {
         let name = format!(" {}", printable(&row.task_type));
-        let cells = columns.iter().map(|column| aligned(&(column.text)(row, &scale), column.width, column.align));
+        let cells =
+            columns.iter().map(|column| aligned(&(column.text)(row, &scale), column.width, column.align));
         Row::new(std::iter::once(name).chain(cells).map(Cell::from)).style(theme.urgent(urgency(row)))
     });
     let widths = std::iter::once(name_width + 1).chain(columns.iter().map(|column| column.width));
     let table = Table::new(lines, widths.map(Constraint::Length))
         .header(Row::new(head).style(theme.head()))
         .row_highlight_style(Style::new().add_modifier(Modifier::REVERSED));
+    if rows.is_empty() {
+        let why = if view.rows.is_empty() || !state.filter.is_empty() { NO_TASK } else { ONLY_CGROUPS };
+        let below = Rect { y: area.y + 1, height: area.height.saturating_sub(1), ..area };
+        frame.render_widget(Paragraph::new(why).wrap(Wrap { trim: false }), below);
+    }
     let mut marked = TableState::default();
     if state.marked.is_some() {
         marked.select(Some(state.marked_row(&rows)));
     }
     frame.render_stateful_widget(table, area, &mut marked);
 }
+
+const NO_TASK: &str = " no task runs here; start one with: standin run -- COMMAND";
+const ONLY_CGROUPS: &str =
+    " no task of standin's runs; a shows the cgroups of others, standin run -- COMMAND starts a task";
 
 const HELP: &str = "
  ↑ ↓ j k PgUp PgDn  mark a task           Enter    its detail, Esc back

@@ -27,7 +27,9 @@ pub(super) fn gauge(value: f64, whole: f64, mark: Option<f64>, width: usize) -> 
             *cell = if *cell == ' ' { '·' } else { '┃' };
         }
     }
-    if value > whole && let Some(last) = cells.last_mut() {
+    if value > whole
+        && let Some(last) = cells.last_mut()
+    {
         *last = '+';
     }
     cells.into_iter().collect()

@@ -17,10 +17,10 @@ pub(super) fn services(view: &View) -> Option<Table> {
         ("PRIMARY", Left),
         ("SHADOWS", Left),
         ("QUEUE", Right),
+        ("FAILOVERS", Left),
         ("PRIVATE", Right),
         ("SHARED", Right),
         ("CONNECTIONS", Right),
-        ("FAILOVERS", Left),
     ]);
     for service in &view.services {
         table.row(service_row(service));
@@ -31,7 +31,8 @@ pub(super) fn services(view: &View) -> Option<Table> {
 fn service_row(service: &Status) -> [String; 8] {
     let of = |role: &'static str| service.instances.iter().filter(move |instance| instance.role == role);
     let primary = of("primary").next();
-    let sum = |of: fn(&crate::service::control::Instance) -> u64| service.instances.iter().map(of).sum::<u64>();
+    let sum =
+        |of: fn(&crate::service::control::Instance) -> u64| service.instances.iter().map(of).sum::<u64>();
     let shadows = match service.mode.as_str() {
         "steered" => {
             let starting = of("starting").count();
@@ -49,10 +50,10 @@ fn service_row(service: &Status) -> [String; 8] {
         primary.map_or_else(|| "none".into(), |primary| format!("{} pid {}", primary.number, primary.pid)),
         shadows,
         sum(|instance| instance.queue).to_string(),
+        failovers,
         format_bytes(sum(|instance| instance.private_bytes) as f64),
         format_bytes(sum(|instance| instance.shared_bytes) as f64),
         service.connections.to_string(),
-        failovers,
     ]
 }
 
@@ -77,7 +78,9 @@ pub(super) fn queue(view: &View) -> Option<Table> {
             format_bytes(entry.memory_bytes as f64),
             format!("{:.2}", entry.promise.cpu_cores),
             when::ago(entry.since_ms),
-            entry.expected_ms.map_or_else(|| "-".into(), |ms| format_duration((ms.max(0) as f64 / 1e3).round())),
+            entry
+                .expected_ms
+                .map_or_else(|| "-".into(), |ms| format_duration((ms.max(0) as f64 / 1e3).round())),
         ]);
     }
     Some(table)
@@ -85,7 +88,8 @@ pub(super) fn queue(view: &View) -> Option<Table> {
 
 /// What happened before a moment of the past.
 pub(super) fn events(view: &View) -> Option<Table> {
-    let mut table = Table::new(&[("BEFORE", Align::Right), ("ABOUT", Align::Left), ("WHAT HAPPENED", Align::Left)]);
+    let mut table =
+        Table::new(&[("BEFORE", Align::Right), ("ABOUT", Align::Left), ("WHAT HAPPENED", Align::Left)]);
     for event in view.events.iter().take(EVENTS_SHOWN) {
         let before = format_duration(((view.at_ms - event.at_ms).max(0) / 1000) as f64);
         let about = event.service.clone().or_else(|| event.task_type.clone()).unwrap_or_default();

@@ -54,7 +54,12 @@ pub(super) struct Update {
 
 impl Source {
     pub(super) fn new(settings: &Settings) -> Self {
-        Self { settings: settings.clone(), trails: Trails::default(), reader: None, services: (None, Vec::new()) }
+        Self {
+            settings: settings.clone(),
+            trails: Trails::default(),
+            reader: None,
+            services: (None, Vec::new()),
+        }
     }
 
     /// A moment.
@@ -99,11 +104,9 @@ impl Source {
     }
 
     fn past(&mut self, at_ms: i64) -> View {
-        let filter =
-            Filter { since_ms: at_ms - EVENTS_SPAN_MS, until_ms: Some(at_ms), ..Filter::default() };
-        let found = self.read(|reader| {
-            Ok((reader.moment(at_ms, PAST_SPAN_MS)?, reader.events(&filter, EVENTS_MAX)?))
-        });
+        let filter = Filter { since_ms: at_ms - EVENTS_SPAN_MS, until_ms: Some(at_ms), ..Filter::default() };
+        let found = self
+            .read(|reader| Ok((reader.moment(at_ms, PAST_SPAN_MS)?, reader.events(&filter, EVENTS_MAX)?)));
         match found {
             Ok((runs, events)) => past(at_ms, runs, events),
             Err(error) => View { at_ms, hint: Some(error.to_string()), ..View::default() },

@@ -91,7 +91,10 @@ pub(super) enum Page {
     #[default]
     Tasks,
     /// One task, scrolled down so many lines.
-    Detail { id: u64, scroll: u16 },
+    Detail {
+        id: u64,
+        scroll: u16,
+    },
     Help,
 }
 

@@ -70,7 +70,9 @@ impl Screen {
         suffer(Signal::SIGTSTP)?;
         SigSet::from(Signal::SIGTSTP).thread_block()?;
         take_over()?;
-        self.terminal.clear()
+        // Draws everything anew. To clear would ask the terminal where its cursor is, which some never answer.
+        self.terminal = Terminal::new(CrosstermBackend::new(stdout()))?;
+        Ok(())
     }
 
     /// Gives the terminal back and ends as the signal ends a process.
@@ -104,4 +106,62 @@ fn give_back() {
     // A terminal that is gone needs nothing back.
     _ = execute!(stdout(), LeaveAlternateScreen, Show);
     _ = disable_raw_mode();
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::Read;
+    use std::os::unix::process::CommandExt;
+    use std::process::{Command, Stdio};
+
+    const PANICS: &str = "STANDIN_TEST_PANIC_AT_TERMINAL";
+
+    #[test]
+    fn child_that_panics_at_its_terminal() {
+        if std::env::var_os(PANICS).is_some() {
+            let _screen = Screen::open().unwrap();
+            panic!("as asked for");
+        }
+    }
+
+    #[test]
+    fn a_panic_gives_the_terminal_back_and_is_read() {
+        let pair = nix::pty::openpty(None, None).unwrap();
+        let end = || Stdio::from(pair.slave.try_clone().unwrap());
+        let before = nix::sys::termios::tcgetattr(&pair.master).unwrap();
+        let mut command = Command::new(std::env::current_exe().unwrap());
+        command
+            .args(["--exact", "--nocapture", "cli::top::terminal::tests::child_that_panics_at_its_terminal"])
+            .env(PANICS, "1")
+            .stdin(end())
+            .stdout(end())
+            .stderr(end());
+        // SAFETY: only system calls between fork and exec.
+        unsafe {
+            command.pre_exec(|| {
+                libc::setsid();
+                libc::ioctl(0, libc::TIOCSCTTY, 0);
+                Ok(())
+            });
+        }
+        let mut child = command.spawn().unwrap();
+        drop(command);
+        let mut master = std::fs::File::from(pair.master.try_clone().unwrap());
+        let reader = std::thread::spawn(move || {
+            let (mut shown, mut buffer) = (Vec::new(), [0; 4096]);
+            while let Ok(length @ 1..) = master.read(&mut buffer) {
+                shown.extend_from_slice(&buffer[..length]);
+            }
+            String::from_utf8_lossy(&shown).into_owned()
+        });
+        assert!(!child.wait().unwrap().success());
+        let after = nix::sys::termios::tcgetattr(&pair.master).unwrap();
+        assert_eq!((after.local_flags, after.input_flags), (before.local_flags, before.input_flags));
+        drop(pair.slave);
+        let shown = reader.join().unwrap();
+        let (taken, given, said) =
+            (shown.find("\x1b[?1049h"), shown.rfind("\x1b[?1049l"), shown.find("as asked for"));
+        assert!(taken.is_some() && taken < given && shown.find("\x1b[?1049l") < said, "{shown:?}");
+    }
 }

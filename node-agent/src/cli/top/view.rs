@@ -104,7 +104,8 @@ impl Trails {
     pub(super) fn view(&mut self, now: Snapshot, services: Vec<Status>) -> View {
         let before = self.last.take().unwrap_or_default();
         let known: HashMap<u64, &TaskNow> = before.tasks.iter().map(|task| (task.id, task)).collect();
-        let rows: Vec<Row> = now.tasks.iter().map(|task| self.row(known.get(&task.id).copied(), task)).collect();
+        let rows: Vec<Row> =
+            now.tasks.iter().map(|task| self.row(known.get(&task.id).copied(), task)).collect();
         self.tasks.retain(|id, _| now.tasks.iter().any(|task| task.id == *id));
         let rates = HostRates::between(&before.host, &now.host).filter(|_| before.at_ms > 0);
         if let Some(rates) = rates {
@@ -172,7 +173,12 @@ impl Trails {
 
 /// A moment of the past.
 pub(super) fn past(at_ms: i64, runs: Vec<MomentRun>, events: Vec<EventRow>) -> View {
-    View { at_ms, rows: runs.into_iter().map(|run| past_row(run, at_ms)).collect(), events, ..View::default() }
+    View {
+        at_ms,
+        rows: runs.into_iter().map(|run| past_row(run, at_ms)).collect(),
+        events,
+        ..View::default()
+    }
 }
 
 fn past_row(run: MomentRun, at_ms: i64) -> Row {
@@ -211,7 +217,8 @@ fn steps(course: &[Point], until_ms: u64) -> Vec<f64> {
     let begin = course.first().map_or(until_ms, |first| first.at_ms.saturating_sub(first.length_ms));
     let back = (0..PAST_SPAN_MS / PAST_STEP_MS).map(|n| until_ms.checked_sub(n.cast_unsigned() * step));
     let moments = back.take_while(|at| at.is_some_and(|at| at >= begin)).flatten();
-    let value = |at| course.iter().find(|point| point.at_ms >= at).or(course.last()).map(|point| point.cpu_cores);
+    let value =
+        |at| course.iter().find(|point| point.at_ms >= at).or(course.last()).map(|point| point.cpu_cores);
     let mut values: Vec<f64> = moments.filter_map(value).collect();
     values.reverse();
     values
