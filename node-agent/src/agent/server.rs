@@ -13,6 +13,7 @@ mod keeper;
 mod licenses;
 mod life;
 mod live;
+mod metrics;
 mod others;
 mod pressure;
 mod queue;
@@ -24,6 +25,7 @@ use crate::config::Config;
 use crate::fingerprint::Measured;
 use crate::fingerprint::key::{Feature, TaskKey};
 use crate::host::{self, OwnCost, ProcessId};
+use crate::metrics::Tally;
 use crate::probe::{Found, Probes, State};
 use crate::store::record::{Admission, Ending, Engine as EngineKind, NewRun, RunId};
 use crate::store::{Reader, Store, StoreError, Writer};
@@ -78,6 +80,8 @@ struct Agent {
     queue: Queue,
     /// Tasks under way, as they are shown.
     board: live::Board,
+    /// What all tasks have used since the agent started.
+    tally: RefCell<Tally>,
     /// Tasks under way.
     active: Cell<usize>,
     /// Runs recorded.
@@ -124,6 +128,7 @@ async fn run(config: Config, database: PathBuf, socket: &Path) -> anyhow::Result
     let agent = Agent::start(config, database).inspect_err(|_| _ = std::fs::remove_file(socket))?;
     agent.report_probes();
     tokio::task::spawn_local(pressure::watch(Rc::clone(&agent)));
+    metrics::start(&agent, socket);
     tracing::info!("listening on {}, recording in {}", socket.display(), agent.database.display());
     _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
 
@@ -149,6 +154,7 @@ async fn run(config: Config, database: PathBuf, socket: &Path) -> anyhow::Result
     }
     _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
     _ = std::fs::remove_file(socket);
+    metrics::end(&agent.config.metrics);
     agent.end().await;
     Ok(())
 }
@@ -195,6 +201,7 @@ impl Agent {
         recover::sweep_cgroups(engine.hierarchies(), engine.parent());
         let reader = Reader::open(&database).context("failed to read the database just opened")?;
         let queue = Queue::new(terms::total(&config, engine.capacity()));
+        let tally = Tally::new(config.metrics.tasks_max as usize);
         let agent = Rc::new(Self {
             queue,
             claims: RefCell::default(),
@@ -211,6 +218,7 @@ impl Agent {
             budget: RefCell::default(),
             drain: Cell::default(),
             board: live::Board::default(),
+            tally: RefCell::new(tally),
             active: Cell::new(0),
             recorded: Cell::new(0),
             stop: watch::Sender::new(false),

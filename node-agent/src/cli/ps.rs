@@ -6,14 +6,12 @@ use super::settings::Settings;
 use super::table::{Align, Table};
 use super::when;
 use crate::service::adopt;
-use crate::service::control::{Reply, Request, Status, ask};
+use crate::service::control::{Reply, Request, Status, ask, statuses};
 use crate::service::{ControlPlace, control_directory};
 use crate::units::format_bytes;
 use anyhow::bail;
 use clap::Args;
 use serde::Serialize;
-use std::fs;
-use std::path::Path;
 
 #[derive(Debug, Args)]
 #[command(after_help = "\
@@ -62,28 +60,6 @@ pub(super) fn ps(settings: &Settings, arguments: &PsArgs) -> anyhow::Result<u8> 
     }
     print(table(&services))?;
     Ok(0)
-}
-
-/// Of all services that answer; those whose supervisor is gone are named.
-pub(super) fn statuses(directory: &Path) -> Vec<Status> {
-    let entries = fs::read_dir(directory).into_iter().flatten().flatten();
-    let mut found: Vec<Status> = entries
-        .filter(|entry| entry.path().extension().is_some_and(|extension| extension == "sock"))
-        .filter_map(|entry| match ask(&entry.path(), &Request::Status) {
-            Ok(Reply::Status(status)) => Some(*status),
-            _ => unsupervised(directory, &entry.path()),
-        })
-        .collect();
-    found.sort_by(|a, b| a.name.cmp(&b.name));
-    found
-}
-
-/// A service whose supervisor was killed.
-fn unsupervised(directory: &Path, socket: &Path) -> Option<Status> {
-    let name = socket.file_stem()?.to_str()?;
-    let left = adopt::left(&ControlPlace::new(directory, name))?;
-    let instances = left.survivors.iter().map(|survivor| survivor.describe()).collect();
-    Some(Status { name: name.to_owned(), mode: "unsupervised".into(), instances, ..Status::default() })
 }
 
 fn table(services: &[Status]) -> Table {

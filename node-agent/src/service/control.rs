@@ -1,6 +1,7 @@
 //! Asking a service how it is, and telling it to fail over or to stop: a unix socket per service, on which the
 //! supervisor answers one frame with one. Root and the user who runs the service may.
 
+use super::adopt;
 use super::guard::{Command as Say, Failover, Line, View};
 use super::places::Place;
 use super::supervisor::{Service, ServiceError};
@@ -305,4 +306,27 @@ pub fn ask(socket: &Path, request: &Request) -> Result<Reply, String> {
     wire::send(&mut stream, request)
         .and_then(|()| wire::receive(&mut stream))
         .map_err(|error| error.to_string())
+}
+
+/// Of all services that answer below `directory`, by name; those whose supervisor is gone are named. Blocks, and
+/// waits for each that is slow.
+pub fn statuses(directory: &Path) -> Vec<Status> {
+    let entries = fs::read_dir(directory).into_iter().flatten().flatten();
+    let mut found: Vec<Status> = entries
+        .filter(|entry| entry.path().extension().is_some_and(|extension| extension == "sock"))
+        .filter_map(|entry| match ask(&entry.path(), &Request::Status) {
+            Ok(Reply::Status(status)) => Some(*status),
+            _ => unsupervised(directory, &entry.path()),
+        })
+        .collect();
+    found.sort_by(|a, b| a.name.cmp(&b.name));
+    found
+}
+
+/// A service whose supervisor was killed.
+fn unsupervised(directory: &Path, socket: &Path) -> Option<Status> {
+    let name = socket.file_stem()?.to_str()?;
+    let left = adopt::left(&Place::new(directory, name))?;
+    let instances = left.survivors.iter().map(|survivor| survivor.describe()).collect();
+    Some(Status { name: name.to_owned(), mode: "unsupervised".into(), instances, ..Status::default() })
 }

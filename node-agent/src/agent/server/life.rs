@@ -6,9 +6,11 @@ use super::pressure;
 use super::queue::{self, Place};
 use super::{Agent, Process};
 use crate::agent::{Followed, Task};
-use crate::fingerprint::Measured;
 use crate::fingerprint::key::{Feature, TaskKey};
+use crate::fingerprint::{Fingerprint, Measured};
 use crate::host;
+use crate::live::Totals;
+use crate::predict::Prediction;
 use crate::store::StoreError;
 use crate::store::event::Event;
 use crate::store::record::{Ending, RunId};
@@ -98,7 +100,7 @@ pub(super) async fn lead(
     agent.active.set(agent.active.get() + 1);
     let (shown, mut asked) = live::show(&agent, &life);
     let stopped = follow(&agent, &mut life, &mut asked).await;
-    drop(shown);
+    let counted = shown.end();
     agent.active.set(agent.active.get() - 1);
     if stopped {
         checkpoint(&agent, &mut life);
@@ -107,7 +109,7 @@ pub(super) async fn lead(
     }
     let exec_errno = executed.await.unwrap_or(None);
     let (key, features) = (life.key.clone(), life.features.clone());
-    let finished = conclude(&agent, life, exec_errno).await;
+    let finished = conclude(&agent, life, exec_errno, &counted).await;
     let ended_well = finished.ending.exit_code == Some(0);
     _ = finish.send(Box::new(finished));
     agent.forecast(key, features, ended_well);
@@ -215,7 +217,8 @@ fn checkpoint(agent: &Agent, life: &mut Life) {
     }
 }
 
-async fn conclude(agent: &Agent, mut life: Life, exec_errno: Option<i32>) -> Finished {
+/// `counted` is what the metrics have of it.
+async fn conclude(agent: &Agent, mut life: Life, exec_errno: Option<i32>, counted: &Totals) -> Finished {
     for _ in 0..SETTLE_TRIES {
         if life.task.is_settled(&agent.engine.borrow()) {
             break;
@@ -232,6 +235,7 @@ async fn conclude(agent: &Agent, mut life: Life, exec_errno: Option<i32>) -> Fin
         life.task.finish(&mut engine, exit.map(|exit| exit.status), life.leftover)
     };
     ending.exec_errno = exec_errno;
+    tally(agent, (&life.key, &life.user), (&measured.fingerprint, counted), (&plan.prediction, &ending));
     // Others may have its room before the disk has its record.
     let place = life.place.take();
     life.events.extend(place.as_ref().and_then(released));
@@ -260,6 +264,24 @@ async fn conclude(agent: &Agent, mut life: Life, exec_errno: Option<i32>) -> Fin
         prediction: plan.prediction,
         limits: plan.limits,
         notes: life.notes,
+    }
+}
+
+/// Adds a run that is over to what all have used.
+fn tally(
+    agent: &Agent,
+    (key, user): (&TaskKey, &str),
+    (did, counted): (&Fingerprint, &Totals),
+    (prediction, ending): (&Prediction, &Ending),
+) {
+    let task = &key.task_type;
+    let is_finished = ending.exit_code == Some(0);
+    let mut tally = agent.tally.borrow_mut();
+    tally.used(task, user, &Totals::of(did, counted).since(counted));
+    tally.ended(task, user, is_finished);
+    // One that failed may have stopped half-way.
+    if is_finished && !ending.out_of_memory {
+        tally.judge(prediction, did);
     }
 }
 
