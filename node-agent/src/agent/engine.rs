@@ -315,6 +315,12 @@ impl Engine {
         self.probes.as_ref().ok().map(|probes| probes.peers(slot))
     }
 
+    /// All whom the tasks of a slot talked to; `None` where connections are not seen.
+    pub(super) fn all_peers(&self, slot: Slot) -> Option<Vec<Peer>> {
+        let probes = self.probes.as_ref().ok().filter(|probes| probes.has(Measure::Connections))?;
+        Some(probes.all_peers(slot))
+    }
+
     /// What is to be done about once a second.
     pub fn settle_stale(&mut self) {
         if let Ok(probes) = self.probes.as_mut() {

@@ -129,8 +129,10 @@ impl Programs {
             let is_wanted = !is_pinned(program.name) && lacks(kernel, &self.offsets, program).is_none();
             is_wanted.then_some(program.tracepoint)
         };
-        let programs =
-            ebpf.programs_mut().filter_map(|(name, program)| wanted(name).zip(Some(program))).collect::<Vec<_>>();
+        let programs = ebpf
+            .programs_mut()
+            .filter_map(|(name, program)| wanted(name).zip(Some(program)))
+            .collect::<Vec<_>>();
         let threads = thread::available_parallelism().map_or(1, |cpus| cpus.get().min(LOADERS_MAX));
         let programs = Mutex::new(programs.into_iter());
         let next = || programs.lock().unwrap_or_else(PoisonError::into_inner).next();

@@ -32,9 +32,16 @@ impl Probes {
         counters.tcp_connects + counters.tcp_accepts + counters.tcp_connects_failed > 0
     }
 
-    /// The peers with the most bytes, at most [`PEERS_MAX`]. Looks at every connection that is followed, unless
-    /// the cgroup had none.
+    /// The peers with the most bytes, at most [`PEERS_MAX`].
     pub fn peers(&self, slot: Slot) -> Vec<fingerprint::Peer> {
+        let mut peers = self.all_peers(slot);
+        peers.truncate(PEERS_MAX);
+        peers
+    }
+
+    /// All peers that are known, the most bytes first. Looks at every connection that is followed, unless the cgroup
+    /// had none.
+    pub fn all_peers(&self, slot: Slot) -> Vec<fingerprint::Peer> {
         if !self.has_connections(slot) {
             return Vec::new();
         }
@@ -53,11 +60,11 @@ impl Probes {
             peer.sent_bytes += connection.sent_bytes;
             peer.received_bytes += connection.received_bytes;
             peer.connect_ns += connection.connect_ns;
+            peer.answer_ns += connection.answer_ns;
             peer.held_ns += now_ns.saturating_sub(connection.opened_ns);
         }
         let mut all: Vec<_> = peers.iter().map(|(key, peer)| in_words(key, peer, now_ns)).collect();
         all.sort_by_key(|peer| std::cmp::Reverse((peer.sent_bytes + peer.received_bytes, peer.connections)));
-        all.truncate(PEERS_MAX);
         all
     }
 
@@ -87,6 +94,8 @@ fn in_words(key: &ebpf_probes::PeerKey, peer: &ebpf_probes::Peer, now_ns: u64) -
         received_bytes: peer.received_bytes,
         connect_ns: peer.connect_ns,
         held_ns: peer.held_ns,
+        answer_ns: peer.answer_ns,
+        open_max: peer.open_max,
         first_at_ms: host::now_ms() - i64::try_from(ago_ms).unwrap_or(0),
     }
 }

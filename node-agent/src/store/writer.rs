@@ -6,11 +6,10 @@
 //! written (a full disk, a run that ended already) does not take others with it. Failures are counted.
 
 use super::event::Event;
-use super::record::{Ending, NewRun, RunId};
+use super::record::{Ending, LicensesUsed, NewRun, RunId};
 use super::{Store, StoreError};
 use crate::fingerprint::Measured;
 use crate::host::ProcessId;
-use crate::size::admission::Licenses;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, channel, sync_channel};
@@ -40,7 +39,7 @@ enum Step {
     Checkpoint(RunId, Box<Measured>),
     Finish(RunId, i64, Ending, Box<Measured>),
     Log(Box<Event>),
-    Licenses(RunId, Licenses),
+    Licenses(RunId, LicensesUsed),
 }
 
 enum Command {
@@ -115,8 +114,8 @@ impl Writer {
         self.try_write(Step::Log(Box::new(event)), logged());
     }
 
-    /// Writes down the most licences that a run was seen to use. Never waits.
-    pub fn licenses_used(&self, id: RunId, licenses: Licenses) {
+    /// Writes down how a run used licences. Never waits.
+    pub fn licenses_used(&self, id: RunId, licenses: LicensesUsed) {
         self.try_write(Step::Licenses(id, licenses), logged());
     }
 

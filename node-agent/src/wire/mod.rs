@@ -24,7 +24,7 @@ use serde::{Deserialize, Serialize};
 
 /// Version of everything in this module. Both sides must have the same: they come in one binary, and a
 /// launcher that meets another version measures its task itself.
-pub const PROTOCOL_VERSION: u16 = 2;
+pub const PROTOCOL_VERSION: u16 = 3;
 
 /// Longest command line that is sent for the record, bytes; what is over is cut off.
 pub const COMMAND_BYTES_MAX: usize = 64 * 1024;

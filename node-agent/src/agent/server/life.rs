@@ -160,9 +160,9 @@ async fn sample_until(agent: &Agent, life: &mut Life, over: impl AsyncFn(&Life))
 fn look_after(agent: &Agent, life: &mut Life) {
     if let Some(place) = &life.place {
         place.used(life.task.memory_bytes(), life.task.is_idle());
-        let seen = life.licenses.look(&agent.pools, &life.process.id, life.task.cgroup());
-        for (license, count) in seen {
-            place.uses_licenses(&license, count);
+        life.licenses.look(agent, &life.task, &life.process.id);
+        for (license, used) in life.licenses.used() {
+            place.uses_licenses(license, used.peak);
         }
     }
     if let Some(run) = life.record.now() {
@@ -207,6 +207,7 @@ async fn conclude(agent: &Agent, mut life: Life, exec_errno: Option<i32>) -> Fin
         }
         tokio::time::sleep(SETTLE_PAUSE).await;
     }
+    life.licenses.look_at_peers(agent, &life.task);
     let plan = life.task.plan().clone();
     life.notes.extend(
         life.task.notes().iter().filter(|note| !life.notes.contains(note)).cloned().collect::<Vec<_>>(),
@@ -224,8 +225,8 @@ async fn conclude(agent: &Agent, mut life: Life, exec_errno: Option<i32>) -> Fin
     let record = std::mem::replace(&mut life.record, Record::gone());
     let run = match self::record(agent, record, ending, measured.clone()).await {
         Ok(run) => {
-            if !life.licenses.peaks().is_empty() {
-                agent.writer.licenses_used(run, life.licenses.peaks().clone());
+            if !life.licenses.used().is_empty() {
+                agent.writer.licenses_used(run, life.licenses.used().clone());
             }
             Some(run)
         }
