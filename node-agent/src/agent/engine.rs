@@ -256,6 +256,19 @@ impl Engine {
         }
     }
 
+    /// Goes on counting for one of them in another slot, from zero. The one before is to be untracked.
+    pub(super) fn begin_anew(&mut self, slot: Slot) -> Option<Slot> {
+        self.probes.as_mut().ok()?.begin_anew(slot).ok()
+    }
+
+    /// Ends counting in the slot before, after [`Engine::begin_anew`].
+    pub(super) fn end_before(&mut self, slot: Slot, next: Slot) {
+        if let Ok(probes) = self.probes.as_mut() {
+            probes.pass_connections(slot, next);
+            probes.untrack(slot);
+        }
+    }
+
     /// Ends counting for one of them. Its slot is for the next one that the kernel side sees, or, where that had
     /// none, for the one that it is freed for.
     pub(super) fn untrack_host(&mut self, slot: Slot, lend: bool) {

@@ -9,6 +9,9 @@ use super::{Probes, Slot};
 use crate::fingerprint::{self, PEERS_MAX};
 use crate::host;
 
+/// "Only where there is an entry", of include/uapi/linux/bpf.h.
+const BPF_EXIST: u64 = 2;
+
 /// `AF_INET6` of include/linux/socket.h.
 const AF_INET6: u16 = 10;
 
@@ -68,8 +71,39 @@ impl Probes {
         all
     }
 
-    /// Makes room for the peers of others.
-    pub(super) fn forget_peers(&mut self, slot: Slot) {
+    /// Has the open connections of a slot count for another one, from zero. What goes over them at this very moment
+    /// may be missing in both.
+    pub fn pass_connections(&mut self, from: Slot, to: Slot) {
+        if !self.has_connections(from) {
+            return;
+        }
+        let now_ns = host::monotonic_ns();
+        let open: Vec<_> =
+            self.connections.iter().flatten().filter(|(_, one)| one.0.peer.slot == from.0).collect();
+        for (sock, Connection(before)) in open {
+            let peer = ebpf_probes::PeerKey { slot: to.0, ..before.peer };
+            let (connect_ns, answer_ns) = (before.connect_ns.min(1), before.answer_ns.min(1));
+            let request_ns = before.request_ns;
+            let anew = ebpf_probes::Connection {
+                opened_ns: now_ns,
+                request_ns,
+                connect_ns,
+                answer_ns,
+                peer,
+                ..ebpf_probes::Connection::default()
+            };
+            // Fails only where the connection is gone meanwhile.
+            let _ = self.connections.insert(sock, Connection(anew), BPF_EXIST);
+        }
+    }
+
+    /// Makes room for the peers and connections of others; the next cgroup in the slot has none of this one's.
+    pub(super) fn forget_connections(&mut self, slot: Slot) {
+        let open = self.connections.iter().flatten().filter(|(_, one)| one.0.peer.slot == slot.0);
+        for (sock, _) in open.collect::<Vec<_>>() {
+            // Fails only if it is closed meanwhile.
+            let _ = self.connections.remove(&sock);
+        }
         let own: Vec<PeerKey> = self.peers.keys().flatten().filter(|key| key.0.slot == slot.0).collect();
         for key in own {
             // Fails only if the entry is gone.
