@@ -133,7 +133,8 @@ fn a_unit_that_lives_for_long_is_recorded_in_parts_that_add_up() {
     unit.remove();
     let own = "FROM run JOIN task ON task.id = task_id WHERE task_type = 'unit long.service'";
     // The shell, and each program once: nothing lost between two parts, nothing counted twice.
-    let sums = format!("SELECT coalesce(sum(execs) = 121 AND sum(forks) = 120, 0) {own} AND state = 'finished'");
+    let sums =
+        format!("SELECT coalesce(sum(execs) = 121 AND sum(forks) = 120, 0) {own} AND state = 'finished'");
     wait_until("all parts are recorded", || sandbox.sql::<i64>(&sums) == 1);
     assert!(sandbox.sql::<i64>(&format!("SELECT count(*) {own}")) >= 3);
     let overlap = format!(
