@@ -1,6 +1,7 @@
 //! Developer tasks of the workspace: `cargo xtask VERB`. A verb is a variant here and a module beside it.
 mod bench;
 mod debian;
+mod dist;
 mod ebpf;
 mod process;
 mod test;
@@ -16,6 +17,8 @@ use clap::Parser;
 enum Task {
     /// Install what tests need (Debian, as root), run all tests, and say which could not check anything.
     Test(test::Options),
+    /// Make a Debian package of the program, its units, manual and completions (target/dist).
+    Dist(dist::Options),
     /// Measure on this host what standin costs.
     #[command(subcommand)]
     Bench(bench::Bench),
@@ -26,6 +29,7 @@ enum Task {
 fn main() -> Result<ExitCode> {
     match Task::parse() {
         Task::Test(options) => test::run(&options),
+        Task::Dist(options) => dist::run(&options).map(|()| ExitCode::SUCCESS),
         Task::Bench(bench) => bench::run(&bench),
         Task::Ebpf(options) => ebpf::run(&options).map(|()| ExitCode::SUCCESS),
     }

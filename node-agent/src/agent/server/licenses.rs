@@ -135,7 +135,8 @@ impl Agent {
     /// What past runs of a task were seen to use, as far as the pools have it.
     pub(super) fn learned_licenses(&self, key: &TaskKey) -> Licenses {
         let learned = self.reader.borrow().licenses_learned(key).unwrap_or_default();
-        let pools = &self.config.license;
+        let config = self.config();
+        let pools = &config.license;
         let of_pool = |(name, used): (String, u32)| pools.get(&name).map(|pool| (name, used.min(pool.total)));
         learned.into_iter().filter_map(of_pool).collect()
     }

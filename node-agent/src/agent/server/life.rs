@@ -128,7 +128,6 @@ async fn follow(agent: &Agent, life: &mut Life) -> bool {
 }
 
 async fn sample_until(agent: &Agent, life: &mut Life, over: impl AsyncFn(&Life)) -> bool {
-    let checkpoint_every = Duration::from_secs(agent.config.agent.checkpoint_s);
     let mut recorded = Instant::now();
     let mut stop = agent.stop.subscribe();
     let limits = life.task.cgroup().memory_events();
@@ -149,7 +148,7 @@ async fn sample_until(agent: &Agent, life: &mut Life, over: impl AsyncFn(&Life))
         let followed = life.task.sample(&agent.engine.borrow());
         life.events.extend(followed.iter().map(Followed::event));
         look_after(agent, life);
-        if recorded.elapsed() >= checkpoint_every {
+        if recorded.elapsed() >= Duration::from_secs(agent.config().agent.checkpoint_s) {
             recorded = Instant::now();
             checkpoint(agent, life);
         }
@@ -160,7 +159,7 @@ async fn sample_until(agent: &Agent, life: &mut Life, over: impl AsyncFn(&Life))
 fn look_after(agent: &Agent, life: &mut Life) {
     if let Some(place) = &life.place {
         place.used(life.task.memory_bytes(), life.task.is_idle());
-        let seen = life.licenses.look(&agent.pools, &life.process.id, life.task.cgroup());
+        let seen = life.licenses.look(&agent.pools.borrow(), &life.process.id, life.task.cgroup());
         for (license, count) in seen {
             place.uses_licenses(&license, count);
         }

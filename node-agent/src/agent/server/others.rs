@@ -167,7 +167,7 @@ impl Watched {
 impl Agent {
     /// To be called about once a second.
     pub(super) fn keep_others(self: &Rc<Self>) {
-        if self.config.agent.host_cgroups == 0 {
+        if self.config().agent.host_cgroups == 0 {
             return;
         }
         let mut changes = Vec::new();
@@ -231,7 +231,7 @@ impl Agent {
     fn sample_others(&self) {
         let (engine, mut others) = (self.engine.borrow(), self.others.borrow_mut());
         let (now, now_ns) = (Instant::now(), host::since_boot_ns());
-        let checkpoint_every = Duration::from_secs(self.config.agent.checkpoint_s);
+        let checkpoint_every = Duration::from_secs(self.config().agent.checkpoint_s);
         for watched in others.0.values_mut().filter(|one| now.duration_since(one.sampled) >= SAMPLE_EVERY) {
             let Some((counters, shared)) = engine.counted(watched.slot) else { continue };
             if counters.on_cpu_ns == watched.cpu_ns {
