@@ -176,9 +176,9 @@ fn write_control(sources: &Path, stage: &Path, version: &str) -> Result<()> {
     write(&control.join("control"), &text, 0o644)?;
     write(&control.join("md5sums"), &sums.text, 0o644)?;
     write(&control.join("conffiles"), CONFIGURATION, 0o644)?;
-    SCRIPTS.iter().try_for_each(|script| {
-        install(&sources.join("debian").join(script), &control.join(script), 0o755)
-    })
+    SCRIPTS
+        .iter()
+        .try_for_each(|script| install(&sources.join("debian").join(script), &control.join(script), 0o755))
 }
 
 /// What `dpkg --verify` compares with.

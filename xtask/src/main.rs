@@ -3,7 +3,9 @@ mod bench;
 mod debian;
 mod dist;
 mod ebpf;
+mod guest;
 mod process;
+mod systemd_test;
 mod test;
 
 use std::{path::Path, process::ExitCode};
@@ -22,6 +24,11 @@ enum Task {
     /// Measure on this host what standin costs.
     #[command(subcommand)]
     Bench(bench::Bench),
+    /// Install the package where a real systemd runs in namespaces of this host, and test it there.
+    SystemdTest(systemd_test::Options),
+    /// What runs in those namespaces until systemd takes over.
+    #[command(hide = true)]
+    NamespaceInit(systemd_test::namespace::Options),
     /// Rebuild the BPF object that users build with (ebpf-probes/prebuilt/standin.bpf.o).
     Ebpf(ebpf::Options),
 }
@@ -30,6 +37,8 @@ fn main() -> Result<ExitCode> {
     match Task::parse() {
         Task::Test(options) => test::run(&options),
         Task::Dist(options) => dist::run(&options).map(|()| ExitCode::SUCCESS),
+        Task::SystemdTest(options) => systemd_test::run(&options),
+        Task::NamespaceInit(options) => systemd_test::namespace::init(&options).map(|()| ExitCode::FAILURE),
         Task::Bench(bench) => bench::run(&bench),
         Task::Ebpf(options) => ebpf::run(&options).map(|()| ExitCode::SUCCESS),
     }

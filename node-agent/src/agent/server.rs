@@ -25,6 +25,7 @@ use crate::config::{Config, ConfigError};
 use crate::fingerprint::Measured;
 use crate::fingerprint::key::{Feature, TaskKey};
 use crate::host::{self, OwnCost, ProcessId};
+use crate::pidfd;
 use crate::probe::{Found, Probes, State};
 use crate::store::record::{Admission, Ending, Engine as EngineKind, NewRun, RunId};
 use crate::store::{Reader, Store, StoreError, Writer};
@@ -36,7 +37,7 @@ use manager::Manager;
 use queue::{Entry, Queue};
 use std::cell::{Cell, RefCell};
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::sync::Arc;
@@ -101,6 +102,14 @@ impl Process {
         let pidfd = rustix::process::pidfd_open(raw, rustix::process::PidfdFlags::NONBLOCK)?;
         let id = ProcessId::of(pid).ok_or(io::ErrorKind::NotFound)?;
         Ok(Self { id, pidfd: watch(pidfd, Interest::READABLE)? })
+    }
+}
+
+impl Process {
+    /// How it ended, where the kernel tells by its pidfd. What the probes tell is there sooner; but in a namespace of
+    /// processes they call it by another number.
+    fn exit_status(&self) -> Option<i32> {
+        pidfd::exit_status(self.pidfd.as_fd())
     }
 }
 
