@@ -50,10 +50,10 @@ fn who_comes_while_it_is_stopped_starts_it() {
 #[test]
 #[ignore = "for an installed package"]
 fn a_loop_that_hangs_is_started_again() {
-    let _settings = Override::new("WatchdogSec=10\nTimeoutAbortSec=5");
+    let _settings = Override::new("WatchdogSec=6\nTimeoutAbortSec=2");
     let (hung, restarts) = (main_pid(), property("standin.service", "NRestarts"));
     // Twice as long as it may be silent: it must not be taken for hung while it is well.
-    std::thread::sleep(std::time::Duration::from_secs(20));
+    std::thread::sleep(std::time::Duration::from_secs(12));
     assert_eq!(main_pid(), hung);
     printed(&["kill", "-STOP", &hung]);
     wait_until("systemd starts it again", || {
@@ -85,7 +85,17 @@ impl Drop for Configuration {
 
 /// The limit on tasks of the newest run of `reloaded`.
 fn tasks_limit() -> Option<i64> {
-    let run = output(&["standin", "run", "--config", "/dev/null", "--require-agent", "--name", "reloaded", "--", "true"]);
+    let run = output(&[
+        "standin",
+        "run",
+        "--config",
+        "/dev/null",
+        "--require-agent",
+        "--name",
+        "reloaded",
+        "--",
+        "true",
+    ]);
     assert!(run.status.success(), "{run:?}");
     result_of("reloaded");
     recorded(
