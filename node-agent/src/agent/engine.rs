@@ -397,6 +397,12 @@ impl Engine {
         self.exits.remove(&pid.cast_unsigned()).flatten()
     }
 
+    /// Whether the probes have seen the process `pid` end.
+    pub(super) fn has_seen_end(&mut self, pid: i32) -> bool {
+        self.drain_exits();
+        self.exits.get(&pid.cast_unsigned()).is_some_and(Option::is_some)
+    }
+
     /// Empties the ring buffer of exits.
     pub fn drain_exits(&mut self) {
         if let Ok(probes) = self.probes.as_mut() {

@@ -12,17 +12,20 @@ mod forecast;
 mod keeper;
 mod licenses;
 mod life;
+mod manager;
 mod others;
 mod pressure;
 mod queue;
+mod reload;
 mod socket;
 mod steering;
 
 use super::{Engine, EngineOptions, Task, recover, terms};
-use crate::config::Config;
+use crate::config::{Config, ConfigError};
 use crate::fingerprint::Measured;
 use crate::fingerprint::key::{Feature, TaskKey};
 use crate::host::{self, OwnCost, ProcessId};
+use crate::pidfd;
 use crate::probe::{Found, Probes, State};
 use crate::store::record::{Admission, Ending, Engine as EngineKind, NewRun, RunId};
 use crate::store::{Reader, Store, StoreError, Writer};
@@ -30,10 +33,11 @@ use crate::wire::{AgentStatus, Start};
 use anyhow::{Context, bail};
 use forecast::Forecasts;
 use life::Life;
+use manager::Manager;
 use queue::{Entry, Queue};
 use std::cell::{Cell, RefCell};
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::sync::Arc;
@@ -56,7 +60,8 @@ const PRUNING: Duration = Duration::from_secs(3600);
 
 /// What the daemon shares between its futures.
 struct Agent {
-    config: Config,
+    /// As it was read last; see [`Agent::config`].
+    config: RefCell<Rc<Config>>,
     database: PathBuf,
     identity: ProcessId,
     engine: RefCell<Engine>,
@@ -68,7 +73,7 @@ struct Agent {
     /// How long the last look at what the probes have took.
     drain: Cell<Duration>,
     /// Licence servers whose connections are counted.
-    pools: licenses::Pools,
+    pools: RefCell<licenses::Pools>,
     /// Who gives memory back first when the host is out of room. Warm spares are to be added here.
     claims: RefCell<Vec<Box<dyn pressure::Claim>>>,
     /// Memory that idle tasks are to give back, bytes.
@@ -79,6 +84,7 @@ struct Agent {
     active: Cell<usize>,
     /// Runs recorded.
     recorded: Cell<u64>,
+    manager: Manager,
     /// Becomes true when the daemon ends.
     stop: watch::Sender<bool>,
     lives: RefCell<JoinSet<()>>,
@@ -99,30 +105,53 @@ impl Process {
     }
 }
 
+impl Process {
+    /// How it ended, where the kernel tells by its pidfd. What the probes tell is there sooner; but in a namespace of
+    /// processes they call it by another number.
+    fn exit_status(&self) -> Option<i32> {
+        pidfd::exit_status(self.pidfd.as_fd())
+    }
+}
+
 /// Has the event loop watch a descriptor.
 fn watch<F: Into<OwnedFd>>(fd: F, interest: Interest) -> io::Result<AsyncFd<OwnedFd>> {
     // SAFETY: an `OwnedFd` stays open, and the same, for as long as the `AsyncFd` owns it.
     Ok(unsafe { AsyncFd::register_with_interest(fd.into(), interest)? })
 }
 
-/// Runs the daemon until SIGTERM or SIGINT. Tasks under way go on without it.
+/// Where the configuration is read again from.
+pub type ReadConfig = Arc<dyn Fn() -> Result<Config, ConfigError> + Send + Sync>;
+
+/// Runs the daemon until SIGTERM or SIGINT. Tasks under way go on without it. At SIGHUP `read_config` is asked for
+/// the configuration again.
 ///
 /// # Errors
 /// Whatever keeps it from starting: no cgroups, no database, a socket that another agent holds.
-pub fn serve(config: Config, database: PathBuf, socket: &Path) -> anyhow::Result<()> {
+pub fn serve(
+    config: Config,
+    database: PathBuf,
+    socket: &Path,
+    read_config: &ReadConfig,
+) -> anyhow::Result<()> {
     let _keeper = keeper::start(Path::new(&config.agent.cgroup_parent));
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    LocalSet::new().block_on(&runtime, run(config, database, socket))
+    LocalSet::new().block_on(&runtime, run(config, database, socket, read_config))
 }
 
-async fn run(config: Config, database: PathBuf, socket: &Path) -> anyhow::Result<()> {
+async fn run(
+    config: Config,
+    database: PathBuf,
+    socket: &Path,
+    read_config: &ReadConfig,
+) -> anyhow::Result<()> {
     raise_descriptor_limit();
-    let listener = socket::listen(socket, &config.agent.socket_group)?;
-    let agent = Agent::start(config, database).inspect_err(|_| _ = std::fs::remove_file(socket))?;
+    let door = socket::open(socket, &config.agent.socket_group)?;
+    let mut hangup = signal(SignalKind::hangup())?;
+    let agent = Agent::start(config, database).inspect_err(|_| door.close(socket))?;
     agent.report_probes();
     tokio::task::spawn_local(pressure::watch(Rc::clone(&agent)));
     tracing::info!("listening on {}, recording in {}", socket.display(), agent.database.display());
-    _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
+    agent.manager.ready();
 
     let connections = Arc::new(Semaphore::new(CONNECTIONS_MAX));
     let mut terminate = signal(SignalKind::terminate())?;
@@ -131,21 +160,26 @@ async fn run(config: Config, database: PathBuf, socket: &Path) -> anyhow::Result
     let mut pruning = tokio::time::interval(PRUNING);
     loop {
         tokio::select! {
-            accepted = accept(&listener, &connections) => match accepted {
+            accepted = accept(&door.listener, &connections) => match accepted {
                 Ok((stream, permit)) => agent.serve(stream, permit),
                 Err(error) => {
                     tracing::warn!("failed to accept a connection: {error}");
                     tokio::time::sleep(Duration::from_millis(100)).await;
                 }
             },
-            _ = housekeeping.tick() => agent.keep_house(),
+            _ = housekeeping.tick() => {
+                agent.keep_house();
+                // Only here: whoever hears of it knows that requests and housekeeping get their turn.
+                agent.manager.alive(|| agent.in_words());
+            }
+            _ = hangup.recv() => agent.reload(read_config),
             _ = pruning.tick() => agent.prune(),
             _ = terminate.recv() => break,
             _ = interrupt.recv() => break,
         }
     }
-    _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
-    _ = std::fs::remove_file(socket);
+    agent.manager.stopping();
+    door.close(socket);
     agent.end().await;
     Ok(())
 }
@@ -196,8 +230,9 @@ impl Agent {
             queue,
             claims: RefCell::default(),
             wanted: watch::Sender::new(0),
-            pools: licenses::Pools::new(&config),
-            config,
+            pools: RefCell::new(licenses::Pools::new(&config)),
+            config: RefCell::new(Rc::new(config)),
+            manager: Manager::default(),
             database,
             identity: ProcessId::current(),
             engine: RefCell::new(engine),
@@ -220,6 +255,16 @@ impl Agent {
             agent.spawn(life::lead(Rc::clone(&agent), life, executed, oneshot::channel().0));
         }
         Ok(agent)
+    }
+
+    /// The configuration that holds now: it changes when the daemon is told to read it again.
+    fn config(&self) -> Rc<Config> {
+        Rc::clone(&self.config.borrow())
+    }
+
+    /// How things are, for the service manager's status line.
+    fn in_words(&self) -> String {
+        format!("{} tasks running, {} recorded", self.active.get(), self.recorded.get())
     }
 
     fn report_probes(&self) {
@@ -283,7 +328,8 @@ impl Agent {
     }
 
     fn prune(&self) {
-        let retention = &self.config.retention;
+        let config = self.config();
+        let retention = &config.retention;
         let report = |result| match result {
             Ok(0) => {}
             Ok(runs) => tracing::info!("{runs} old runs dropped"),

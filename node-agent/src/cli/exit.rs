@@ -4,7 +4,7 @@
 //! |---|---|
 //! | the job's | `run`: the command's own exit code; death by a signal is passed on as that |
 //! | 0 | done |
-//! | 1 | a read verb found no such task or run |
+//! | 1 | a read verb found no such task or run; `agent --check`: the agent would start, but has to do without something |
 //! | 125 | standin itself failed, or was asked for something that can't be |
 //! | 126 | `run`: the command can't be executed |
 //! | 127 | `run`: the command was not found |
@@ -28,6 +28,8 @@ const DONE: u8 = 0;
 pub(super) const NOT_KNOWN: u8 = 1;
 /// Standin's own failure.
 pub(super) const FAILED: u8 = 125;
+/// It works, but something is missing.
+pub(super) const INCOMPLETE: u8 = 1;
 
 /// Runs one command line and gives its exit code.
 pub fn main(arguments: impl IntoIterator<Item = OsString>) -> u8 {

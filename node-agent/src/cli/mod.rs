@@ -29,7 +29,7 @@ mod when;
 
 pub use exit::main;
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, CommandFactory, Parser, Subcommand};
 use std::path::PathBuf;
 
 /// Profiles every task with eBPF, remembers what it needed, and sizes the next one before it starts.
@@ -65,6 +65,11 @@ struct Overrides {
     /// Configuration file [default: /etc/standin/config.toml, if it exists] [env: STANDIN_CONFIG]
     #[arg(long, global = true, value_name = "FILE", help_heading = "Where things are")]
     config: Option<PathBuf>,
+}
+
+/// The whole command line, for manual pages and completions that are made of it.
+pub fn command() -> clap::Command {
+    Cli::command()
 }
 
 #[derive(Debug, Subcommand)]

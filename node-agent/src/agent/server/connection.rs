@@ -143,7 +143,7 @@ async fn admit(
     let uid = peer.uid;
     let key = TaskKey { task_type: key::clean(&start.task_type), uid };
     let mut notes = Vec::new();
-    let terms = terms(&agent.config, &key.task_type, &start);
+    let terms = terms(&agent.config(), &key.task_type, &start);
     let features = key::of_run(start.features.clone());
     let prediction = agent.predict(&key, &features).unwrap_or_else(|error| {
         notes.push(format!("no history: {error}"));
@@ -211,7 +211,7 @@ async fn enter(
         uid: key.uid,
         pid,
         priority: terms.priority,
-        promise: promise(prediction, terms, licenses, &agent.config),
+        promise: promise(prediction, terms, licenses, &agent.config()),
         duration_ms: duration_ms(prediction),
         since_ms: agent.queue.arrival_ms(since_ms),
         run: None,

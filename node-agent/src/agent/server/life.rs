@@ -128,7 +128,6 @@ async fn follow(agent: &Agent, life: &mut Life) -> bool {
 }
 
 async fn sample_until(agent: &Agent, life: &mut Life, over: impl AsyncFn(&Life)) -> bool {
-    let checkpoint_every = Duration::from_secs(agent.config.agent.checkpoint_s);
     let mut recorded = Instant::now();
     let mut stop = agent.stop.subscribe();
     let limits = life.task.cgroup().memory_events();
@@ -149,7 +148,7 @@ async fn sample_until(agent: &Agent, life: &mut Life, over: impl AsyncFn(&Life))
         let followed = life.task.sample(&agent.engine.borrow());
         life.events.extend(followed.iter().map(Followed::event));
         look_after(agent, life);
-        if recorded.elapsed() >= checkpoint_every {
+        if recorded.elapsed() >= Duration::from_secs(agent.config().agent.checkpoint_s) {
             recorded = Instant::now();
             checkpoint(agent, life);
         }
@@ -200,6 +199,24 @@ fn checkpoint(agent: &Agent, life: &mut Life) {
     }
 }
 
+/// How the main process ended, if anybody tells: the probes at once, its pidfd when its parent has waited for it.
+async fn exit_status(agent: &Agent, life: &Life) -> Option<i32> {
+    let pid = life.process.id.pid;
+    let mut by_pidfd = None;
+    for _ in 0..SETTLE_TRIES {
+        if agent.engine.borrow_mut().has_seen_end(pid) {
+            break;
+        }
+        by_pidfd = life.process.exit_status();
+        if by_pidfd.is_some() {
+            break;
+        }
+        tokio::time::sleep(SETTLE_PAUSE).await;
+    }
+    let seen = agent.engine.borrow_mut().take_exit(pid);
+    seen.map(|exit| exit.status).or(by_pidfd)
+}
+
 async fn conclude(agent: &Agent, mut life: Life, exec_errno: Option<i32>) -> Finished {
     for _ in 0..SETTLE_TRIES {
         if life.task.is_settled(&agent.engine.borrow()) {
@@ -208,14 +225,14 @@ async fn conclude(agent: &Agent, mut life: Life, exec_errno: Option<i32>) -> Fin
         tokio::time::sleep(SETTLE_PAUSE).await;
     }
     life.licenses.look_at_peers(agent, &life.task);
+    let status = exit_status(agent, &life).await;
     let plan = life.task.plan().clone();
     life.notes.extend(
         life.task.notes().iter().filter(|note| !life.notes.contains(note)).cloned().collect::<Vec<_>>(),
     );
     let (measured, mut ending) = {
         let mut engine = agent.engine.borrow_mut();
-        let exit = engine.take_exit(life.process.id.pid);
-        life.task.finish(&mut engine, exit.map(|exit| exit.status), life.leftover)
+        life.task.finish(&mut engine, status, life.leftover)
     };
     ending.exec_errno = exec_errno;
     // Others may have its room before the disk has its record.

@@ -182,7 +182,7 @@ impl Watched {
 impl Agent {
     /// To be called about once a second.
     pub(super) fn keep_others(self: &Rc<Self>) {
-        if self.config.agent.host_cgroups == 0 {
+        if self.config().agent.host_cgroups == 0 {
             return;
         }
         let mut changes = Vec::new();
@@ -227,7 +227,7 @@ impl Agent {
 
     /// Records those that have been measured for long, and begins anew with them.
     fn record_old(self: &Rc<Self>) {
-        let every_ns = self.config.agent.host_record_s * 1_000_000_000;
+        let every_ns = self.config.borrow().agent.host_record_s * 1_000_000_000;
         let now_ns = host::since_boot_ns();
         let mut others = self.others.borrow_mut();
         let is_old = |one: &&mut Watched| one.record.is_some() && one.elapsed_ns(now_ns) >= every_ns;
@@ -273,7 +273,7 @@ impl Agent {
     fn sample_others(&self) {
         let (engine, mut others) = (self.engine.borrow(), self.others.borrow_mut());
         let (now, now_ns) = (Instant::now(), host::since_boot_ns());
-        let checkpoint_every = Duration::from_secs(self.config.agent.checkpoint_s);
+        let checkpoint_every = Duration::from_secs(self.config().agent.checkpoint_s);
         for watched in others.0.values_mut().filter(|one| now.duration_since(one.sampled) >= SAMPLE_EVERY) {
             let Some((counters, shared)) = engine.counted(watched.slot) else { continue };
             if counters.on_cpu_ns == watched.cpu_ns {

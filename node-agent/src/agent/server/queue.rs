@@ -86,6 +86,11 @@ impl Queue {
         if self.started.elapsed() < BELIEVES_FOR { said_ms.min(now) } else { now }
     }
 
+    /// There is more to promise, or less: who has a promise keeps it.
+    pub(super) fn set_total(&self, total: Total) {
+        self.ledger.borrow_mut().set_total(total);
+    }
+
     /// Whether there are pools of licences.
     pub(super) fn has_pools(&self) -> bool {
         !self.ledger.borrow().total().licenses.is_empty()
@@ -301,6 +306,10 @@ impl Agent {
             let lacks = what_lacks(&self.queue.ledger.borrow().lacks_now(&promise));
             if granted.try_recv().is_ok() {
                 break;
+            }
+            // Only after the configuration has changed: it would not have been queued.
+            if let Some(lack) = self.queue.ledger.borrow().never(&promise) {
+                return Err(Denied::Because(never(&lack)));
             }
             connection::answer(stream, &Reply::Waiting(Waiting { ahead, expected_ms, lacks })).await;
             let too_late = async {
