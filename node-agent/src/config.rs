@@ -48,6 +48,8 @@ pub struct Agent {
     pub socket: PathBuf,
     /// Group whose members may use the socket; nobody but root if there is no such group.
     pub socket_group: String,
+    /// Group whose members may read the whole database, with the runs of all users; nobody but root if empty.
+    pub database_group: String,
     /// Cgroup under which runs get theirs: a relative path of plain names.
     pub cgroup_parent: String,
     /// Whether BPF programs are loaded; without them the kernel's own accounts serve.
@@ -73,6 +75,7 @@ impl Default for Agent {
             database: None,
             socket: DEFAULT_SOCKET.into(),
             socket_group: "standin".into(),
+            database_group: String::new(),
             cgroup_parent: "standin".into(),
             probes: true,
             bpffs: None,
@@ -130,6 +133,9 @@ pub enum ConfigError {
         /// Why.
         source: std::io::Error,
     },
+    /// Others than root could have written it, and root reads it.
+    #[error(transparent)]
+    Untrusted(#[from] crate::trust::Untrusted),
     /// The file is not what is allowed.
     #[error("{}{}: {message}", path.display(), line.map(|line| format!(":{line}")).unwrap_or_default())]
     Invalid {
@@ -150,7 +156,10 @@ impl Config {
     pub fn load(path: Option<&Path>) -> Result<Self, ConfigError> {
         let wanted = path.unwrap_or(Path::new(DEFAULT_PATH));
         match std::fs::read_to_string(wanted) {
-            Ok(text) => Self::parse(wanted, &text),
+            Ok(text) => {
+                crate::trust::check_file_of_root(wanted)?;
+                Self::parse(wanted, &text)
+            }
             Err(error) if path.is_none() && error.kind() == std::io::ErrorKind::NotFound => {
                 Ok(Self::default())
             }

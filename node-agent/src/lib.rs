@@ -21,6 +21,7 @@ pub mod shadow;
 pub mod size;
 pub mod steer;
 pub mod store;
+pub mod trust;
 pub mod units;
 pub mod wire;
 

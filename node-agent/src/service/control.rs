@@ -217,7 +217,16 @@ impl Control {
 /// Whether the other side is root or who runs this.
 fn may(stream: &UnixStream) -> bool {
     let own = nix::unistd::geteuid().as_raw();
-    getsockopt(stream, sockopt::PeerCredentials).is_ok_and(|peer| peer.uid() == 0 || peer.uid() == own)
+    peer(stream).is_some_and(|peer| peer == 0 || peer == own)
+}
+
+fn peer(stream: &UnixStream) -> Option<u32> {
+    getsockopt(stream, sockopt::PeerCredentials).ok().map(|peer| peer.uid())
+}
+
+/// Whether what answers at a socket is root's or ours: anybody else's tells what it likes.
+fn is_believed(stream: &UnixStream) -> bool {
+    nix::unistd::geteuid().is_root() || may(stream)
 }
 
 fn answer(request: &Request, line: &Line, card: &Mutex<Card>, stop: &UnboundedSender<()>) -> Reply {
@@ -301,6 +310,9 @@ pub(super) fn memory(pids: &[i32]) -> Memory {
 /// For people: nobody answers there, or something else does.
 pub fn ask(socket: &Path, request: &Request) -> Result<Reply, String> {
     let mut stream = UnixStream::connect(socket).map_err(|error| error.to_string())?;
+    if !is_believed(&stream) {
+        return Err("another user answers there".into());
+    }
     stream.set_read_timeout(Some(PATIENCE)).map_err(|error| error.to_string())?;
     wire::send(&mut stream, request)
         .and_then(|()| wire::receive(&mut stream))

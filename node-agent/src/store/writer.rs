@@ -6,7 +6,7 @@
 //! written (a full disk, a run that ended already) does not take others with it. Failures are counted.
 
 use super::event::Event;
-use super::record::{Ending, NewRun, RunId};
+use super::record::{Ending, NewFailover, NewRun, RunId};
 use super::{Store, StoreError};
 use crate::fingerprint::Measured;
 use crate::host::ProcessId;
@@ -41,6 +41,7 @@ enum Step {
     Finish(RunId, i64, Ending, Box<Measured>),
     Log(Box<Event>),
     Licenses(RunId, Licenses),
+    FailedOver(Box<NewFailover>),
 }
 
 enum Command {
@@ -118,6 +119,11 @@ impl Writer {
     /// Writes down the most licences that a run was seen to use. Never waits.
     pub fn licenses_used(&self, id: RunId, licenses: Licenses) {
         self.try_write(Step::Licenses(id, licenses), logged());
+    }
+
+    /// Writes down that the traffic of a service was moved; `reply` is called when that is written. Never waits.
+    pub fn failed_over(&self, failover: NewFailover, reply: Reply<()>) {
+        self.try_write(Step::FailedOver(Box::new(failover)), without_id(reply));
     }
 
     /// Deletes old runs and events, see [`Store::prune`]; `reply` gets how many
@@ -274,6 +280,7 @@ impl Step {
             }
             Self::Log(event) => store.log(event)?,
             Self::Licenses(id, licenses) => store.licenses_used(*id, licenses)?,
+            Self::FailedOver(failover) => store.add_failover(failover)?,
         }
         Ok(None)
     }

@@ -8,6 +8,9 @@ use std::io::{self, Read, Write};
 /// Longest body.
 pub const FRAME_BYTES_MAX: usize = 1 << 20;
 
+/// Longest request that an agent reads: a command line, features, and what is around them. Answers may be longer.
+pub const REQUEST_BYTES_MAX: usize = 256 << 10;
+
 /// Length of what stands before the body.
 pub const HEADER_BYTES: usize = 10;
 
@@ -30,9 +33,9 @@ pub enum WireError {
         "the peer speaks protocol {0}, this is {PROTOCOL_VERSION}: agent and launcher must be of one version"
     )]
     Version(u16),
-    /// Longer than [`FRAME_BYTES_MAX`].
-    #[error("message of {0} bytes; the limit is {FRAME_BYTES_MAX}")]
-    TooLong(usize),
+    /// Longer than is allowed: its length, and the most.
+    #[error("message of {0} bytes; the limit is {1}")]
+    TooLong(usize, usize),
     /// The body is not what was expected.
     #[error("malformed message: {0}")]
     Malformed(String),
@@ -61,9 +64,9 @@ fn format() -> impl bincode::config::Config {
 pub fn encode(message: &impl Serialize) -> Result<Vec<u8>, WireError> {
     let body = bincode::serde::encode_to_vec(message, bincode::config::standard())
         .map_err(|error| WireError::Malformed(error.to_string()))?;
-    let length = u32::try_from(body.len()).map_err(|_| WireError::TooLong(body.len()))?;
+    let length = u32::try_from(body.len()).map_err(|_| WireError::TooLong(body.len(), FRAME_BYTES_MAX))?;
     if body.len() > FRAME_BYTES_MAX {
-        return Err(WireError::TooLong(body.len()));
+        return Err(WireError::TooLong(body.len(), FRAME_BYTES_MAX));
     }
     let mut frame = Vec::with_capacity(HEADER_BYTES + body.len());
     frame.extend(MAGIC);
@@ -84,7 +87,7 @@ pub fn body_length(header: [u8; HEADER_BYTES]) -> Result<usize, WireError> {
     match [m0, m1, m2, m3] == MAGIC {
         false => Err(WireError::NotAFrame),
         true if version != PROTOCOL_VERSION => Err(WireError::Version(version)),
-        true if length > FRAME_BYTES_MAX => Err(WireError::TooLong(length)),
+        true if length > FRAME_BYTES_MAX => Err(WireError::TooLong(length, FRAME_BYTES_MAX)),
         true => Ok(length),
     }
 }
@@ -159,7 +162,7 @@ mod tests {
     fn a_huge_length_is_refused_before_it_is_allocated() {
         let mut frame = encode(&Request::Status).unwrap();
         frame[6..10].copy_from_slice(&u32::MAX.to_le_bytes());
-        assert!(matches!(receive::<Request>(&mut frame.as_slice()), Err(WireError::TooLong(_))));
+        assert!(matches!(receive::<Request>(&mut frame.as_slice()), Err(WireError::TooLong(..))));
     }
 
     proptest! {
