@@ -26,5 +26,8 @@ pub mod units;
 pub mod wire;
 
 #[cfg(test)]
+mod hostile;
+
+#[cfg(test)]
 #[path = "../../tests/support/skip.rs"]
 mod skip;

@@ -2,6 +2,7 @@
 mod bench;
 mod debian;
 mod ebpf;
+mod fuzz;
 mod process;
 mod test;
 
@@ -19,6 +20,8 @@ enum Task {
     /// Measure on this host what standin costs.
     #[command(subcommand)]
     Bench(bench::Bench),
+    /// Feed every parser with very many inputs that mean harm.
+    Fuzz(fuzz::Options),
     /// Rebuild the BPF object that users build with (ebpf-probes/prebuilt/standin.bpf.o).
     Ebpf(ebpf::Options),
 }
@@ -27,6 +30,7 @@ fn main() -> Result<ExitCode> {
     match Task::parse() {
         Task::Test(options) => test::run(&options),
         Task::Bench(bench) => bench::run(&bench),
+        Task::Fuzz(options) => fuzz::run(&options),
         Task::Ebpf(options) => ebpf::run(&options).map(|()| ExitCode::SUCCESS),
     }
 }

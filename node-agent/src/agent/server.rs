@@ -252,7 +252,7 @@ impl Agent {
             priority: admission.priority,
             promise: admission.promise.clone(),
             duration_ms: None,
-            since_ms: host::now_ms(),
+            since_uptime_ms: host::uptime_ms(),
             run: None,
         };
         self.hold(entry, admission)

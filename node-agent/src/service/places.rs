@@ -123,6 +123,7 @@ fn file_name(name: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
 
     #[test]
     fn names_become_files_and_never_meet() {
@@ -131,5 +132,19 @@ mod tests {
         let long = file_name(&"a".repeat(200));
         assert!(long.len() <= NAME_MAX);
         assert_ne!(long, file_name(&"a".repeat(201)));
+    }
+
+    proptest! {
+        #[test]
+        fn hostile_names(name in any::<String>(), other in any::<String>()) {
+            let file = file_name(&name);
+            prop_assert!(file.len() <= NAME_MAX);
+            prop_assert!(!file.contains('/') && !file.starts_with('.') && !file.contains('\0'));
+            prop_assert!(name == other || file != file_name(&other));
+            let directory = Path::new("/run/standin/services");
+            let place = Place::new(directory, &name);
+            prop_assert_eq!(place.socket.parent(), Some(directory));
+            prop_assert!(!place.pin_name.contains(['/', '.']));
+        }
     }
 }

@@ -130,8 +130,11 @@ pub fn receive<T: DeserializeOwned>(stream: &mut impl Read) -> Result<T, WireErr
 mod tests {
     use super::super::*;
     use super::*;
+    use crate::fingerprint::key::FeatureValue;
+    use crate::hostile;
     use crate::size::{Limit, Origin};
     use proptest::prelude::*;
+    use std::time::Duration;
 
     fn started() -> Reply {
         Reply::Started(Box::new(Started {
@@ -165,12 +168,98 @@ mod tests {
         assert!(matches!(receive::<Request>(&mut frame.as_slice()), Err(WireError::TooLong(..))));
     }
 
+    fn start() -> Start {
+        Start {
+            pid: Some(7),
+            task_type: "sort".into(),
+            command: vec!["sort".into(), "file".into()],
+            directory: "/srv".into(),
+            features: vec![
+                Feature { name: "rows".into(), value: FeatureValue::Number(1e6) },
+                Feature { name: "mode".into(), value: FeatureValue::Category("fast".into()) },
+            ],
+            policy: Some(Policy::Strict),
+            manual: Manual { memory_bytes: Some(1 << 30), cpu_cores: Some(1.5), ..Manual::default() },
+            leftover: Leftover::Kill,
+            admission: Asked {
+                when_full: Some(WhenFull::Wait),
+                wait_max_ms: Some(1000),
+                priority: Some(-3),
+                licenses: Licenses::from([("cad".into(), 2)]),
+                since_ms: 5,
+            },
+        }
+    }
+
+    /// A frame of each kind of request.
+    fn requests() -> Vec<Vec<u8>> {
+        let failover = NewFailover {
+            service: "web".into(),
+            uid: 0,
+            at_ms: 1,
+            cause: "died".into(),
+            evidence: "killed by SIGKILL".into(),
+            from_instance: Some(1),
+            from_pid: None,
+            to_instance: 2,
+            to_pid: 20,
+            steps: vec![("noticed".into(), 120)],
+            queued: 7,
+            migrated: 9,
+            open: None,
+        };
+        let container = Container {
+            id: "abc".into(),
+            start: start(),
+            has_cpu_weight: true,
+            has_io_weight: false,
+            has_memory_target: true,
+        };
+        let wanted = Wanted { ports: vec![80, 443], latency_max: Some(Duration::from_millis(5)) };
+        let all = [
+            Request::Start(Box::new(start())),
+            Request::Container(Box::new(container)),
+            Request::FailedOver(Box::new(failover)),
+            Request::Steer(wanted),
+            Request::ExecFailed(2),
+            Request::Wait,
+            Request::Status,
+            Request::Queue,
+            Request::History,
+        ];
+        all.iter().map(|request| encode(request).unwrap()).collect()
+    }
+
+    #[test]
+    fn what_launchers_send_is_within_bounds() {
+        for frame in requests() {
+            assert_eq!(receive::<Request>(&mut frame.as_slice()).unwrap().check(), Ok(()));
+        }
+    }
+
     proptest! {
         #[test]
-        fn no_bytes_make_it_panic(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
+        fn hostile_frames(bytes in hostile::bytes(200)) {
             _ = decode::<Request>(&bytes);
             _ = decode::<Reply>(&bytes);
             _ = receive::<Request>(&mut bytes.as_slice());
+        }
+
+        /// Whatever is understood is within bounds or refused, and is what its frame says: as one, and again.
+        #[test]
+        fn hostile_requests(bytes in hostile::bent(requests())) {
+            if let Ok(request) = receive::<Request>(&mut bytes.as_slice()) {
+                _ = request.check();
+                let again = encode(&request).unwrap();
+                prop_assert_eq!(encode(&receive::<Request>(&mut again.as_slice()).unwrap()).unwrap(), again);
+            }
+        }
+
+        #[test]
+        fn hostile_replies(bytes in hostile::bent(vec![encode(&started()).unwrap(), encode(&Reply::Lent).unwrap()])) {
+            if let Ok(reply) = receive::<Reply>(&mut bytes.as_slice()) {
+                prop_assert!(encode(&reply).is_ok());
+            }
         }
     }
 }

@@ -227,7 +227,7 @@ async fn enter(
         priority: terms.priority,
         promise: promise(prediction, terms, licenses, &agent.config),
         duration_ms: duration_ms(prediction),
-        since_ms: agent.queue.arrival_ms(since_ms),
+        since_uptime_ms: agent.queue.arrival_uptime_ms(since_ms),
         run: None,
     };
     agent.enter(stream, entry, terms).await

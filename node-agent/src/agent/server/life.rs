@@ -235,7 +235,8 @@ async fn conclude(agent: &Agent, mut life: Life, exec_errno: Option<i32>) -> Fin
             Some(run)
         }
         Err(error) => {
-            tracing::warn!("a run of {} is not recorded: {error}", life.key.task_type);
+            // The writer has said why, once.
+            tracing::debug!("a run of {} is not recorded: {error}", life.key.task_type);
             life.notes.push(format!("not recorded: {error}"));
             None
         }
