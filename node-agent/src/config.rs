@@ -48,6 +48,8 @@ pub struct Agent {
     pub socket: PathBuf,
     /// Group whose members may use the socket; nobody but root if there is no such group.
     pub socket_group: String,
+    /// Group whose members may read the whole database, with the runs of all users; nobody but root if empty.
+    pub database_group: String,
     /// Cgroup under which runs get theirs: a relative path of plain names.
     pub cgroup_parent: String,
     /// Whether BPF programs are loaded; without them the kernel's own accounts serve.
@@ -76,6 +78,7 @@ impl Default for Agent {
             database: None,
             socket: DEFAULT_SOCKET.into(),
             socket_group: "standin".into(),
+            database_group: String::new(),
             cgroup_parent: "standin".into(),
             probes: true,
             bpffs: None,
@@ -134,6 +137,9 @@ pub enum ConfigError {
         /// Why.
         source: std::io::Error,
     },
+    /// Others than root could have written it, and root reads it.
+    #[error(transparent)]
+    Untrusted(#[from] crate::trust::Untrusted),
     /// The file is not what is allowed.
     #[error("{}{}: {message}", path.display(), line.map(|line| format!(":{line}")).unwrap_or_default())]
     Invalid {
@@ -154,7 +160,10 @@ impl Config {
     pub fn load(path: Option<&Path>) -> Result<Self, ConfigError> {
         let wanted = path.unwrap_or(Path::new(DEFAULT_PATH));
         match std::fs::read_to_string(wanted) {
-            Ok(text) => Self::parse(wanted, &text),
+            Ok(text) => {
+                crate::trust::check_file_of_root(wanted)?;
+                Self::parse(wanted, &text)
+            }
             Err(error) if path.is_none() && error.kind() == std::io::ErrorKind::NotFound => {
                 Ok(Self::default())
             }
@@ -240,6 +249,8 @@ fn key_of(line: &str) -> Option<&str> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::hostile;
+    use proptest::prelude::*;
 
     fn error(text: &str) -> String {
         Config::parse(Path::new("config.toml"), text).unwrap_err().to_string()
@@ -294,5 +305,75 @@ mod tests {
         let kind = error("[agent]\ntasks_max = \"x\"\n");
         assert!(kind.starts_with("config.toml:2: tasks_max: ") && kind.contains("whole number"), "{kind}");
         assert!(!error("[agent\n").contains('\n'));
+    }
+
+    const LINES: &[&str] = &[
+        "[agent]",
+        "[run]",
+        "[host]",
+        "[admission]",
+        "[retention]",
+        "[license.x]",
+        "[task.a]",
+        "[task.\"b c\"]",
+        "[[agent]]",
+        "policy = \"strict\"",
+        "cgroup_parent = \"a/b\"",
+        "cgroup_parent = \"../x\"",
+        "cgroup_parent = \"/\"",
+        "total = 2",
+        "licenses = { x = 1 }",
+        "server = \"127.0.0.1:1\"",
+        "when_full = \"wait\"",
+    ];
+    const KEYS: &[&str] = &[
+        "tasks_max",
+        "host_cgroups",
+        "budget_percent",
+        "cost_interval_s",
+        "checkpoint_s",
+        "risk",
+        "runs_per_task",
+        "days",
+        "reserve_memory",
+        "cpu_overcommit",
+        "unknown_memory",
+        "total",
+        "priority",
+        "limit_memory",
+        "limit_cpu",
+        "limit_tasks",
+        "reserve_cpu",
+        "limit_read",
+    ];
+
+    fn config_text() -> impl Strategy<Value = String> {
+        let value = prop_oneof![hostile::number(), hostile::number().prop_map(|text| format!("{text:?}"))];
+        let line = prop_oneof![
+            3 => hostile::word_of(LINES),
+            4 => (prop::sample::select(KEYS), value).prop_map(|(key, value)| format!("{key} = {value}")),
+        ];
+        proptest::collection::vec(line, 0..8).prop_map(|lines| lines.join("\n"))
+    }
+
+    proptest! {
+        /// What is taken can be used; what is not is told in one line.
+        #[test]
+        fn hostile_configs(text in config_text()) {
+            match Config::parse(Path::new("config.toml"), &text) {
+                Err(error) => prop_assert_eq!(error.to_string().lines().count(), 1),
+                Ok(config) => {
+                    prop_assert!(config.run.risk > 0.0 && config.run.risk < 1.0);
+                    prop_assert!(config.host.reserve_memory.of(1 << 30) <= 1 << 30);
+                    prop_assert!(config.admission.cpu_overcommit.is_finite());
+                    let plain = |part: &str| !matches!(part, "" | "." | "..");
+                    prop_assert!(config.agent.cgroup_parent.split('/').all(plain));
+                    for rule in config.task.values() {
+                        let cores = [rule.limit_cpu, rule.reserve_cpu];
+                        prop_assert!(cores.iter().flatten().all(|cores| cores.is_finite() && *cores > 0.0));
+                    }
+                }
+            }
+        }
     }
 }

@@ -22,8 +22,12 @@ pub mod shadow;
 pub mod size;
 pub mod steer;
 pub mod store;
+pub mod trust;
 pub mod units;
 pub mod wire;
+
+#[cfg(test)]
+mod hostile;
 
 #[cfg(test)]
 #[path = "../../tests/support/skip.rs"]

@@ -13,6 +13,7 @@ mod import;
 mod ls;
 mod numbers;
 mod oci_hook;
+mod own_history;
 mod predict;
 mod ps;
 mod queue;

@@ -3,10 +3,11 @@
 //!
 //! Nothing here makes an event loop wait: a full channel answers [`StoreError::QueueFull`] at once. When a
 //! batch fails, its commands are written one by one, so that each keeps its own error and one that cannot be
-//! written (a full disk, a run that ended already) does not take others with it. Failures are counted.
+//! written (a full disk, a run that ended already) does not take others with it. Failures are counted, and said in the
+//! log when they begin and when they end: a full disk would fill the log as well.
 
 use super::event::Event;
-use super::record::{Ending, LicensesUsed, NewRun, RunId};
+use super::record::{Ending, LicensesUsed, NewFailover, NewRun, RunId};
 use super::{Store, StoreError};
 use crate::fingerprint::Measured;
 use crate::host::ProcessId;
@@ -29,7 +30,36 @@ pub type Reply<T> = Box<dyn FnOnce(Result<T, StoreError>) + Send>;
 pub struct Writer {
     sender: Option<SyncSender<Command>>,
     thread: Option<JoinHandle<Store>>,
-    failures: Arc<AtomicU64>,
+    failures: Arc<Failures>,
+}
+
+/// What could not be written.
+#[derive(Debug, Default)]
+struct Failures {
+    /// Since the start.
+    all: AtomicU64,
+    /// Since the last thing that could.
+    in_a_row: AtomicU64,
+}
+
+impl Failures {
+    /// Counts something that was written, or was not and why.
+    fn count(&self, error: Option<&StoreError>) {
+        match error {
+            // Nothing is wrong with the database then.
+            Some(StoreError::NotRunning { .. }) => _ = self.all.fetch_add(1, Ordering::Relaxed),
+            Some(error) => {
+                self.all.fetch_add(1, Ordering::Relaxed);
+                if self.in_a_row.fetch_add(1, Ordering::Relaxed) == 0 {
+                    tracing::warn!("not recorded, and so for all until it is said otherwise: {error}");
+                }
+            }
+            None => match self.in_a_row.swap(0, Ordering::Relaxed) {
+                0 => {}
+                failed => tracing::warn!("recording again; {failed} records are missing"),
+            },
+        }
+    }
 }
 
 /// What to write. Kept until it is committed, so that it can be tried again alone.
@@ -40,6 +70,7 @@ enum Step {
     Finish(RunId, i64, Ending, Box<Measured>),
     Log(Box<Event>),
     Licenses(RunId, LicensesUsed),
+    FailedOver(Box<NewFailover>),
 }
 
 enum Command {
@@ -55,7 +86,7 @@ impl Writer {
     /// When the system has no thread left.
     pub fn start(store: Store) -> Result<Self, StoreError> {
         let (sender, receiver) = sync_channel(QUEUE_MAX);
-        let failures = Arc::new(AtomicU64::new(0));
+        let failures = Arc::new(Failures::default());
         let path = store.path.clone();
         let counter = Arc::clone(&failures);
         let thread = std::thread::Builder::new()
@@ -119,6 +150,11 @@ impl Writer {
         self.try_write(Step::Licenses(id, licenses), logged());
     }
 
+    /// Writes down that the traffic of a service was moved; `reply` is called when that is written. Never waits.
+    pub fn failed_over(&self, failover: NewFailover, reply: Reply<()>) {
+        self.try_write(Step::FailedOver(Box::new(failover)), without_id(reply));
+    }
+
     /// Deletes old runs and events, see [`Store::prune`]; `reply` gets how many
     /// runs. Never waits.
     pub fn prune(&self, keep_runs_per_task: u32, keep_days: u32, reply: Reply<usize>) {
@@ -135,7 +171,7 @@ impl Writer {
 
     /// Commands that could not be written, or found no room, since the start.
     pub fn failures(&self) -> u64 {
-        self.failures.load(Ordering::Relaxed)
+        self.failures.all.load(Ordering::Relaxed)
     }
 
     /// Writes what is waiting, ends the thread and returns the store.
@@ -159,7 +195,7 @@ impl Writer {
             Err(TrySendError::Full(command)) => (command, StoreError::QueueFull { bound: QUEUE_MAX }),
             Err(TrySendError::Disconnected(command)) => (command, StoreError::WriterGone),
         };
-        self.failures.fetch_add(1, Ordering::Relaxed);
+        self.failures.count(Some(&error));
         command.fail(error);
     }
 
@@ -207,12 +243,12 @@ fn without_id(reply: Reply<()>) -> Reply<Option<RunId>> {
 fn logged() -> Reply<Option<RunId>> {
     Box::new(|result| {
         if let Err(error) = result {
-            tracing::warn!("not recorded: {error}");
+            tracing::debug!("not recorded: {error}");
         }
     })
 }
 
-fn work(mut store: Store, commands: &Receiver<Command>, failures: &AtomicU64) -> Store {
+fn work(mut store: Store, commands: &Receiver<Command>, failures: &Failures) -> Store {
     let mut batch = Vec::new();
     // Ends when all senders are gone and nothing waits.
     while let Ok(first) = commands.recv() {
@@ -239,11 +275,12 @@ fn work(mut store: Store, commands: &Receiver<Command>, failures: &AtomicU64) ->
     store
 }
 
-fn write_batch(store: &mut Store, batch: &mut Vec<(Step, Reply<Option<RunId>>)>, failures: &AtomicU64) {
+fn write_batch(store: &mut Store, batch: &mut Vec<(Step, Reply<Option<RunId>>)>, failures: &Failures) {
     if batch.len() > 1 {
         let written: Result<Vec<_>, _> =
             store.batch(|store| batch.iter().map(|(step, _)| step.write(store)).collect());
         if let Ok(ids) = written {
+            failures.count(None);
             for ((_, reply), id) in batch.drain(..).zip(ids) {
                 reply(Ok(id));
             }
@@ -255,10 +292,8 @@ fn write_batch(store: &mut Store, batch: &mut Vec<(Step, Reply<Option<RunId>>)>,
     }
 }
 
-fn counted<T>(result: Result<T, StoreError>, failures: &AtomicU64) -> Result<T, StoreError> {
-    if result.is_err() {
-        failures.fetch_add(1, Ordering::Relaxed);
-    }
+fn counted<T>(result: Result<T, StoreError>, failures: &Failures) -> Result<T, StoreError> {
+    failures.count(result.as_ref().err());
     result
 }
 
@@ -273,6 +308,7 @@ impl Step {
             }
             Self::Log(event) => store.log(event)?,
             Self::Licenses(id, licenses) => store.licenses_used(*id, licenses)?,
+            Self::FailedOver(failover) => store.add_failover(failover)?,
         }
         Ok(None)
     }

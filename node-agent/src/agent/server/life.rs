@@ -23,6 +23,9 @@ use tokio::sync::oneshot;
 const SETTLE_PAUSE: Duration = Duration::from_millis(1);
 const SETTLE_TRIES: u32 = 20;
 
+/// How long a launcher may take, once its task has ended, to say whether the command could be executed.
+const REPORT_WAIT: Duration = Duration::from_secs(5);
+
 /// Everything a run needs to be brought to its end.
 pub(super) struct Life {
     pub(super) record: Record,
@@ -97,7 +100,9 @@ pub(super) async fn lead(
         life.task.let_go();
         return;
     }
-    let exec_errno = executed.await.unwrap_or(None);
+    // A launcher that says nothing must not hold what the task had.
+    let reported = tokio::time::timeout(REPORT_WAIT, executed).await;
+    let exec_errno = reported.ok().and_then(Result::ok).flatten();
     let (key, features) = (life.key.clone(), life.features.clone());
     let finished = conclude(&agent, life, exec_errno).await;
     let ended_well = finished.ending.exit_code == Some(0);
@@ -248,7 +253,8 @@ async fn conclude(agent: &Agent, mut life: Life, exec_errno: Option<i32>) -> Fin
             Some(run)
         }
         Err(error) => {
-            tracing::warn!("a run of {} is not recorded: {error}", life.key.task_type);
+            // The writer has said why, once.
+            tracing::debug!("a run of {} is not recorded: {error}", life.key.task_type);
             life.notes.push(format!("not recorded: {error}"));
             None
         }
