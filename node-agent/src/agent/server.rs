@@ -14,6 +14,7 @@ mod history;
 mod keeper;
 mod licenses;
 mod life;
+mod live;
 mod manager;
 mod others;
 mod pressure;
@@ -82,6 +83,8 @@ struct Agent {
     wanted: watch::Sender<u64>,
     /// Promises, and who waits for one.
     queue: Queue,
+    /// Tasks under way, as they are shown.
+    board: live::Board,
     /// Tasks under way.
     active: Cell<usize>,
     /// Runs recorded.
@@ -247,6 +250,7 @@ impl Agent {
             others: RefCell::new(others),
             budget: RefCell::default(),
             drain: Cell::default(),
+            board: live::Board::default(),
             active: Cell::new(0),
             recorded: Cell::new(0),
             guests: Rc::default(),

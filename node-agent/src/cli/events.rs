@@ -81,6 +81,7 @@ impl EventsArgs {
                 SeverityArg::Error => Severity::Error,
             },
             since_ms: self.since.map_or(0, |span| host::now_ms().saturating_sub(span_ms(span))),
+            until_ms: None,
             after: 0,
         }
     }

@@ -13,7 +13,7 @@ use super::settings::Settings;
 use super::table::printable;
 use super::{
     Cli, Verb, agent, backtest, db, doctor, events, explain, import, ls, oci_hook, predict, ps, queue, run,
-    runs, show,
+    runs, show, top,
 };
 use crate::causes::in_one_line;
 use clap::error::ErrorKind;
@@ -52,6 +52,7 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> u8 {
             Verb::Run(arguments) => run::run(&settings, *arguments),
             Verb::Agent(arguments) => agent::run(settings, &arguments),
             Verb::Ps(arguments) => ps::ps(&settings, &arguments),
+            Verb::Top(arguments) => top::run(&settings, &arguments),
             Verb::Failover(arguments) => ps::failover(&settings, &arguments),
             Verb::Stop(arguments) => ps::stop(&settings, &arguments),
             Verb::Ls(arguments) => ls::run(&settings, &arguments),

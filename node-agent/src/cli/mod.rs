@@ -25,6 +25,7 @@ mod settings;
 mod show;
 mod sizing;
 mod table;
+mod top;
 mod trace_file;
 mod when;
 
@@ -81,6 +82,8 @@ enum Verb {
     Agent(agent::AgentArgs),
     /// List the services that run, with their shadows
     Ps(ps::PsArgs),
+    /// Watch tasks, services and the queue, now or at a moment of the past
+    Top(top::TopArgs),
     /// Move the traffic of a service to a shadow
     Failover(ps::FailoverArgs),
     /// End a service

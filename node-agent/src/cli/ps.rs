@@ -65,7 +65,7 @@ pub(super) fn ps(settings: &Settings, arguments: &PsArgs) -> anyhow::Result<u8> 
 }
 
 /// Of all services that answer; those whose supervisor is gone are named.
-fn statuses(directory: &Path) -> Vec<Status> {
+pub(super) fn statuses(directory: &Path) -> Vec<Status> {
     let entries = fs::read_dir(directory).into_iter().flatten().flatten();
     let mut found: Vec<Status> = entries
         .filter(|entry| entry.path().extension().is_some_and(|extension| extension == "sock"))

@@ -25,6 +25,7 @@ mod error;
 pub mod event;
 pub mod failover;
 mod history;
+pub mod moment;
 mod open;
 mod own;
 pub mod past;

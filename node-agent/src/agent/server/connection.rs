@@ -47,8 +47,17 @@ pub(super) async fn serve(agent: &Rc<Agent>, mut stream: UnixStream) {
         Request::Status => answer(&mut stream, &Reply::Status(agent.status())).await,
         Request::Queue => {
             let free = agent.engine.borrow().room().memory_bytes;
-            answer(&mut stream, &Reply::Queue(Box::new(agent.queue.status(peer.uid, free)))).await;
+            answer(
+                &mut stream,
+                &Reply::Queue(Box::new(agent.queue.status(peer.uid, free, agent.board.names()))),
+            )
+            .await;
         }
+        Request::Live => answer(&mut stream, &Reply::Live(Box::new(agent.snapshot(peer.uid)))).await,
+        Request::LiveTask(id) => match agent.task_detail(id, peer.uid).await {
+            Some(detail) => answer(&mut stream, &Reply::LiveTask(Box::new(detail))).await,
+            None => refuse(&mut stream, "that task is over, or another user's").await,
+        },
         Request::Container(container) => match container::take_up(agent, peer.uid, &container) {
             Ok(started) => answer(&mut stream, &Reply::Started(Box::new(started))).await,
             Err(why) => refuse(&mut stream, &why).await,

@@ -1,6 +1,7 @@
 //! A task's life in the daemon: sampled until it ends, recorded, released.
 
 use super::licenses::Uses;
+use super::live::{self, Asked};
 use super::pressure;
 use super::queue::{self, Place};
 use super::{Agent, Process};
@@ -74,6 +75,11 @@ impl Record {
         self.run
     }
 
+    /// The row if it was known to be there when [`Record::now`] looked last.
+    pub(super) fn known_run(&self) -> Option<RunId> {
+        self.run
+    }
+
     /// Waits for the database's answer.
     pub(super) async fn settled(mut self) -> Result<RunId, StoreError> {
         match (self.now(), self.begun) {
@@ -93,7 +99,9 @@ pub(super) async fn lead(
     finish: oneshot::Sender<Box<Finished>>,
 ) {
     agent.active.set(agent.active.get() + 1);
-    let stopped = follow(&agent, &mut life).await;
+    let (shown, mut asked) = live::show(&agent, &life);
+    let stopped = follow(&agent, &mut life, &mut asked).await;
+    drop(shown);
     agent.active.set(agent.active.get() - 1);
     if stopped {
         checkpoint(&agent, &mut life);
@@ -111,9 +119,9 @@ pub(super) async fn lead(
 }
 
 /// Samples until the run is over; `true` if the agent stops first.
-async fn follow(agent: &Agent, life: &mut Life) -> bool {
+async fn follow(agent: &Agent, life: &mut Life, asked: &mut Asked) -> bool {
     let ended = async |life: &Life| _ = life.process.pidfd.readable().await;
-    if sample_until(agent, life, ended).await {
+    if sample_until(agent, life, asked, ended).await {
         return true;
     }
     if life.leftover != Leftover::Wait {
@@ -129,10 +137,10 @@ async fn follow(agent: &Agent, life: &mut Life) -> bool {
             }
         }
     };
-    sample_until(agent, life, emptied).await
+    sample_until(agent, life, asked, emptied).await
 }
 
-async fn sample_until(agent: &Agent, life: &mut Life, over: impl AsyncFn(&Life)) -> bool {
+async fn sample_until(agent: &Agent, life: &mut Life, asked: &mut Asked, over: impl AsyncFn(&Life)) -> bool {
     let mut recorded = Instant::now();
     let mut stop = agent.stop.subscribe();
     let limits = life.task.cgroup().memory_events();
@@ -147,6 +155,11 @@ async fn sample_until(agent: &Agent, life: &mut Life, over: impl AsyncFn(&Life))
                 life.events.extend(pressure::take_back(life.task.cgroup().clone(), bytes).await);
             }
             () = met(limits.as_ref()) => {}
+            Some(answer) = asked.recv() => {
+                let measured = life.task.measured(&agent.engine.borrow());
+                // Whoever asked may have gone.
+                _ = answer.send(live::detail(measured, life.task.plan()));
+            }
             _ = stop.wait_for(|stop| *stop) => return true,
             () = tokio::time::sleep(pause) => {}
         }
@@ -162,6 +175,8 @@ async fn sample_until(agent: &Agent, life: &mut Life, over: impl AsyncFn(&Life))
 
 /// What a sample means to others: the ledger, the pools, the log.
 fn look_after(agent: &Agent, life: &mut Life) {
+    let run = life.record.now();
+    agent.board.sampled(&life.task, run);
     if let Some(place) = &life.place {
         place.used(life.task.memory_bytes(), life.task.is_idle());
         life.licenses.look(agent, &life.task, &life.process.id);
@@ -169,7 +184,7 @@ fn look_after(agent: &Agent, life: &mut Life) {
             place.uses_licenses(license, used.peak);
         }
     }
-    if let Some(run) = life.record.now() {
+    if let Some(run) = run {
         if let Some(place) = &life.place {
             place.recorded(run);
         }

@@ -8,11 +8,14 @@
 
 use super::Agent;
 use super::life::Record;
+use super::live;
 use crate::agent::Engine;
+use crate::agent::task::Plan;
 use crate::cgroup::{Accounts, RunCgroup, Watch, name_of};
 use crate::fingerprint::key::TaskKey;
 use crate::fingerprint::{Collector, Measured, Sample};
 use crate::host::{self, ProcessId};
+use crate::live::{TaskDetail, TaskNow};
 use crate::predict::Prediction;
 use crate::probe::{CgroupChange, Slot};
 use crate::size::{Limits, Policy};
@@ -267,6 +270,31 @@ impl Agent {
                 tracing::warn!("{name} is not recorded: {error}");
             }
         });
+    }
+
+    /// All of them that have used the CPU, with their owners, as they are now.
+    pub(super) fn others_now(&self, engine: &Engine) -> Vec<(u32, TaskNow)> {
+        let (now_ns, now_ms) = (host::since_boot_ns(), host::now_ms());
+        let others = self.others.borrow();
+        let busy = others.0.values().filter(|watched| watched.record.is_some());
+        busy.map(|watched| {
+            let lived_ms = i64::try_from(watched.elapsed_ns(now_ns) / 1_000_000).unwrap_or(0);
+            let named = (watched.cgroup.id(), watched.name.as_str(), self.board.names().of(watched.uid));
+            let run = watched.record.as_ref().and_then(Record::known_run);
+            let memory_bytes = watched.collector.last().accounts.memory_bytes;
+            let counted = (engine.counted(watched.slot), watched.collector.measures());
+            (watched.uid, live::of_other(named, run, now_ms - lived_ms, memory_bytes, counted))
+        })
+        .collect()
+    }
+
+    /// Everything about one of them that `viewer` may see.
+    pub(super) fn detail_of_other(&self, id: u64, viewer: u32) -> Option<TaskDetail> {
+        let engine = self.engine.borrow();
+        let mut others = self.others.borrow_mut();
+        let watched = others.0.get_mut(&id).filter(|watched| viewer == 0 || viewer == watched.uid)?;
+        watched.measure(&engine, host::since_boot_ns());
+        Some(live::detail(watched.collector.measured(), &Plan::default()))
     }
 
     /// Samples those that have used the CPU since the last time.
