@@ -1,7 +1,7 @@
 //! `standin events`: what standin did to tasks, and when: limits that followed, waits for room, licences.
 
 use super::exit::print;
-use super::report::{JSON_VERSION, print_json};
+use super::output::{JSON_VERSION, print_json};
 use super::settings::Settings;
 use super::sizing::parse_time;
 use super::table::{Align, Table, printable};

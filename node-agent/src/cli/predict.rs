@@ -1,7 +1,7 @@
 //! `standin predict`: what a task will need, how sure that is, and why.
 
 use super::exit::{NOT_KNOWN, complain, print};
-use super::report::{JSON_VERSION, print_json};
+use super::output::{JSON_VERSION, print_json};
 use super::run::parse_feature;
 use super::settings::Settings;
 use super::table::{Align, Table};

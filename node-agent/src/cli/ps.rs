@@ -1,7 +1,7 @@
 //! `standin ps`, `failover` and `stop`: the services that run, and what can be done to them.
 
 use super::exit::print;
-use super::report::{JSON_VERSION, print_json};
+use super::output::{JSON_VERSION, print_json};
 use super::settings::Settings;
 use super::table::{Align, Table};
 use super::when;

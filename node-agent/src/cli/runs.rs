@@ -1,7 +1,7 @@
 //! `standin runs`: runs, newest first.
 
 use super::exit::{NOT_KNOWN, complain, print};
-use super::report::{self, JSON_VERSION, print_json};
+use super::output::{self, JSON_VERSION, print_json};
 use super::settings::Settings;
 use super::table::{Align, Table};
 use super::when;
@@ -83,7 +83,7 @@ pub(super) fn table(runs: &[RunRow]) -> Table {
 pub(super) fn ending(run: &RunRow) -> String {
     match run.state.as_str() {
         "running" | "lost" => run.state.clone(),
-        _ => report::ending(&Ending {
+        _ => output::ending(&Ending {
             exit_code: run.exit_code,
             signal: run.signal,
             exec_errno: run.exec_errno,
