@@ -3,6 +3,7 @@
 mod agent;
 mod ask;
 mod backtest;
+mod completions;
 mod db;
 mod demand;
 mod doctor;
@@ -100,6 +101,8 @@ enum Verb {
     Queue(queue::QueueArgs),
     /// Say what standin did to tasks, and when: limits that followed, waits, releases
     Events(events::EventsArgs),
+    /// Print what a shell needs to complete command lines
+    Completions(completions::CompletionsArgs),
     /// Say what works on this host, and what does not and why
     Doctor(doctor::DoctorArgs),
     /// About the database

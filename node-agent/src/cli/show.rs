@@ -6,7 +6,7 @@ use super::numbers::{draw, histograms, numbers, peers};
 use super::output::{self, JSON_VERSION, describe_limits, print_json};
 use super::settings::Settings;
 use super::table::{Align, Table, printable};
-use super::{demand, glance, predict, runs, when};
+use super::{completions, demand, glance, predict, runs, when};
 use crate::cgroup::Hierarchies;
 use crate::fingerprint::character::Character;
 use crate::fingerprint::key::{Feature, FeatureValue, TaskKey};
@@ -20,6 +20,7 @@ use crate::store::record::RunId;
 use crate::store::{Reader, StoreError};
 use crate::units::{format_bytes, format_duration};
 use clap::Args;
+use clap_complete::ArgValueCandidates;
 use serde::Serialize;
 use std::fmt::Display;
 
@@ -31,7 +32,7 @@ const FAILOVERS_SHOWN: usize = 5;
 #[derive(Debug, Args)]
 pub(super) struct ShowArgs {
     /// Name of the task, as `standin ls` has it
-    #[arg(required_unless_present_any = ["run", "cgroup"])]
+    #[arg(required_unless_present_any = ["run", "cgroup"], add = ArgValueCandidates::new(completions::tasks))]
     task: Option<String>,
     /// This run instead of the task's last finished one
     #[arg(long, value_name = "N", conflicts_with = "task", value_parser = parse_run)]
