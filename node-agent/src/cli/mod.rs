@@ -3,22 +3,24 @@
 mod agent;
 mod ask;
 mod backtest;
+mod completions;
 mod db;
 mod demand;
 mod doctor;
 mod events;
 mod exit;
 mod explain;
+mod glance;
 mod import;
 mod ls;
 mod numbers;
 mod oci_hook;
+mod output;
 mod own_history;
 mod predict;
 mod ps;
 mod queue;
 mod reach;
-mod report;
 mod run;
 mod runs;
 mod settings;
@@ -108,6 +110,8 @@ enum Verb {
     Queue(queue::QueueArgs),
     /// Say what standin did to tasks, and when: limits that followed, waits, releases
     Events(events::EventsArgs),
+    /// Print what a shell needs to complete command lines
+    Completions(completions::CompletionsArgs),
     /// Say what works on this host, and what does not and why
     Doctor(doctor::DoctorArgs),
     /// About the database
