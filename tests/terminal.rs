@@ -5,6 +5,7 @@ mod support;
 
 use std::fs::File;
 use std::io::{Read, Write};
+use std::os::fd::AsRawFd;
 use std::os::unix::process::ExitStatusExt;
 use std::process::{Child, Command, ExitStatus};
 use std::sync::{Arc, Mutex};
@@ -19,7 +20,7 @@ struct Terminal {
 }
 
 impl Terminal {
-    fn start(mut command: Command) -> Self {
+    fn start(command: Command) -> Self {
         let (keys, child) = support::pty::start(command, (33, 99), "dumb");
         let shown = Arc::new(Mutex::new(String::new()));
         watch(keys.try_clone().unwrap(), Arc::clone(&shown));

@@ -27,6 +27,14 @@ impl ProcessId {
         Self::of(pid).unwrap_or_else(|| Self { pid, start_ticks: 0, boot_id: boot_id() })
     }
 
+    /// How long ago it started, at a moment of `CLOCK_BOOTTIME`; `None` in another boot.
+    pub fn age_at(&self, since_boot_ns: u64) -> Option<Duration> {
+        let ticks = procfs::ticks_per_second().max(1);
+        let started_ns = u128::from(self.start_ticks) * 1_000_000_000 / u128::from(ticks);
+        let age = u128::from(since_boot_ns).saturating_sub(started_ns);
+        (self.boot_id == boot_id()).then(|| Duration::from_nanos(u64::try_from(age).unwrap_or(u64::MAX)))
+    }
+
     /// Whether that very process still runs. A zombie does not.
     pub fn is_alive(&self) -> bool {
         let Ok(stat) = procfs::process::Process::new(self.pid).and_then(|process| process.stat()) else {
@@ -87,6 +95,11 @@ pub fn now_ms() -> i64 {
 /// Nanoseconds since boot, time asleep included: `CLOCK_BOOTTIME`.
 pub fn since_boot_ns() -> u64 {
     clock_ns(rustix::time::ClockId::Boottime)
+}
+
+/// Milliseconds since boot: a time that nobody sets.
+pub fn uptime_ms() -> i64 {
+    i64::try_from(since_boot_ns() / 1_000_000).unwrap_or(i64::MAX)
 }
 
 /// Nanoseconds of `CLOCK_MONOTONIC`, the clock of `bpf_ktime_get_ns`.
@@ -177,7 +190,7 @@ impl CpuTicks {
 
     /// All of them.
     pub fn all(&self) -> u64 {
-        self.user + self.system + self.idle + self.stolen
+        [self.system, self.idle, self.stolen].into_iter().fold(self.user, u64::saturating_add)
     }
 
     /// From the first line of `/proc/stat`: user, nice, system, idle, iowait, irq, softirq, steal.
@@ -185,7 +198,9 @@ impl CpuTicks {
         let ticks = text.lines().next()?.strip_prefix("cpu ")?.split_whitespace().take(8);
         let ticks: Vec<u64> = ticks.map_while(|tick| tick.parse().ok()).collect();
         let [user, nice, system, idle, waiting, irq, softirq, stolen] = ticks.try_into().ok()?;
-        Some(Self { user: user + nice, system: system + irq + softirq, idle: idle + waiting, stolen })
+        let user = user.saturating_add(nice);
+        let system = system.saturating_add(irq).saturating_add(softirq);
+        Some(Self { user, system, idle: idle.saturating_add(waiting), stolen })
     }
 }
 
@@ -206,6 +221,8 @@ impl Idle {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::hostile;
+    use proptest::prelude::*;
 
     #[test]
     fn idle_is_what_no_one_used() {
@@ -216,5 +233,15 @@ mod tests {
         let mut looked = Idle::default();
         assert_eq!(looked.cores(), 0.0, "one look tells nothing");
         assert!((0.0..=cpus() as f64).contains(&looked.cores()));
+    }
+
+    proptest! {
+        #[test]
+        fn hostile_stat(text in hostile::keyed_lines(&["cpu", "cpu0", "7 (a) b) ", "7 (x) R 1", "cpu  1 2 3"])) {
+            _ = task_state(&text);
+            if let Some(ticks) = CpuTicks::of(&text) {
+                prop_assert!(ticks.idle <= ticks.all());
+            }
+        }
     }
 }

@@ -16,6 +16,7 @@ pub mod host;
 pub mod launch;
 pub mod live;
 pub mod metrics;
+pub mod pidfd;
 pub mod predict;
 pub mod probe;
 pub mod service;
@@ -23,8 +24,12 @@ pub mod shadow;
 pub mod size;
 pub mod steer;
 pub mod store;
+pub mod trust;
 pub mod units;
 pub mod wire;
+
+#[cfg(test)]
+mod hostile;
 
 #[cfg(test)]
 #[path = "../../tests/support/skip.rs"]

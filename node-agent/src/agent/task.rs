@@ -37,6 +37,18 @@ pub struct Plan {
     pub manual: Manual,
 }
 
+/// How long a run has gone on that another agent began. The clock of the wall may have been set meanwhile: it is
+/// believed as far as the run is not shorter than was recorded, nor longer than its main process lives.
+pub(super) fn elapsed_at(run: &OpenRun, since_boot_ns: u64, now_ms: i64) -> Duration {
+    let recorded = Duration::from_nanos(run.measured.fingerprint.duration_ns);
+    let by_clock = u64::try_from(now_ms.saturating_sub(run.started_at_ms)).unwrap_or(0);
+    let age = run.main.as_ref().and_then(|main| main.age_at(since_boot_ns));
+    let waited = Duration::from_millis(run.admission.as_ref().map_or(0, |admission| admission.waited_ms));
+    // A tick of the process's start is a hundredth of a second.
+    let most = age.map_or(Duration::MAX, |age| age.saturating_sub(waited) + Duration::from_millis(20));
+    Duration::from_millis(by_clock).clamp(recorded.min(most), most)
+}
+
 /// See the head of this file.
 #[derive(Debug)]
 pub struct Task {
@@ -118,9 +130,7 @@ impl Task {
             started: Instant::now(),
             lost_before: engine.lost(),
             active_at: Instant::now(),
-            elapsed_before: Duration::from_millis(
-                u64::try_from(host::now_ms() - run.started_at_ms).unwrap_or(0),
-            ),
+            elapsed_before: elapsed_at(run, host::since_boot_ns(), host::now_ms()),
         };
         let sample = task.look(engine);
         task.collector.start_at(sample);

@@ -1,17 +1,19 @@
 //! `standin ps`, `failover` and `stop`: the services that run, and what can be done to them.
 
 use super::exit::print;
-use super::report::{JSON_VERSION, print_json};
+use super::output::{JSON_VERSION, print_json};
 use super::settings::Settings;
 use super::table::{Align, Table};
-use super::when;
+use super::{completions, when};
 use crate::service::adopt;
-use crate::service::control::{Reply, Request, Status, ask, statuses};
+use crate::service::control::{Reply, Request, Status, ask, sockets, statuses};
 use crate::service::{ControlPlace, control_directory};
 use crate::units::format_bytes;
 use anyhow::bail;
 use clap::Args;
+use clap_complete::ArgValueCandidates;
 use serde::Serialize;
+use std::path::Path;
 
 #[derive(Debug, Args)]
 #[command(after_help = "\
@@ -30,6 +32,7 @@ Examples:
   standin failover web                 move the traffic to a shadow; the old instance finishes and ends")]
 pub(super) struct FailoverArgs {
     /// Name of the service
+    #[arg(add = ArgValueCandidates::new(completions::services))]
     service: String,
 }
 
@@ -39,6 +42,7 @@ Examples:
   standin stop web                     SIGTERM to the primary; its exit code is that of standin run")]
 pub(super) struct StopArgs {
     /// Name of the service
+    #[arg(add = ArgValueCandidates::new(completions::services))]
     service: String,
 }
 
@@ -60,6 +64,11 @@ pub(super) fn ps(settings: &Settings, arguments: &PsArgs) -> anyhow::Result<u8> 
     }
     print(table(&services))?;
     Ok(0)
+}
+
+/// Names of the services that have a socket, whether they answer or not.
+pub(super) fn names(directory: &Path) -> Vec<String> {
+    sockets(directory).filter_map(|socket| Some(socket.file_stem()?.to_str()?.to_owned())).collect()
 }
 
 fn table(services: &[Status]) -> Table {

@@ -15,7 +15,7 @@ mod terminal;
 mod view;
 
 use super::exit::print;
-use super::report::{JSON_VERSION, print_json};
+use super::output::{JSON_VERSION, print_json};
 use super::settings::Settings;
 use super::when;
 use crate::units;

@@ -133,15 +133,17 @@ impl Collector {
     fn end_stretch(&mut self, least_ns: u64) {
         let (before, now) = (&self.stretch, &self.last);
         let length_ns = now.elapsed_ns.saturating_sub(before.elapsed_ns);
-        if length_ns >= least_ns {
+        let (from_ms, at_ms) = (before.elapsed_ns / 1_000_000, now.elapsed_ns / 1_000_000);
+        // Two samples within a millisecond would be two points of one time, and the database keeps one.
+        if length_ns >= least_ns && at_ms > from_ms {
             let rate = |of: fn(&Counters) -> u64| {
                 let total = |sample: &Sample| sample.counted.map_or(0, |(counters, _)| of(&counters));
                 total(now).saturating_sub(total(before)) as f64 * 1e9 / length_ns as f64
             };
             let cpu = |sample: &Sample| sample.accounts.cpu_ns.unwrap_or(0);
             self.series.push(Point {
-                at_ms: now.elapsed_ns / 1_000_000,
-                length_ms: (now.elapsed_ns / 1_000_000).saturating_sub(before.elapsed_ns / 1_000_000),
+                at_ms,
+                length_ms: at_ms - from_ms,
                 cpu_cores: cpu(now).saturating_sub(cpu(before)) as f64 / length_ns as f64,
                 memory_bytes: now.accounts.memory_bytes.unwrap_or(0),
                 read_bytes_per_s: rate(|c| c.block_read_bytes),
@@ -339,6 +341,17 @@ mod tests {
         assert_eq!(last.map(|point| (point.at_ms, point.cpu_cores)), Some((1000, 0.5)));
         let points = collector.finish(sample(1002, 502, 1)).series.points().to_vec();
         assert_eq!((points.len(), points[1].length_ms, points[1].cpu_cores), (2, 2, 1.0), "nothing is lost");
+    }
+
+    #[test]
+    fn samples_within_a_millisecond_are_one_point() {
+        let mut collector = collector(Measured::default());
+        collector.sample(sample(100, 50, 500));
+        let late = Sample { elapsed_ns: 100_400_000, ..sample(100, 50, 700) };
+        let measured = collector.finish(late);
+        let points: Vec<_> = measured.series.points().iter().map(|p| (p.at_ms, p.length_ms)).collect();
+        assert_eq!(points, [(100, 100)]);
+        assert_eq!(measured.fingerprint.memory_peak_bytes, Some(700));
     }
 
     #[test]

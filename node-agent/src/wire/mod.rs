@@ -7,9 +7,14 @@
 //! Where exec fails it says [`Request::ExecFailed`] instead. A launcher that stays to see the end keeps the
 //! connection and sends [`Request::Wait`], which is answered when the run has been recorded.
 
+mod bounds;
+mod descriptors;
 mod frame;
 
-pub use frame::{FRAME_BYTES_MAX, HEADER_BYTES, WireError, body_length, decode, encode, receive, send};
+pub use descriptors::receive_descriptors;
+pub use frame::{
+    FRAME_BYTES_MAX, HEADER_BYTES, REQUEST_BYTES_MAX, WireError, body_length, decode, encode, receive, send,
+};
 
 use crate::fingerprint::Measured;
 use crate::fingerprint::key::Feature;
@@ -50,6 +55,9 @@ pub enum Request {
     FailedOver(Box<NewFailover>),
     /// Take up a container whose first process a runtime has made, before it executes anything.
     Container(Box<Container>),
+    /// The caller's own part of the database. Answered by [`Reply::Lent`] and then one byte with a descriptor, of a
+    /// file in memory that is a database.
+    History,
     /// What the agent sees now.
     Live,
     /// Everything about the task of this cgroup (`TaskNow::id`).
@@ -137,7 +145,7 @@ pub enum Reply {
     Status(AgentStatus),
     /// What is promised, and who waits.
     Queue(Box<QueueStatus>),
-    /// The descriptors of a service's steering follow.
+    /// The descriptors asked for follow.
     Lent,
     /// It is done.
     Done,

@@ -26,6 +26,9 @@ use tokio::sync::oneshot;
 const SETTLE_PAUSE: Duration = Duration::from_millis(1);
 const SETTLE_TRIES: u32 = 20;
 
+/// How long a launcher may take, once its task has ended, to say whether the command could be executed.
+const REPORT_WAIT: Duration = Duration::from_secs(5);
+
 /// Everything a run needs to be brought to its end.
 pub(super) struct Life {
     pub(super) record: Record,
@@ -107,7 +110,9 @@ pub(super) async fn lead(
         life.task.let_go();
         return;
     }
-    let exec_errno = executed.await.unwrap_or(None);
+    // A launcher that says nothing must not hold what the task had.
+    let reported = tokio::time::timeout(REPORT_WAIT, executed).await;
+    let exec_errno = reported.ok().and_then(Result::ok).flatten();
     let (key, features) = (life.key.clone(), life.features.clone());
     let finished = conclude(&agent, life, exec_errno, &counted).await;
     let ended_well = finished.ending.exit_code == Some(0);
@@ -138,7 +143,6 @@ async fn follow(agent: &Agent, life: &mut Life, asked: &mut Asked) -> bool {
 }
 
 async fn sample_until(agent: &Agent, life: &mut Life, asked: &mut Asked, over: impl AsyncFn(&Life)) -> bool {
-    let checkpoint_every = Duration::from_secs(agent.config.agent.checkpoint_s);
     let mut recorded = Instant::now();
     let mut stop = agent.stop.subscribe();
     let limits = life.task.cgroup().memory_events();
@@ -164,7 +168,7 @@ async fn sample_until(agent: &Agent, life: &mut Life, asked: &mut Asked, over: i
         let followed = life.task.sample(&agent.engine.borrow());
         life.events.extend(followed.iter().map(Followed::event));
         look_after(agent, life);
-        if recorded.elapsed() >= checkpoint_every {
+        if recorded.elapsed() >= Duration::from_secs(agent.config().agent.checkpoint_s) {
             recorded = Instant::now();
             checkpoint(agent, life);
         }
@@ -177,9 +181,9 @@ fn look_after(agent: &Agent, life: &mut Life) {
     agent.board.sampled(&life.task, run);
     if let Some(place) = &life.place {
         place.used(life.task.memory_bytes(), life.task.is_idle());
-        let seen = life.licenses.look(&agent.pools, &life.process.id, life.task.cgroup());
-        for (license, count) in seen {
-            place.uses_licenses(&license, count);
+        life.licenses.look(agent, &life.task, &life.process.id);
+        for (license, used) in life.licenses.used() {
+            place.uses_licenses(license, used.peak);
         }
     }
     if let Some(run) = run {
@@ -217,6 +221,24 @@ fn checkpoint(agent: &Agent, life: &mut Life) {
     }
 }
 
+/// How the main process ended, if anybody tells: the probes at once, its pidfd when its parent has waited for it.
+async fn exit_status(agent: &Agent, life: &Life) -> Option<i32> {
+    let pid = life.process.id.pid;
+    let mut by_pidfd = None;
+    for _ in 0..SETTLE_TRIES {
+        if agent.engine.borrow_mut().has_seen_end(pid) {
+            break;
+        }
+        by_pidfd = life.process.exit_status();
+        if by_pidfd.is_some() {
+            break;
+        }
+        tokio::time::sleep(SETTLE_PAUSE).await;
+    }
+    let seen = agent.engine.borrow_mut().take_exit(pid);
+    seen.map(|exit| exit.status).or(by_pidfd)
+}
+
 /// `counted` is what the metrics have of it.
 async fn conclude(agent: &Agent, mut life: Life, exec_errno: Option<i32>, counted: &Totals) -> Finished {
     for _ in 0..SETTLE_TRIES {
@@ -225,14 +247,15 @@ async fn conclude(agent: &Agent, mut life: Life, exec_errno: Option<i32>, counte
         }
         tokio::time::sleep(SETTLE_PAUSE).await;
     }
+    life.licenses.look_at_peers(agent, &life.task);
+    let status = exit_status(agent, &life).await;
     let plan = life.task.plan().clone();
     life.notes.extend(
         life.task.notes().iter().filter(|note| !life.notes.contains(note)).cloned().collect::<Vec<_>>(),
     );
     let (measured, mut ending) = {
         let mut engine = agent.engine.borrow_mut();
-        let exit = engine.take_exit(life.process.id.pid);
-        life.task.finish(&mut engine, exit.map(|exit| exit.status), life.leftover)
+        life.task.finish(&mut engine, status, life.leftover)
     };
     ending.exec_errno = exec_errno;
     tally(agent, (&life.key, &life.user), (&measured.fingerprint, counted), (&plan.prediction, &ending));
@@ -243,13 +266,14 @@ async fn conclude(agent: &Agent, mut life: Life, exec_errno: Option<i32>, counte
     let record = std::mem::replace(&mut life.record, Record::gone());
     let run = match self::record(agent, record, ending, measured.clone()).await {
         Ok(run) => {
-            if !life.licenses.peaks().is_empty() {
-                agent.writer.licenses_used(run, life.licenses.peaks().clone());
+            if !life.licenses.used().is_empty() {
+                agent.writer.licenses_used(run, life.licenses.used().clone());
             }
             Some(run)
         }
         Err(error) => {
-            tracing::warn!("a run of {} is not recorded: {error}", life.key.task_type);
+            // The writer has said why, once.
+            tracing::debug!("a run of {} is not recorded: {error}", life.key.task_type);
             life.notes.push(format!("not recorded: {error}"));
             None
         }

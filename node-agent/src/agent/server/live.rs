@@ -237,7 +237,7 @@ impl Agent {
         let tally = self.tally.borrow();
         let runs = all.tasks.iter().filter(|(_, task)| task.kind == Kind::Run);
         let live = runs.filter_map(|(_, task)| Some((task, &shown.get(&task.id)?.before)));
-        let tasks = if self.config.metrics.tasks_max == 0 { Vec::new() } else { tally.series(live) };
+        let tasks = if self.config().metrics.tasks_max == 0 { Vec::new() } else { tally.series(live) };
         let free = self.engine.borrow().room().memory_bytes;
         let queue = self.queue.now(0, free, &self.board.names);
         let oldest_ms = queue.waiting.iter().map(|entry| entry.since_ms).min();

@@ -57,13 +57,14 @@ fn open(config: &Metrics, group: &str) -> Doors {
     Doors { unix: or_warn(unix, "socket"), tcp: or_warn(tcp, "listen") }
 }
 
-/// Begins to serve, if the configuration wants it.
-pub(super) fn start(agent: &Rc<Agent>, agent_socket: &Path) {
-    let config = &agent.config.metrics;
-    let doors = open(config, &agent.config.agent.socket_group);
+/// Begins to serve, if the configuration wants it. The socket that was made is to be removed at the end.
+pub(super) fn start(agent: &Rc<Agent>, agent_socket: &Path) -> Option<PathBuf> {
+    let config = agent.config();
+    let doors = open(&config.metrics, &config.agent.socket_group);
     if doors.unix.is_none() && doors.tcp.is_none() {
-        return;
+        return None;
     }
+    let made = config.metrics.socket.clone().filter(|_| doors.unix.is_some());
     let (ask, mut asked) = mpsc::channel::<Ask>(SCRAPERS_MAX);
     let desk = Desk::new(agent.database.clone(), control_directory(agent_socket), ask);
     let started = std::thread::Builder::new().name("metrics".into()).spawn(move || {
@@ -74,7 +75,8 @@ pub(super) fn start(agent: &Rc<Agent>, agent_socket: &Path) {
         }
     });
     if let Err(error) = started {
-        return tracing::warn!("metrics are not served: {error}");
+        tracing::warn!("metrics are not served: {error}");
+        return made;
     }
     let agent = Rc::clone(agent);
     tokio::task::spawn_local(async move {
@@ -83,13 +85,7 @@ pub(super) fn start(agent: &Rc<Agent>, agent_socket: &Path) {
             _ = answer.send(agent.seen());
         }
     });
-}
-
-/// Removes the socket.
-pub(super) fn end(config: &Metrics) {
-    if let Some(path) = &config.socket {
-        _ = std::fs::remove_file(path);
-    }
+    made
 }
 
 /// What the metrics' thread reads, and how it asks the event loop.

@@ -5,7 +5,7 @@ use super::glyph::spark;
 use super::view::Row;
 use crate::cli::numbers::{draw, histograms, numbers};
 use crate::cli::table::{Align, Table, printable};
-use crate::cli::{demand, predict, report, when};
+use crate::cli::{demand, output, predict, when};
 use crate::fingerprint::Fingerprint;
 use crate::fingerprint::series::Point;
 use crate::live::{MemoryLimit, TaskDetail};
@@ -242,7 +242,7 @@ fn so_far(fingerprint: &Fingerprint, resource: Resource) -> Option<f64> {
 
 fn happened(detail: &Detail, since_ms: i64) -> String {
     let when = if detail.note.is_some() { "at the start" } else { "now" };
-    let mut text = format!("  {when}: {}\n", report::describe_limits(&detail.limits));
+    let mut text = format!("  {when}: {}\n", output::describe_limits(&detail.limits));
     for event in &detail.events {
         let at = format_duration((event.at_ms - since_ms).max(0) as f64 / 1e3);
         text += &format!("  after {at}: {}\n", event.message);

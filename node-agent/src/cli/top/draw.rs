@@ -131,9 +131,7 @@ fn title(state: &State, view: &View) -> String {
 fn keys(state: &State) -> &'static str {
     match (state.is_typing, state.page) {
         (true, _) => " type a part of a name; Enter keeps it, Esc drops it",
-        (_, Page::Tasks) => {
-            " q quit  ? help  s sort  / filter  Tab view  Enter detail  ←→ time  Space stop"
-        }
+        (_, Page::Tasks) => " q quit  ? help  s sort  / filter  Tab view  Enter detail  ←→ time  Space stop",
         (_, Page::Detail { .. }) => " Esc back  ↑ ↓ scroll  q quit  ? help  Space stop",
         (_, Page::Help) => " Esc back  q quit",
     }
