@@ -76,6 +76,9 @@ impl Source {
             Ok(Reply::Live(now)) => return self.trails.view(*now, services),
             Ok(Reply::Refused(why)) => why,
             Ok(_) => "the agent answered something else".into(),
+            Err(unreachable) if unreachable.absent => {
+                format!("{}; start one with: standin agent", unreachable.message)
+            }
             Err(unreachable) => unreachable.message,
         };
         let mut view = self.past(host::now_ms());
@@ -84,7 +87,7 @@ impl Source {
             Some(no_records) => no_records.clone(),
             None => "what follows is the last record of runs that are under way".into(),
         };
-        let hint = Some(format!("{why}; start one with: standin agent. {records}"));
+        let hint = Some(format!("{why}. {records}"));
         View { services, hint, events: Vec::new(), ..view }
     }
 
