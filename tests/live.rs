@@ -92,7 +92,7 @@ fn ordinary_users_see_their_own_tasks_only() {
     let _roots = start(&mut agent.standin([""; 0]), "roots", "exec sleep 100");
     wait_until("root sees both", || live(&sandbox).tasks.len() == 2);
     let shown = |as_who: fn(&mut Command) -> &mut Command| {
-        let mut top = agent.standin(["top", "--once", "--interval", "100ms"]);
+        let mut top = agent.standin(["top", "--once", "--interval", "300ms"]);
         support::stdout(&as_who(&mut top).output().unwrap())
     };
     let (mine, all) = (shown(as_nobody), shown(|command| command));
