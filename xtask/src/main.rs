@@ -7,6 +7,7 @@ mod guest;
 mod process;
 mod systemd_test;
 mod test;
+mod vm_test;
 
 use std::{path::Path, process::ExitCode};
 
@@ -26,6 +27,8 @@ enum Task {
     Bench(bench::Bench),
     /// Install the package where a real systemd runs in namespaces of this host, and test it there.
     SystemdTest(systemd_test::Options),
+    /// Install the package in emulated machines with other kernels and cgroup v2, and test it there.
+    VmTest(vm_test::Options),
     /// What runs in those namespaces until systemd takes over.
     #[command(hide = true)]
     NamespaceInit(systemd_test::namespace::Options),
@@ -38,6 +41,7 @@ fn main() -> Result<ExitCode> {
         Task::Test(options) => test::run(&options),
         Task::Dist(options) => dist::run(&options).map(|()| ExitCode::SUCCESS),
         Task::SystemdTest(options) => systemd_test::run(&options),
+        Task::VmTest(options) => vm_test::run(&options),
         Task::NamespaceInit(options) => systemd_test::namespace::init(&options).map(|()| ExitCode::FAILURE),
         Task::Bench(bench) => bench::run(&bench),
         Task::Ebpf(options) => ebpf::run(&options).map(|()| ExitCode::SUCCESS),

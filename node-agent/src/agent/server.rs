@@ -205,7 +205,7 @@ impl Agent {
     /// Loads probes, opens the database and takes up what the last agent left.
     fn start(config: Config, database: PathBuf) -> anyhow::Result<Rc<Self>> {
         let mut engine = Engine::new(&EngineOptions { pinned: true, ..EngineOptions::new(&config) })?;
-        if !engine.hierarchies().is_writable() {
+        if !engine.hierarchies().is_writable(engine.parent()) {
             bail!("the agent has to make cgroups and must be root; `standin run` works without an agent");
         }
         let opened = Store::open(&database)?;
