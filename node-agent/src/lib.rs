@@ -14,6 +14,7 @@ pub mod config;
 pub mod fingerprint;
 pub mod host;
 pub mod launch;
+pub mod live;
 pub mod pidfd;
 pub mod predict;
 pub mod probe;
@@ -22,8 +23,12 @@ pub mod shadow;
 pub mod size;
 pub mod steer;
 pub mod store;
+pub mod trust;
 pub mod units;
 pub mod wire;
+
+#[cfg(test)]
+mod hostile;
 
 #[cfg(test)]
 #[path = "../../tests/support/skip.rs"]

@@ -89,6 +89,17 @@ pub fn format_bytes(bytes: f64) -> String {
     format!("{value:.1} {unit}")
 }
 
+/// A count with its thousands apart: `1,234,567`.
+pub fn format_count(count: u64) -> String {
+    let digits = count.to_string();
+    let places = digits.len();
+    let apart = |(place, digit): (usize, char)| {
+        let comma = place > 0 && (places - place).is_multiple_of(3);
+        comma.then_some(',').into_iter().chain([digit])
+    };
+    digits.chars().enumerate().flat_map(apart).collect()
+}
+
 /// Bytes per second: `1.5 MiB/s`.
 pub fn format_rate(bytes_per_s: f64) -> String {
     format!("{}/s", format_bytes(bytes_per_s))
@@ -129,6 +140,8 @@ fn clean(number: f64) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::hostile;
+    use proptest::prelude::*;
 
     #[test]
     fn times_are_parsed() {
@@ -191,7 +204,21 @@ mod tests {
         ] {
             assert_eq!(format_duration(seconds), text);
         }
+        for (count, text) in [(0, "0"), (999, "999"), (1000, "1,000"), (1_234_567, "1,234,567")] {
+            assert_eq!(format_count(count), text);
+        }
         assert!(!format_duration(f64::INFINITY).is_empty());
         assert_eq!(format_rate(2048.0), "2.0 KiB/s");
+    }
+
+    proptest! {
+        #[test]
+        fn hostile_amounts(text in prop_oneof![hostile::number(), any::<String>()], amount in any::<f64>()) {
+            if let Ok(bytes) = parse_bytes(&text) {
+                prop_assert!(bytes > 0);
+            }
+            _ = parse_duration(&text);
+            prop_assert!(!format_bytes(amount).contains("NaN") && !format_duration(amount).contains("NaN"));
+        }
     }
 }

@@ -3,6 +3,7 @@ mod bench;
 mod debian;
 mod dist;
 mod ebpf;
+mod fuzz;
 mod guest;
 mod process;
 mod systemd_test;
@@ -32,6 +33,8 @@ enum Task {
     /// What runs in those namespaces until systemd takes over.
     #[command(hide = true)]
     NamespaceInit(systemd_test::namespace::Options),
+    /// Feed every parser with very many inputs that mean harm.
+    Fuzz(fuzz::Options),
     /// Rebuild the BPF object that users build with (ebpf-probes/prebuilt/standin.bpf.o).
     Ebpf(ebpf::Options),
 }
@@ -44,6 +47,7 @@ fn main() -> Result<ExitCode> {
         Task::VmTest(options) => vm_test::run(&options),
         Task::NamespaceInit(options) => systemd_test::namespace::init(&options).map(|()| ExitCode::FAILURE),
         Task::Bench(bench) => bench::run(&bench),
+        Task::Fuzz(options) => fuzz::run(&options),
         Task::Ebpf(options) => ebpf::run(&options).map(|()| ExitCode::SUCCESS),
     }
 }

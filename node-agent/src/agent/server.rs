@@ -9,13 +9,17 @@ mod budget;
 mod connection;
 mod container;
 mod forecast;
+mod guests;
+mod history;
 mod keeper;
 mod licenses;
 mod life;
+mod live;
 mod manager;
 mod others;
 mod pressure;
 mod queue;
+mod rate;
 mod reload;
 mod socket;
 mod steering;
@@ -32,9 +36,11 @@ use crate::store::{Reader, Store, StoreError, Writer};
 use crate::wire::{AgentStatus, Start};
 use anyhow::{Context, bail};
 use forecast::Forecasts;
+use guests::Guests;
 use life::Life;
 use manager::Manager;
 use queue::{Entry, Queue};
+use rate::Rate;
 use std::cell::{Cell, RefCell};
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
@@ -44,13 +50,10 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
-use tokio::net::{UnixListener, UnixStream};
+use tokio::net::UnixStream;
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot, watch};
+use tokio::sync::{Semaphore, oneshot, watch};
 use tokio::task::{JoinSet, LocalSet};
-
-/// Most connections at once; further ones wait to be accepted.
-const CONNECTIONS_MAX: usize = 4096;
 
 /// Pause between two looks at exits and released cgroups.
 const HOUSEKEEPING: Duration = Duration::from_secs(1);
@@ -80,11 +83,19 @@ struct Agent {
     wanted: watch::Sender<u64>,
     /// Promises, and who waits for one.
     queue: Queue,
+    /// Tasks under way, as they are shown.
+    board: live::Board,
     /// Tasks under way.
     active: Cell<usize>,
     /// Runs recorded.
     recorded: Cell<u64>,
     manager: Manager,
+    /// Who is connected.
+    guests: Rc<Guests>,
+    /// Failovers that users have recorded.
+    failovers: RefCell<Rate>,
+    /// Copies of a user's part of the database that are being made.
+    copying: Semaphore,
     /// Becomes true when the daemon ends.
     stop: watch::Sender<bool>,
     lives: RefCell<JoinSet<()>>,
@@ -102,6 +113,13 @@ impl Process {
         let pidfd = rustix::process::pidfd_open(raw, rustix::process::PidfdFlags::NONBLOCK)?;
         let id = ProcessId::of(pid).ok_or(io::ErrorKind::NotFound)?;
         Ok(Self { id, pidfd: watch(pidfd, Interest::READABLE)? })
+    }
+
+    /// Whether it still runs: then its number is nobody else's.
+    fn is_running(&self) -> bool {
+        use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+        let mut watched = [PollFd::new(self.pidfd.get_ref().as_fd(), PollFlags::POLLIN)];
+        poll(&mut watched, PollTimeout::ZERO) == Ok(0)
     }
 }
 
@@ -153,15 +171,14 @@ async fn run(
     tracing::info!("listening on {}, recording in {}", socket.display(), agent.database.display());
     agent.manager.ready();
 
-    let connections = Arc::new(Semaphore::new(CONNECTIONS_MAX));
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut housekeeping = tokio::time::interval(HOUSEKEEPING);
     let mut pruning = tokio::time::interval(PRUNING);
     loop {
         tokio::select! {
-            accepted = accept(&door.listener, &connections) => match accepted {
-                Ok((stream, permit)) => agent.serve(stream, permit),
+            accepted = door.listener.accept() => match accepted {
+                Ok((stream, _)) => agent.serve(stream),
                 Err(error) => {
                     tracing::warn!("failed to accept a connection: {error}");
                     tokio::time::sleep(Duration::from_millis(100)).await;
@@ -192,15 +209,6 @@ fn raise_descriptor_limit() {
     }
 }
 
-async fn accept(
-    listener: &UnixListener,
-    connections: &Arc<Semaphore>,
-) -> io::Result<(UnixStream, OwnedSemaphorePermit)> {
-    let permit = Arc::clone(connections).acquire_owned().await.map_err(io::Error::other)?;
-    let (stream, _) = listener.accept().await?;
-    Ok((stream, permit))
-}
-
 impl Agent {
     /// Loads probes, opens the database and takes up what the last agent left.
     fn start(config: Config, database: PathBuf) -> anyhow::Result<Rc<Self>> {
@@ -209,8 +217,8 @@ impl Agent {
             bail!("the agent has to make cgroups and must be root; `standin run` works without an agent");
         }
         let opened = Store::open(&database)?;
-        if let Err(error) = socket::share(&database, &config.agent.socket_group) {
-            tracing::warn!("the database can't be read by group {}: {error}", config.agent.socket_group);
+        if let Err(error) = socket::share(&database, &config.agent.database_group) {
+            tracing::warn!("the database can't be read by group {}: {error}", config.agent.database_group);
         }
         if let Some(path) = &opened.moved_aside {
             tracing::warn!(
@@ -242,8 +250,12 @@ impl Agent {
             others: RefCell::new(others),
             budget: RefCell::default(),
             drain: Cell::default(),
+            board: live::Board::default(),
             active: Cell::new(0),
             recorded: Cell::new(0),
+            guests: Rc::default(),
+            failovers: RefCell::new(Rate::of(rate::FAILOVERS_MAX)),
+            copying: Semaphore::new(1),
             stop: watch::Sender::new(false),
             lives: RefCell::new(JoinSet::new()),
         });
@@ -290,7 +302,7 @@ impl Agent {
             priority: admission.priority,
             promise: admission.promise.clone(),
             duration_ms: None,
-            since_ms: host::now_ms(),
+            since_uptime_ms: host::uptime_ms(),
             run: None,
         };
         self.hold(entry, admission)
@@ -301,12 +313,9 @@ impl Agent {
         self.lives.borrow_mut().spawn_local(life);
     }
 
-    fn serve(self: &Rc<Self>, stream: UnixStream, permit: OwnedSemaphorePermit) {
+    fn serve(self: &Rc<Self>, stream: UnixStream) {
         let agent = Rc::clone(self);
-        tokio::task::spawn_local(async move {
-            connection::serve(&agent, stream).await;
-            drop(permit);
-        });
+        tokio::task::spawn_local(async move { connection::serve(&agent, stream).await });
     }
 
     fn keep_house(self: &Rc<Self>) {

@@ -54,9 +54,12 @@ pub(super) fn run(settings: Settings, arguments: &AgentArgs) -> anyhow::Result<u
     Ok(0)
 }
 
+/// What is logged where `RUST_LOG` says nothing: every copy of a user's runs is a database that is migrated.
+const LEVELS: &str = "info,rusqlite_migration=warn";
+
 /// Under systemd straight into the journal, with fields; elsewhere to stderr. `RUST_LOG` chooses the level.
 fn log_to_journal_or_stderr() {
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(LEVELS));
     let registry = tracing_subscriber::registry().with(filter);
     match std::env::var_os("JOURNAL_STREAM").and_then(|_| tracing_journald::layer().ok()) {
         Some(journal) => registry.with(journal).init(),

@@ -6,8 +6,8 @@ mod start;
 pub(super) use start::check;
 
 use super::exit::print;
+use super::output::{JSON_VERSION, print_json};
 use super::reach::{self, Unreachable};
-use super::report::{JSON_VERSION, print_json};
 use super::settings::Settings;
 use super::table::{Align, Table};
 use crate::cgroup::{CONTROLLERS, Hierarchies, Mode};

@@ -3,27 +3,31 @@
 mod agent;
 mod ask;
 mod backtest;
+mod completions;
 mod db;
 mod demand;
 mod doctor;
 mod events;
 mod exit;
 mod explain;
+mod glance;
 mod import;
 mod ls;
 mod numbers;
 mod oci_hook;
+mod output;
+mod own_history;
 mod predict;
 mod ps;
 mod queue;
 mod reach;
-mod report;
 mod run;
 mod runs;
 mod settings;
 mod show;
 mod sizing;
 mod table;
+mod top;
 mod trace_file;
 mod when;
 
@@ -80,6 +84,8 @@ enum Verb {
     Agent(agent::AgentArgs),
     /// List the services that run, with their shadows
     Ps(ps::PsArgs),
+    /// Watch tasks, services and the queue, now or at a moment of the past
+    Top(top::TopArgs),
     /// Move the traffic of a service to a shadow
     Failover(ps::FailoverArgs),
     /// End a service
@@ -104,6 +110,8 @@ enum Verb {
     Queue(queue::QueueArgs),
     /// Say what standin did to tasks, and when: limits that followed, waits, releases
     Events(events::EventsArgs),
+    /// Print what a shell needs to complete command lines
+    Completions(completions::CompletionsArgs),
     /// Say what works on this host, and what does not and why
     Doctor(doctor::DoctorArgs),
     /// About the database

@@ -1,6 +1,7 @@
 //! Overrides, configuration and defaults, resolved to the places that are used.
 
-use super::{Overrides, reach};
+use super::exit::complain;
+use super::{Overrides, own_history, reach};
 use crate::config::{Config, ConfigError, DEFAULT_DATABASE, DEFAULT_SOCKET};
 use nix::unistd::{User, geteuid, getuid};
 use std::path::PathBuf;
@@ -34,13 +35,18 @@ impl Settings {
         Ok(Self { config, config_path, database, socket, is_database_named, prefers_embedded })
     }
 
-    /// The database that read verbs look into: for ordinary users who named none that of the agent, where one
+    /// The database that read verbs look into: for ordinary users who named none their part of the agent's, where one
     /// answers, as it records their runs.
     pub(super) fn database_to_read(&self) -> PathBuf {
         if self.is_database_named || geteuid().is_root() {
             return self.database.clone();
         }
-        reach::status(&self.socket).map_or_else(|_| self.database.clone(), |status| status.database.into())
+        let Ok(status) = reach::status(&self.socket) else { return self.database.clone() };
+        let of_agent = PathBuf::from(status.database);
+        own_history::database(&self.socket, &of_agent).unwrap_or_else(|why| {
+            complain(&why);
+            of_agent
+        })
     }
 }
 

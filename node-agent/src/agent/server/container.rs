@@ -39,7 +39,7 @@ pub(super) fn take_up(agent: &Rc<Agent>, uid: u32, container: &Container) -> Res
         pid,
         priority: terms.priority,
         duration_ms: duration_ms(&prediction),
-        since_ms: host::now_ms(),
+        since_uptime_ms: host::uptime_ms(),
         run: None,
         promise: promise.clone(),
     };

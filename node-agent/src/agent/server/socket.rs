@@ -1,5 +1,5 @@
 //! What the agent shares with its users: its socket, with the right owner and mode and never taken from an agent
-//! that still answers, and its database, which the same group may read.
+//! that still answers, and its database, which root and a group of its choice may read.
 
 use anyhow::{Context, bail};
 use nix::unistd::{Gid, Group, chown};
@@ -58,6 +58,8 @@ fn listen(path: &Path, group: &str) -> anyhow::Result<UnixListener> {
     }
     if let Some(directory) = path.parent() {
         fs::create_dir_all(directory).with_context(|| format!("failed to create {}", directory.display()))?;
+        // Who can put another socket there speaks for the agent.
+        crate::trust::check_directory(directory)?;
     }
     // Left by an agent that was killed: nobody answered above. Anything else is not ours to remove.
     if let Ok(metadata) = path.symlink_metadata() {
@@ -76,10 +78,11 @@ fn listen(path: &Path, group: &str) -> anyhow::Result<UnixListener> {
     Ok(listener)
 }
 
-/// Lets the members of `group`, if there is such a group, read the database. Its directory is only touched if
-/// nobody else can look into it yet: then it was made for it.
+/// Lets the members of `group`, if there is such a group, read the database: all runs of all users. Its directory is
+/// only touched if nobody else can look into it yet: then it was made for it. Without a group the files are root's
+/// again, whatever they were before.
 pub(super) fn share(database: &Path, group: &str) -> io::Result<()> {
-    let Some(group) = group_id(group) else { return Ok(()) };
+    let group = group_id(group).unwrap_or(Gid::from_raw(0));
     let directory = database.parent().filter(|directory| {
         directory.metadata().is_ok_and(|metadata| metadata.permissions().mode() & 0o007 == 0)
     });
