@@ -500,3 +500,24 @@ fn jobs_that_all_run_at_once_are_all_measured_and_recorded() {
     sandbox.wait_for_runs(count as usize, "exit_code = 5 AND cpu_ns > 0 AND execs > 0");
     wait_until("the cgroups are gone", || sandbox.run_cgroups().is_empty());
 }
+
+#[test]
+fn each_promise_names_a_test_that_exists() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+    let promises = fs::read_to_string(root.join("node-agent/docs/promises.md")).unwrap();
+    let mut found = 0;
+    for line in promises.lines().filter(|line| line.starts_with("| ") && line.contains(".rs`: `")) {
+        let (file, name) = line.split_once(".rs`: `").unwrap();
+        let file = file.rsplit_once('`').unwrap().1.to_owned() + ".rs";
+        let name = name.split_once('`').unwrap().0;
+        let text = fs::read_to_string(root.join(&file)).unwrap_or_else(|error| panic!("{file}: {error}"));
+        assert!(text.contains(&format!("#[test]\nfn {name}()")), "{file} has no test {name}");
+        found += 1;
+    }
+    assert!(found > 20, "{found} promises");
+    let security = fs::read_to_string(root.join(".github/SECURITY.md")).unwrap();
+    let attacks = fs::read_to_string(root.join("tests/other_users.rs")).unwrap();
+    for name in attacks.split("#[test]\nfn ").skip(1).map(|rest| rest.split_once('(').unwrap().0) {
+        assert!(security.contains(&format!("`{name}`")), "SECURITY.md does not name {name}");
+    }
+}

@@ -259,7 +259,7 @@ fn a_length_alone_takes_no_memory_and_a_frame_is_bounded() {
     };
     let mut stream = connect(&sandbox);
     stream.write_all(&header(wire::REQUEST_BYTES_MAX + 1)).unwrap();
-    assert!(refusal(wire::receive(&mut stream)).contains("the limit is 262144"));
+    assert!(refusal(wire::receive(&mut stream)).contains("the limit is 131072"));
     let rss = || -> u64 {
         let status = fs::read_to_string(format!("/proc/{}/status", agent.pid())).unwrap();
         let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
@@ -270,7 +270,7 @@ fn a_length_alone_takes_no_memory_and_a_frame_is_bounded() {
     held.iter_mut().for_each(|stream| stream.write_all(&header(wire::REQUEST_BYTES_MAX)).unwrap());
     assert!(matches!(ask(&sandbox, &Request::Status), Ok(Reply::Status(_))));
     let grown = rss().saturating_sub(before);
-    assert!(grown < 25 * 1024, "200 announced frames of 256 KiB took {grown} KiB");
+    assert!(grown < 25 * 1024, "200 announced frames of 128 KiB took {grown} KiB");
 }
 
 #[test]

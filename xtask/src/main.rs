@@ -4,6 +4,7 @@ mod debian;
 mod ebpf;
 mod fuzz;
 mod process;
+mod soak;
 mod test;
 
 use std::{path::Path, process::ExitCode};
@@ -20,6 +21,8 @@ enum Task {
     /// Measure on this host what standin costs.
     #[command(subcommand)]
     Bench(bench::Bench),
+    /// Let jobs, failovers and cgroups come and go, and see whether anything grows.
+    Soak(soak::Options),
     /// Feed every parser with very many inputs that mean harm.
     Fuzz(fuzz::Options),
     /// Rebuild the BPF object that users build with (ebpf-probes/prebuilt/standin.bpf.o).
@@ -30,6 +33,7 @@ fn main() -> Result<ExitCode> {
     match Task::parse() {
         Task::Test(options) => test::run(&options),
         Task::Bench(bench) => bench::run(&bench),
+        Task::Soak(options) => soak::run(&options),
         Task::Fuzz(options) => fuzz::run(&options),
         Task::Ebpf(options) => ebpf::run(&options).map(|()| ExitCode::SUCCESS),
     }

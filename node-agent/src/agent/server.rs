@@ -52,8 +52,9 @@ use tokio::task::{JoinSet, LocalSet};
 /// Pause between two looks at exits and released cgroups.
 const HOUSEKEEPING: Duration = Duration::from_secs(1);
 
-/// Pause between two prunings of old runs.
+/// Pause between two prunings of old runs, and most runs between them: a user in a loop makes thousands an hour.
 const PRUNING: Duration = Duration::from_secs(3600);
+const PRUNE_EVERY_RUNS: u64 = 1000;
 
 /// What the daemon shares between its futures.
 struct Agent {
@@ -283,6 +284,14 @@ impl Agent {
             if let Err(error) = ended {
                 tracing::error!("the life of a task broke off: {error}");
             }
+        }
+    }
+
+    fn count_recorded(&self) {
+        let recorded = self.recorded.get() + 1;
+        self.recorded.set(recorded);
+        if recorded.is_multiple_of(PRUNE_EVERY_RUNS) {
+            self.prune();
         }
     }
 
