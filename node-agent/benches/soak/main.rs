@@ -6,7 +6,6 @@ mod bounds;
 mod churn;
 mod sample;
 #[path = "../../../tests/support/service.rs"]
-#[allow(dead_code, reason = "tests use the rest")]
 mod service;
 #[path = "../../../tests/support/mod.rs"]
 mod support;

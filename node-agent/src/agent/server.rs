@@ -20,6 +20,7 @@ mod queue;
 mod rate;
 mod socket;
 mod steering;
+mod strays;
 
 use super::{Engine, EngineOptions, Task, recover, terms};
 use crate::config::Config;
@@ -192,6 +193,9 @@ impl Agent {
         let mut store = opened.store;
         // Those that are taken up get their limits again; nobody would follow the others.
         keeper::let_go(engine.hierarchies(), engine.parent());
+        if let Err(error) = strays::record(&engine, &mut store, config.run.policy) {
+            tracing::warn!("tasks without a record stay without: {error}");
+        }
         let (adopted, of_others) = adopt::runs(&mut engine, &mut store)?;
         let others = others::Others::start(&mut engine, config.agent.host_cgroups, of_others);
         recover::sweep_cgroups(engine.hierarchies(), engine.parent());
