@@ -24,6 +24,9 @@ use tokio::sync::oneshot;
 /// How long a launcher may take to say what it wants.
 const FIRST_REQUEST: Duration = Duration::from_secs(10);
 
+/// How long a launcher may take to read an answer.
+const ANSWER_WAIT: Duration = Duration::from_secs(10);
+
 /// Longest of what is said after a run was started, bytes.
 const LATER_BYTES_MAX: usize = 1024;
 
@@ -291,17 +294,24 @@ async fn receive(stream: &mut UnixStream, bytes_max: usize) -> Result<Request, W
     Ok(request)
 }
 
-pub(super) async fn answer(stream: &mut UnixStream, reply: &(impl Serialize + Sync)) {
-    let sent: Result<(), WireError> = async {
+/// Whether the answer has gone out. Who does not take it in time is gone.
+pub(super) async fn is_answered(stream: &mut UnixStream, reply: &(impl Serialize + Sync)) -> bool {
+    let send = async {
         stream.write_all(&wire::encode(reply)?).await?;
-        Ok(())
-    }
-    .await;
-    match sent {
+        Ok::<(), WireError>(())
+    };
+    let sent = tokio::time::timeout(ANSWER_WAIT, send).await.unwrap_or(Err(WireError::Silent));
+    match &sent {
         Err(WireError::Io(error)) if error.kind() == io::ErrorKind::BrokenPipe => {}
         Err(error) => tracing::debug!("failed to answer: {error}"),
         Ok(()) => {}
     }
+    sent.is_ok()
+}
+
+/// The same where nothing follows.
+pub(super) async fn answer(stream: &mut UnixStream, reply: &(impl Serialize + Sync)) {
+    is_answered(stream, reply).await;
 }
 
 pub(super) async fn refuse(stream: &mut UnixStream, why: &str) {

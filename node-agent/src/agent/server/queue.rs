@@ -308,7 +308,10 @@ impl Agent {
             if granted.try_recv().is_ok() {
                 break;
             }
-            connection::answer(stream, &Reply::Waiting(Waiting { ahead, expected_ms, lacks })).await;
+            let waiting = Reply::Waiting(Waiting { ahead, expected_ms, lacks });
+            if !connection::is_answered(stream, &waiting).await {
+                return Err(Denied::Gone);
+            }
             let too_late = async {
                 match last {
                     Some(last) => tokio::time::sleep_until(last.into()).await,
