@@ -23,6 +23,7 @@ mod rate;
 mod reload;
 mod socket;
 mod steering;
+mod strays;
 
 use super::{Engine, EngineOptions, Task, recover, terms};
 use crate::config::{Config, ConfigError};
@@ -58,8 +59,9 @@ use tokio::task::{JoinSet, LocalSet};
 /// Pause between two looks at exits and released cgroups.
 const HOUSEKEEPING: Duration = Duration::from_secs(1);
 
-/// Pause between two prunings of old runs.
+/// Pause between two prunings of old runs, and most runs between them: a user in a loop makes thousands an hour.
 const PRUNING: Duration = Duration::from_secs(3600);
+const PRUNE_EVERY_RUNS: u64 = 1000;
 
 /// What the daemon shares between its futures.
 struct Agent {
@@ -229,6 +231,9 @@ impl Agent {
         let mut store = opened.store;
         // Those that are taken up get their limits again; nobody would follow the others.
         keeper::let_go(engine.hierarchies(), engine.parent());
+        if let Err(error) = strays::record(&engine, &mut store, config.run.policy) {
+            tracing::warn!("tasks without a record stay without: {error}");
+        }
         let (adopted, of_others) = adopt::runs(&mut engine, &mut store)?;
         let others = others::Others::start(&mut engine, config.agent.host_cgroups, of_others);
         recover::sweep_cgroups(engine.hierarchies(), engine.parent());
@@ -333,6 +338,14 @@ impl Agent {
             if let Err(error) = ended {
                 tracing::error!("the life of a task broke off: {error}");
             }
+        }
+    }
+
+    fn count_recorded(&self) {
+        let recorded = self.recorded.get() + 1;
+        self.recorded.set(recorded);
+        if recorded.is_multiple_of(PRUNE_EVERY_RUNS) {
+            self.prune();
         }
     }
 

@@ -1,5 +1,6 @@
 //! What the store promises, in files by what a user would ask about.
 
+mod cut_off;
 mod events;
 mod hostile;
 mod own;
