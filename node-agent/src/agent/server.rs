@@ -16,6 +16,7 @@ mod licenses;
 mod life;
 mod live;
 mod manager;
+mod metrics;
 mod others;
 mod pressure;
 mod queue;
@@ -30,6 +31,7 @@ use crate::config::{Config, ConfigError};
 use crate::fingerprint::Measured;
 use crate::fingerprint::key::{Feature, TaskKey};
 use crate::host::{self, OwnCost, ProcessId};
+use crate::metrics::Tally;
 use crate::pidfd;
 use crate::probe::{Found, Probes, State};
 use crate::store::record::{Admission, Ending, Engine as EngineKind, NewRun, RunId};
@@ -87,6 +89,8 @@ struct Agent {
     queue: Queue,
     /// Tasks under way, as they are shown.
     board: live::Board,
+    /// What all tasks have used since the agent started.
+    tally: RefCell<Tally>,
     /// Tasks under way.
     active: Cell<usize>,
     /// Runs recorded.
@@ -170,6 +174,7 @@ async fn run(
     let agent = Agent::start(config, database).inspect_err(|_| door.close(socket))?;
     agent.report_probes();
     tokio::task::spawn_local(pressure::watch(Rc::clone(&agent)));
+    let metrics = metrics::start(&agent, socket);
     tracing::info!("listening on {}, recording in {}", socket.display(), agent.database.display());
     agent.manager.ready();
 
@@ -199,6 +204,7 @@ async fn run(
     }
     agent.manager.stopping();
     door.close(socket);
+    metrics.inspect(|socket| _ = std::fs::remove_file(socket));
     agent.end().await;
     Ok(())
 }
@@ -239,6 +245,7 @@ impl Agent {
         recover::sweep_cgroups(engine.hierarchies(), engine.parent());
         let reader = Reader::open(&database).context("failed to read the database just opened")?;
         let queue = Queue::new(terms::total(&config, engine.capacity()));
+        let tally = Tally::new(config.metrics.tasks_max as usize);
         let agent = Rc::new(Self {
             queue,
             claims: RefCell::default(),
@@ -256,6 +263,7 @@ impl Agent {
             budget: RefCell::default(),
             drain: Cell::default(),
             board: live::Board::default(),
+            tally: RefCell::new(tally),
             active: Cell::new(0),
             recorded: Cell::new(0),
             guests: Rc::default(),

@@ -33,6 +33,7 @@ mod peers;
 mod prune;
 pub mod read;
 pub mod record;
+pub mod tail;
 #[cfg(test)]
 mod tests;
 mod write;
