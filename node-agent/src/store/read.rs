@@ -224,11 +224,11 @@ impl Reader {
         self.run_query(past::read)
     }
 
-    /// How good the predictions of a task were, per resource, over all kept runs and users.
+    /// How good the predictions of a task or of all were, per resource, over all kept runs and users.
     ///
     /// # Errors
     /// As [`Reader::tasks`].
-    pub fn accuracy_summary(&self, task_type: &str) -> Result<Vec<AccuracySummary>, StoreError> {
+    pub fn accuracy_summary(&self, task_type: Option<&str>) -> Result<Vec<AccuracySummary>, StoreError> {
         self.run_query(|db| accuracy_summary(db, task_type))
     }
 
@@ -469,11 +469,12 @@ fn accuracy(db: &Connection, task_type: Option<&str>, limit: usize) -> Result<Ve
     Ok(rows.into_iter().flatten().collect())
 }
 
-fn accuracy_summary(db: &Connection, task_type: &str) -> Result<Vec<AccuracySummary>> {
+fn accuracy_summary(db: &Connection, task_type: Option<&str>) -> Result<Vec<AccuracySummary>> {
     let sql = "SELECT a.resource, count(*) AS runs, avg(abs(a.error_percent)) AS mean_error_percent,
                       100.0 * avg(a.within_upper) AS within_upper_percent
                FROM prediction_accuracy a JOIN resource n ON n.name = a.resource
-               WHERE a.task_type = ? AND a.level <> 'host' AND NOT a.actual_is_lower_bound GROUP BY a.resource ORDER BY n.place";
+               WHERE (?1 IS NULL OR a.task_type = ?1) AND a.level <> 'host' AND NOT a.actual_is_lower_bound
+               GROUP BY a.resource ORDER BY n.place";
     let rows = collect(db, sql, [task_type], |row| {
         let Some(resource) = resource(row)? else { return Ok(None) };
         Ok(Some(AccuracySummary {
