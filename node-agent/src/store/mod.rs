@@ -26,6 +26,7 @@ pub mod event;
 pub mod failover;
 mod history;
 mod open;
+mod outcomes;
 pub mod past;
 mod peers;
 mod prune;
