@@ -6,8 +6,8 @@ mod ebpf;
 mod fuzz;
 mod guest;
 mod process;
-mod systemd_test;
 mod soak;
+mod systemd_test;
 mod test;
 mod vm_test;
 

@@ -159,7 +159,16 @@ impl Evidence {
             upper = (expected * (width * factor).exp()).min(most).max(expected).max(censored);
             reason += &calibrated(factor);
         }
-        Estimate { resource, expected, upper, risk, samples: self.samples(), level: self.level, width, reason }
+        Estimate {
+            resource,
+            expected,
+            upper,
+            risk,
+            samples: self.samples(),
+            level: self.level,
+            width,
+            reason,
+        }
     }
 
     /// Two or three runs, of which one did without what another needed, are no reason to bound a peak, a count
@@ -277,7 +286,9 @@ impl Evidence {
 /// In words, where a bound is not left as it is.
 fn calibrated(factor: f64) -> String {
     match factor {
-        factor if factor > 1.02 => format!("; {:.0} % wider, by how bounds here held", (factor - 1.0) * 100.0),
+        factor if factor > 1.02 => {
+            format!("; {:.0} % wider, by how bounds here held", (factor - 1.0) * 100.0)
+        }
         factor if factor < 0.98 => {
             format!("; {:.0} % narrower, by how bounds here held", (1.0 - factor) * 100.0)
         }
