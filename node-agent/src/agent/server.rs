@@ -24,6 +24,7 @@ mod rate;
 mod reload;
 mod socket;
 mod steering;
+mod strays;
 
 use super::{Engine, EngineOptions, Task, recover, terms};
 use crate::config::{Config, ConfigError};
@@ -60,8 +61,9 @@ use tokio::task::{JoinSet, LocalSet};
 /// Pause between two looks at exits and released cgroups.
 const HOUSEKEEPING: Duration = Duration::from_secs(1);
 
-/// Pause between two prunings of old runs.
+/// Pause between two prunings of old runs, and most runs between them: a user in a loop makes thousands an hour.
 const PRUNING: Duration = Duration::from_secs(3600);
+const PRUNE_EVERY_RUNS: u64 = 1000;
 
 /// What the daemon shares between its futures.
 struct Agent {
@@ -219,7 +221,7 @@ impl Agent {
     /// Loads probes, opens the database and takes up what the last agent left.
     fn start(config: Config, database: PathBuf) -> anyhow::Result<Rc<Self>> {
         let mut engine = Engine::new(&EngineOptions { pinned: true, ..EngineOptions::new(&config) })?;
-        if !engine.hierarchies().is_writable() {
+        if !engine.hierarchies().is_writable(engine.parent()) {
             bail!("the agent has to make cgroups and must be root; `standin run` works without an agent");
         }
         let opened = Store::open(&database)?;
@@ -235,6 +237,9 @@ impl Agent {
         let mut store = opened.store;
         // Those that are taken up get their limits again; nobody would follow the others.
         keeper::let_go(engine.hierarchies(), engine.parent());
+        if let Err(error) = strays::record(&engine, &mut store, config.run.policy) {
+            tracing::warn!("tasks without a record stay without: {error}");
+        }
         let (adopted, of_others) = adopt::runs(&mut engine, &mut store)?;
         let others = others::Others::start(&mut engine, config.agent.host_cgroups, of_others);
         recover::sweep_cgroups(engine.hierarchies(), engine.parent());
@@ -341,6 +346,14 @@ impl Agent {
             if let Err(error) = ended {
                 tracing::error!("the life of a task broke off: {error}");
             }
+        }
+    }
+
+    fn count_recorded(&self) {
+        let recorded = self.recorded.get() + 1;
+        self.recorded.set(recorded);
+        if recorded.is_multiple_of(PRUNE_EVERY_RUNS) {
+            self.prune();
         }
     }
 

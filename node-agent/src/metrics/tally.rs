@@ -260,6 +260,7 @@ mod tests {
             risk: 0.05,
             samples: 3,
             level,
+            width: None,
             reason: String::new(),
         };
         let prediction = Prediction {

@@ -27,6 +27,7 @@ pub mod failover;
 mod history;
 pub mod moment;
 mod open;
+mod outcomes;
 mod own;
 pub mod past;
 mod peers;

@@ -327,6 +327,6 @@ async fn record(
 ) -> Result<RunId, StoreError> {
     let run = record.settled().await?;
     agent.finish(run, host::now_ms(), ending, measured).await?;
-    agent.recorded.set(agent.recorded.get() + 1);
+    agent.count_recorded();
     Ok(run)
 }
