@@ -48,6 +48,8 @@ pub struct Agent {
     pub socket: PathBuf,
     /// Group whose members may use the socket; nobody but root if there is no such group.
     pub socket_group: String,
+    /// Group whose members may read the whole database, with the runs of all users; nobody but root if empty.
+    pub database_group: String,
     /// Cgroup under which runs get theirs: a relative path of plain names.
     pub cgroup_parent: String,
     /// Whether BPF programs are loaded; without them the kernel's own accounts serve.
@@ -57,6 +59,9 @@ pub struct Agent {
     pub bpffs: Option<PathBuf>,
     /// Most cgroups of others (systemd units, containers) that are measured at once; 0 for none.
     pub host_cgroups: u32,
+    /// Seconds after which what was measured of a cgroup of others is recorded and the next record of it begins; 0: not
+    /// before it ends.
+    pub host_record_s: u64,
     /// Most of the time of all CPUs that the probes may take, percent; the dearest is given up above it.
     pub budget_percent: f64,
     /// Seconds between two counts of what they take.
@@ -73,10 +78,12 @@ impl Default for Agent {
             database: None,
             socket: DEFAULT_SOCKET.into(),
             socket_group: "standin".into(),
+            database_group: String::new(),
             cgroup_parent: "standin".into(),
             probes: true,
             bpffs: None,
             host_cgroups: 128,
+            host_record_s: 3600,
             budget_percent: 5.0,
             cost_interval_s: 60,
             tasks_max: 1024,
@@ -130,6 +137,9 @@ pub enum ConfigError {
         /// Why.
         source: std::io::Error,
     },
+    /// Others than root could have written it, and root reads it.
+    #[error(transparent)]
+    Untrusted(#[from] crate::trust::Untrusted),
     /// The file is not what is allowed.
     #[error("{}{}: {message}", path.display(), line.map(|line| format!(":{line}")).unwrap_or_default())]
     Invalid {
@@ -150,7 +160,10 @@ impl Config {
     pub fn load(path: Option<&Path>) -> Result<Self, ConfigError> {
         let wanted = path.unwrap_or(Path::new(DEFAULT_PATH));
         match std::fs::read_to_string(wanted) {
-            Ok(text) => Self::parse(wanted, &text),
+            Ok(text) => {
+                crate::trust::check_file_of_root(wanted)?;
+                Self::parse(wanted, &text)
+            }
             Err(error) if path.is_none() && error.kind() == std::io::ErrorKind::NotFound => {
                 Ok(Self::default())
             }
@@ -195,6 +208,7 @@ impl Config {
         }
         let bounds = [
             ("agent.host_cgroups", u64::from(self.agent.host_cgroups), 0, 65_536),
+            ("agent.host_record_s", self.agent.host_record_s, 0, 2_592_000),
             ("agent.cost_interval_s", self.agent.cost_interval_s, 2, 86_400),
             ("agent.tasks_max", u64::from(self.agent.tasks_max), 1, 65_536),
             ("agent.checkpoint_s", self.agent.checkpoint_s, 1, 3_600),
@@ -235,6 +249,8 @@ fn key_of(line: &str) -> Option<&str> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::hostile;
+    use proptest::prelude::*;
 
     fn error(text: &str) -> String {
         Config::parse(Path::new("config.toml"), text).unwrap_err().to_string()
@@ -289,5 +305,75 @@ mod tests {
         let kind = error("[agent]\ntasks_max = \"x\"\n");
         assert!(kind.starts_with("config.toml:2: tasks_max: ") && kind.contains("whole number"), "{kind}");
         assert!(!error("[agent\n").contains('\n'));
+    }
+
+    const LINES: &[&str] = &[
+        "[agent]",
+        "[run]",
+        "[host]",
+        "[admission]",
+        "[retention]",
+        "[license.x]",
+        "[task.a]",
+        "[task.\"b c\"]",
+        "[[agent]]",
+        "policy = \"strict\"",
+        "cgroup_parent = \"a/b\"",
+        "cgroup_parent = \"../x\"",
+        "cgroup_parent = \"/\"",
+        "total = 2",
+        "licenses = { x = 1 }",
+        "server = \"127.0.0.1:1\"",
+        "when_full = \"wait\"",
+    ];
+    const KEYS: &[&str] = &[
+        "tasks_max",
+        "host_cgroups",
+        "budget_percent",
+        "cost_interval_s",
+        "checkpoint_s",
+        "risk",
+        "runs_per_task",
+        "days",
+        "reserve_memory",
+        "cpu_overcommit",
+        "unknown_memory",
+        "total",
+        "priority",
+        "limit_memory",
+        "limit_cpu",
+        "limit_tasks",
+        "reserve_cpu",
+        "limit_read",
+    ];
+
+    fn config_text() -> impl Strategy<Value = String> {
+        let value = prop_oneof![hostile::number(), hostile::number().prop_map(|text| format!("{text:?}"))];
+        let line = prop_oneof![
+            3 => hostile::word_of(LINES),
+            4 => (prop::sample::select(KEYS), value).prop_map(|(key, value)| format!("{key} = {value}")),
+        ];
+        proptest::collection::vec(line, 0..8).prop_map(|lines| lines.join("\n"))
+    }
+
+    proptest! {
+        /// What is taken can be used; what is not is told in one line.
+        #[test]
+        fn hostile_configs(text in config_text()) {
+            match Config::parse(Path::new("config.toml"), &text) {
+                Err(error) => prop_assert_eq!(error.to_string().lines().count(), 1),
+                Ok(config) => {
+                    prop_assert!(config.run.risk > 0.0 && config.run.risk < 1.0);
+                    prop_assert!(config.host.reserve_memory.of(1 << 30) <= 1 << 30);
+                    prop_assert!(config.admission.cpu_overcommit.is_finite());
+                    let plain = |part: &str| !matches!(part, "" | "." | "..");
+                    prop_assert!(config.agent.cgroup_parent.split('/').all(plain));
+                    for rule in config.task.values() {
+                        let cores = [rule.limit_cpu, rule.reserve_cpu];
+                        prop_assert!(cores.iter().flatten().all(|cores| cores.is_finite() && *cores > 0.0));
+                    }
+                }
+            }
+        }
     }
 }

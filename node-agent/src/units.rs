@@ -160,6 +160,8 @@ fn clean(number: f64) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::hostile;
+    use proptest::prelude::*;
 
     #[test]
     fn times_are_parsed() {
@@ -227,5 +229,16 @@ mod tests {
         }
         assert!(!format_duration(f64::INFINITY).is_empty());
         assert_eq!(format_rate(2048.0), "2.0 KiB/s");
+    }
+
+    proptest! {
+        #[test]
+        fn hostile_amounts(text in prop_oneof![hostile::number(), any::<String>()], amount in any::<f64>()) {
+            if let Ok(bytes) = parse_bytes(&text) {
+                prop_assert!(bytes > 0);
+            }
+            _ = parse_duration(&text);
+            prop_assert!(!format_bytes(amount).contains("NaN") && !format_duration(amount).contains("NaN"));
+        }
     }
 }

@@ -9,7 +9,7 @@ use anyhow::{Context, Result};
 use crate::{debian, process};
 
 /// Programs that tests use, and Debian's packages with them.
-const PROGRAMS: [(&str, &str); 24] = [
+const PROGRAMS: [(&str, &str); 25] = [
     ("bash", "bash"),
     ("busybox", "busybox-static"),
     ("cc", "gcc libc6-dev"),
@@ -30,6 +30,7 @@ const PROGRAMS: [(&str, &str); 24] = [
     ("setsid", "util-linux"),
     ("sqlite3", "sqlite3"),
     ("stress-ng", "stress-ng"),
+    ("systemd-analyze", "systemd"),
     ("tar", "tar"),
     ("unshare", "util-linux"),
     ("xz", "xz-utils"),

@@ -107,6 +107,7 @@ fn not_found() -> std::io::Error {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
 
     #[test]
     fn a_containers_own_cgroup_is_named_after_it() {
@@ -124,5 +125,16 @@ mod tests {
         let places = places(&hierarchies, std::process::id().cast_signed()).unwrap();
         assert_eq!(places.v1.len(), hierarchies.v1.len());
         assert!(super::places(&hierarchies, -1).is_none());
+    }
+
+    proptest! {
+        #[test]
+        fn hostile_paths(path in "[/.a-z%\\PC]{0,40}", id in "[a-z0-9.]{1,4}") {
+            let path = Path::new(path.trim_start_matches('/'));
+            if let Some(own) = own_part(path, &id) {
+                prop_assert!(path.starts_with(&own));
+                prop_assert!(own.file_name().unwrap().to_string_lossy().contains(&id));
+            }
+        }
     }
 }

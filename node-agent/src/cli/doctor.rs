@@ -1,6 +1,9 @@
 //! `standin doctor`: what works on this host, and what does not, why, and what is used instead.
 
 mod failover;
+mod start;
+
+pub(super) use start::check;
 
 use super::exit::print;
 use super::output::{JSON_VERSION, print_json};

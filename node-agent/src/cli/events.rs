@@ -82,6 +82,7 @@ impl EventsArgs {
                 SeverityArg::Error => Severity::Error,
             },
             since_ms: self.since.map_or(0, |span| host::now_ms().saturating_sub(span_ms(span))),
+            until_ms: None,
             after: 0,
         }
     }
@@ -94,13 +95,15 @@ struct Events {
 }
 
 pub(super) fn run(settings: &Settings, arguments: &EventsArgs) -> anyhow::Result<u8> {
-    let reader = Reader::open(&settings.database_to_read())?;
+    let mut reader = Reader::open(&settings.database_to_read())?;
     let mut filter = arguments.filter();
     let mut events = reader.events(&filter, arguments.limit)?;
     if arguments.follow {
         loop {
             show_lines(&mut events, arguments.json, &mut filter)?;
             std::thread::sleep(FOLLOW_PAUSE);
+            // What an ordinary user reads is a copy.
+            reader = Reader::open(&settings.database_to_read())?;
             events = reader.events(&filter, FOLLOW_MAX)?;
         }
     }

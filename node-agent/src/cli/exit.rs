@@ -4,7 +4,7 @@
 //! |---|---|
 //! | the job's | `run`: the command's own exit code; death by a signal is passed on as that |
 //! | 0 | done |
-//! | 1 | a read verb found no such task or run |
+//! | 1 | a read verb found no such task or run; `agent --check`: the agent would start, but has to do without something |
 //! | 125 | standin itself failed, or was asked for something that can't be |
 //! | 126 | `run`: the command can't be executed |
 //! | 127 | `run`: the command was not found |
@@ -13,7 +13,7 @@ use super::settings::Settings;
 use super::table::printable;
 use super::{
     Cli, Verb, agent, backtest, completions, db, doctor, events, explain, import, ls, oci_hook, predict, ps,
-    queue, report, runs, show,
+    queue, report, runs, show, top,
 };
 use crate::causes::in_one_line;
 use clap::error::ErrorKind;
@@ -28,6 +28,8 @@ const DONE: u8 = 0;
 pub(super) const NOT_KNOWN: u8 = 1;
 /// Standin's own failure.
 pub(super) const FAILED: u8 = 125;
+/// It works, but something is missing.
+pub(super) const INCOMPLETE: u8 = 1;
 
 /// Runs one command line and gives its exit code.
 pub fn main(arguments: impl IntoIterator<Item = OsString>) -> u8 {
@@ -69,6 +71,7 @@ fn run(settings: Settings, verb: Verb) -> anyhow::Result<u8> {
         Verb::Run(arguments) => super::run::run(&settings, *arguments),
         Verb::Agent(arguments) => agent::run(settings, &arguments),
         Verb::Ps(arguments) => ps::ps(&settings, &arguments),
+        Verb::Top(arguments) => top::run(&settings, &arguments),
         Verb::Failover(arguments) => ps::failover(&settings, &arguments),
         Verb::Stop(arguments) => ps::stop(&settings, &arguments),
         Verb::Ls(arguments) => ls::run(&settings, &arguments),

@@ -16,6 +16,7 @@ mod ls;
 mod numbers;
 mod oci_hook;
 mod output;
+mod own_history;
 mod predict;
 mod progress;
 mod ps;
@@ -28,12 +29,13 @@ mod settings;
 mod show;
 mod sizing;
 mod table;
+mod top;
 mod trace_file;
 mod when;
 
 pub use exit::main;
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, CommandFactory, Parser, Subcommand};
 use std::path::PathBuf;
 
 /// Profiles every task with eBPF, remembers what it needed, and sizes the next one before it starts.
@@ -71,6 +73,11 @@ struct Overrides {
     config: Option<PathBuf>,
 }
 
+/// The whole command line, for manual pages and completions that are made of it.
+pub fn command() -> clap::Command {
+    Cli::command()
+}
+
 #[derive(Debug, Subcommand)]
 enum Verb {
     /// Run a command: profiled, remembered, sized
@@ -79,6 +86,8 @@ enum Verb {
     Agent(agent::AgentArgs),
     /// List the services that run, with their shadows
     Ps(ps::PsArgs),
+    /// Watch tasks, services and the queue, now or at a moment of the past
+    Top(top::TopArgs),
     /// Move the traffic of a service to a shadow
     Failover(ps::FailoverArgs),
     /// End a service

@@ -79,7 +79,7 @@ fn sockets(directory: &Path) -> impl Iterator<Item = PathBuf> {
 }
 
 /// Of all services that answer; those whose supervisor is gone are named.
-fn statuses(directory: &Path) -> Vec<Status> {
+pub(super) fn statuses(directory: &Path) -> Vec<Status> {
     let mut found: Vec<Status> = sockets(directory)
         .filter_map(|socket| match ask(&socket, &Request::Status) {
             Ok(Reply::Status(status)) => Some(*status),

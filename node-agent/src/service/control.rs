@@ -217,7 +217,16 @@ impl Control {
 /// Whether the other side is root or who runs this.
 fn may(stream: &UnixStream) -> bool {
     let own = nix::unistd::geteuid().as_raw();
-    getsockopt(stream, sockopt::PeerCredentials).is_ok_and(|peer| peer.uid() == 0 || peer.uid() == own)
+    peer(stream).is_some_and(|peer| peer == 0 || peer == own)
+}
+
+fn peer(stream: &UnixStream) -> Option<u32> {
+    getsockopt(stream, sockopt::PeerCredentials).ok().map(|peer| peer.uid())
+}
+
+/// Whether what answers at a socket is root's or ours: anybody else's tells what it likes.
+fn is_believed(stream: &UnixStream) -> bool {
+    nix::unistd::geteuid().is_root() || may(stream)
 }
 
 fn answer(request: &Request, line: &Line, card: &Mutex<Card>, stop: &UnboundedSender<()>) -> Reply {
@@ -279,20 +288,24 @@ pub(super) struct Memory {
     pub(super) shared: u64,
 }
 
-/// From `smaps_rollup` of each process.
+/// Of all of them together.
 pub(super) fn memory(pids: &[i32]) -> Memory {
-    let mut memory = Memory::default();
-    for pid in pids {
-        let text = fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).unwrap_or_default();
-        let kib = |key: &str| -> u64 {
-            let line = text.lines().find_map(|line| line.strip_prefix(key));
-            line.and_then(|rest| rest.trim().strip_suffix(" kB")?.trim().parse().ok()).unwrap_or(0)
-        };
-        let private = kib("Private_Clean:") + kib("Private_Dirty:");
-        memory.private += private * 1024;
-        memory.shared += kib("Pss:").saturating_sub(private) * 1024;
-    }
-    memory
+    let text = |pid| fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).unwrap_or_default();
+    pids.iter().map(|pid| memory_of(&text(pid))).fold(Memory::default(), |all, one| Memory {
+        private: all.private.saturating_add(one.private),
+        shared: all.shared.saturating_add(one.shared),
+    })
+}
+
+/// From the `smaps_rollup` of a process.
+fn memory_of(text: &str) -> Memory {
+    let bytes = |key: &str| -> u64 {
+        let line = text.lines().find_map(|line| line.strip_prefix(key));
+        let kib: Option<u64> = line.and_then(|rest| rest.trim().strip_suffix(" kB")?.trim().parse().ok());
+        kib.unwrap_or(0).saturating_mul(1024)
+    };
+    let private = bytes("Private_Clean:").saturating_add(bytes("Private_Dirty:"));
+    Memory { private, shared: bytes("Pss:").saturating_sub(private) }
 }
 
 /// Asks the service whose control socket is `socket`.
@@ -301,8 +314,45 @@ pub(super) fn memory(pids: &[i32]) -> Memory {
 /// For people: nobody answers there, or something else does.
 pub fn ask(socket: &Path, request: &Request) -> Result<Reply, String> {
     let mut stream = UnixStream::connect(socket).map_err(|error| error.to_string())?;
+    if !is_believed(&stream) {
+        return Err("another user answers there".into());
+    }
     stream.set_read_timeout(Some(PATIENCE)).map_err(|error| error.to_string())?;
     wire::send(&mut stream, request)
         .and_then(|()| wire::receive(&mut stream))
         .map_err(|error| error.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::hostile;
+    use proptest::prelude::*;
+
+    #[test]
+    fn memory_is_what_the_kernel_says_in_kib() {
+        let text = "Rss: 20 kB\nPss: 12 kB\nPrivate_Clean: 3 kB\nPrivate_Dirty: 4 kB\n";
+        assert_eq!(memory_of(text), Memory { private: 7 << 10, shared: 5 << 10 });
+    }
+
+    fn frames() -> Vec<Vec<u8>> {
+        let requests = [Request::Status, Request::FailOver, Request::Stop];
+        let status = Status { name: "web".into(), instances: vec![Instance::default()], ..Status::default() };
+        let reply = wire::encode(&Reply::Status(Box::new(status))).unwrap();
+        requests.iter().map(|request| wire::encode(request).unwrap()).chain([reply]).collect()
+    }
+
+    proptest! {
+        #[test]
+        fn hostile_control(bytes in hostile::bent(frames())) {
+            _ = wire::receive::<Request>(&mut bytes.as_slice());
+            _ = wire::receive::<Reply>(&mut bytes.as_slice());
+        }
+
+        #[test]
+        fn hostile_memory_maps(text in hostile::keyed_lines(&["Pss:", "Private_Clean:", "Private_Dirty:"])) {
+            _ = memory_of(&text);
+            _ = memory_of(&text.replace('\n', " kB\n"));
+        }
+    }
 }

@@ -29,6 +29,7 @@ const MIGRATIONS: &[M<'static>] = &[
     M::up(include_str!("../../../schema/0006_cpu_demand.sql")),
     M::up(include_str!("../../../schema/0007_profile.sql")),
     M::up(include_str!("../../../schema/0008_failovers.sql")),
+    M::up(include_str!("../../../schema/0009_license_use.sql")),
 ];
 
 /// The schema this program knows: the `user_version` of a database that is up to date.
@@ -83,6 +84,13 @@ fn checked(connection: Connection, path: &Path) -> Result<Connection, StoreError
 fn immutable(path: &Path) -> Result<Connection, StoreError> {
     let flags =
         OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX | OpenFlags::SQLITE_OPEN_URI;
+    let connection = Connection::open_with_flags(uri(path, "immutable=1"), flags)
+        .map_err(|error| StoreError::of(path, error))?;
+    checked(connection, path)
+}
+
+/// The name of a file in SQLite's form for options (<https://sqlite.org/uri.html>).
+pub(super) fn uri(path: &Path, options: &str) -> String {
     let escaped: String = path.to_string_lossy().chars().fold(String::new(), |mut uri, c| {
         match c {
             '%' => uri.push_str("%25"),
@@ -92,9 +100,7 @@ fn immutable(path: &Path) -> Result<Connection, StoreError> {
         }
         uri
     });
-    let uri = format!("file:{escaped}?immutable=1");
-    let connection = Connection::open_with_flags(uri, flags).map_err(|error| StoreError::of(path, error))?;
-    checked(connection, path)
+    format!("file:{escaped}?{options}")
 }
 
 fn has_log(path: &Path) -> bool {
@@ -110,6 +116,8 @@ fn create(path: &Path) -> Result<(), StoreError> {
         .mode(0o750)
         .create(directory)
         .map_err(|source| file_error("create", directory, source))?;
+    // What is found beside a database (its log) is read and written as well.
+    crate::trust::check_file_of_root(path)?;
     match OpenOptions::new().write(true).create_new(true).mode(0o640).open(path) {
         // The mask of the caller must not decide who may read the history.
         Ok(file) => file
@@ -190,6 +198,11 @@ fn migrate(connection: &mut Connection, path: &Path) -> Result<(), StoreError> {
     connection
         .query_row("PRAGMA journal_mode = WAL", [], |_| Ok(()))
         .map_err(|error| StoreError::of(path, error))?;
+    to_latest(connection, path)
+}
+
+/// Brings a database to the current schema; `path` is what complaints name.
+pub(super) fn to_latest(connection: &mut Connection, path: &Path) -> Result<(), StoreError> {
     Migrations::from_slice(MIGRATIONS)
         .to_latest(connection)
         .map_err(|error| StoreError::of_migration(path, error))

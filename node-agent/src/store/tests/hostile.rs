@@ -167,7 +167,7 @@ impl Mount {
     fn new(options: &str) -> Option<Self> {
         let directory = tempfile::tempdir().unwrap();
         let mounted = Command::new("mount")
-            .args(["-t", "tmpfs", "-o", options, "tmpfs"])
+            .args(["-t", "tmpfs", "-o", &format!("{options},mode=0755"), "tmpfs"])
             .arg(directory.path())
             .output();
         match mounted {

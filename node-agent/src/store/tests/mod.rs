@@ -2,6 +2,7 @@
 
 mod events;
 mod hostile;
+mod own;
 mod readme;
 mod runs;
 mod sums;
