@@ -15,6 +15,7 @@ pub mod fingerprint;
 pub mod host;
 pub mod launch;
 pub mod live;
+pub mod metrics;
 pub mod pidfd;
 pub mod predict;
 pub mod printable;

@@ -6,8 +6,10 @@ mod ebpf;
 mod fuzz;
 mod guest;
 mod process;
+mod soak;
 mod systemd_test;
 mod test;
+mod vm_test;
 
 use std::{path::Path, process::ExitCode};
 
@@ -27,9 +29,13 @@ enum Task {
     Bench(bench::Bench),
     /// Install the package where a real systemd runs in namespaces of this host, and test it there.
     SystemdTest(systemd_test::Options),
+    /// Install the package in emulated machines with other kernels and cgroup v2, and test it there.
+    VmTest(vm_test::Options),
     /// What runs in those namespaces until systemd takes over.
     #[command(hide = true)]
     NamespaceInit(systemd_test::namespace::Options),
+    /// Let jobs, failovers and cgroups come and go, and see whether anything grows.
+    Soak(soak::Options),
     /// Feed every parser with very many inputs that mean harm.
     Fuzz(fuzz::Options),
     /// Rebuild the BPF object that users build with (ebpf-probes/prebuilt/standin.bpf.o).
@@ -41,8 +47,10 @@ fn main() -> Result<ExitCode> {
         Task::Test(options) => test::run(&options),
         Task::Dist(options) => dist::run(&options).map(|()| ExitCode::SUCCESS),
         Task::SystemdTest(options) => systemd_test::run(&options),
+        Task::VmTest(options) => vm_test::run(&options),
         Task::NamespaceInit(options) => systemd_test::namespace::init(&options).map(|()| ExitCode::FAILURE),
         Task::Bench(bench) => bench::run(&bench),
+        Task::Soak(options) => soak::run(&options),
         Task::Fuzz(options) => fuzz::run(&options),
         Task::Ebpf(options) => ebpf::run(&options).map(|()| ExitCode::SUCCESS),
     }

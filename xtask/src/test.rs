@@ -23,6 +23,7 @@ const PROGRAMS: [(&str, &str); 26] = [
     ("mount", "mount"),
     ("nginx", "nginx-light"),
     ("podman", "podman"),
+    ("prometheus", "prometheus"),
     ("ps", "procps"),
     ("python3", "python3"),
     ("redis-server", "redis-server"),

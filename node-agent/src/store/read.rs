@@ -415,6 +415,7 @@ fn prediction(db: &Connection, id: RunId) -> Result<Prediction> {
             risk: row.get("risk").unwrap_or_default(),
             samples: count(row, "samples").map_or(0, |n| usize::try_from(n).unwrap_or(usize::MAX)),
             level: level(row).unwrap_or(Level::Host),
+            width: row.get("width").unwrap_or_default(),
             reason: row.get("reason").unwrap_or_default(),
         }))
     })?;

@@ -75,7 +75,7 @@ fn may_be_made(path: &Path) -> Result<String, String> {
 fn cgroups(parent: &Path) -> Finding {
     let result = match Hierarchies::detect() {
         Err(error) => Err(error.to_string()),
-        Ok(hierarchies) if hierarchies.is_writable() => {
+        Ok(hierarchies) if hierarchies.is_writable(parent) => {
             let path = hierarchies.unified.join(parent);
             Ok(format!(
                 "runs get theirs below {}{}",
