@@ -18,6 +18,7 @@ const PROGRAMS: [(&str, &str); 26] = [
     ("curl", "curl"),
     ("fio", "fio"),
     ("fish", "fish"),
+    ("ip", "iproute2"),
     ("iperf3", "iperf3"),
     ("mount", "mount"),
     ("nginx", "nginx-light"),
