@@ -141,6 +141,6 @@ fn completions_are_where_shells_look() {
     for place in
         ["/usr/share/zsh/vendor-completions/_standin", "/usr/share/fish/vendor_completions.d/standin.fish"]
     {
-        assert!(fs::read_to_string(place).unwrap().contains("failover"), "{place}");
+        assert!(fs::read_to_string(place).unwrap().contains("STANDIN_COMPLETE"), "{place}");
     }
 }

@@ -2,6 +2,9 @@
 
 use std::fmt::{self, Display};
 
+/// Widest column that texts are aligned to: `format!` knows no wider one.
+const WIDTH_MAX: usize = u16::MAX as usize;
+
 /// Which side a column's texts keep to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Align {
@@ -46,6 +49,7 @@ impl Display for Table {
                     .map(|cell| cell.chars().count())
                     .max()
                     .unwrap_or(0)
+                    .min(WIDTH_MAX)
             })
             .collect();
         for line in lines() {
