@@ -243,7 +243,7 @@ fn a_user_reads_own_runs_only() {
     let holds = |word: &str| bytes.windows(word.len()).any(|window| window == word.as_bytes());
     assert!(holds("mine") && !holds("s3cret") && !holds("s3same"));
     assert_eq!(fs::metadata(copy.trim()).unwrap().mode() & 0o077, 0);
-    assert_eq!(fs::metadata(&home.join("standin")).unwrap().mode() & 0o777, 0o700);
+    assert_eq!(fs::metadata(home.join("standin")).unwrap().mode() & 0o777, 0o700);
 }
 
 #[test]
@@ -259,7 +259,7 @@ fn a_length_alone_takes_no_memory_and_a_frame_is_bounded() {
     };
     let mut stream = connect(&sandbox);
     stream.write_all(&header(wire::REQUEST_BYTES_MAX + 1)).unwrap();
-    assert!(refusal(wire::receive(&mut stream)).contains("the limit is 262144"));
+    assert!(refusal(wire::receive(&mut stream)).contains("the limit is 131072"));
     let rss = || -> u64 {
         let status = fs::read_to_string(format!("/proc/{}/status", agent.pid())).unwrap();
         let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
@@ -270,7 +270,7 @@ fn a_length_alone_takes_no_memory_and_a_frame_is_bounded() {
     held.iter_mut().for_each(|stream| stream.write_all(&header(wire::REQUEST_BYTES_MAX)).unwrap());
     assert!(matches!(ask(&sandbox, &Request::Status), Ok(Reply::Status(_))));
     let grown = rss().saturating_sub(before);
-    assert!(grown < 25 * 1024, "200 announced frames of 256 KiB took {grown} KiB");
+    assert!(grown < 25 * 1024, "200 announced frames of 128 KiB took {grown} KiB");
 }
 
 #[test]
@@ -428,6 +428,48 @@ fn root_takes_nothing_that_others_could_have_put_there() {
     assert_eq!((output.status.code(), stdout(&output).as_str()), (Some(0), "done\n"));
     assert!(stderr(&output).contains("not recorded: "), "{}", stderr(&output));
     assert_eq!(fs::read(&target).unwrap(), b"precious");
+
+    // Reading follows nothing either, and tells what it can.
+    let closed = sandbox.path("closed.db");
+    assert!(sandbox.run(&[], &["true"]).status.success());
+    fs::copy(sandbox.database(), &closed).unwrap();
+    fs::rename(&closed, place.join("read.db")).unwrap();
+    symlink(&target, place.join("read.db-shm")).unwrap();
+    symlink(&target, place.join("read.db-wal")).unwrap();
+    let read = |verb: &str| sandbox.standin([verb, "--db"]).arg(place.join("read.db")).output().unwrap();
+    assert!(stdout(&read("ls")).contains("true"), "{}", stderr(&read("ls")));
+    let doctor = read("doctor");
+    assert!(stdout(&doctor).contains("can be written by other users"), "{}", stdout(&doctor));
+    assert_eq!(fs::read(&target).unwrap(), b"precious");
+}
+
+#[test]
+fn a_service_answers_root_and_its_user_only() {
+    use standin::service::control::{self, Request};
+    require!(is_root(), "needs root, to be somebody else");
+    let sandbox = Sandbox::new();
+    let mut run = sandbox.standin([
+        "run",
+        "--no-agent",
+        "--quiet",
+        "--name",
+        "web",
+        "--shadows",
+        "0",
+        "--",
+        "sleep",
+        "100",
+    ]);
+    let mut service = Job::start(run.env("STANDIN_SOCKET", sandbox.socket()));
+    let socket = sandbox.path("services/web.sock");
+    wait_until("it answers", || control::ask(&socket, &Request::Status).is_ok());
+    for request in [Request::Status, Request::FailOver, Request::Stop] {
+        let answer = as_somebody_else(|| control::ask(&socket, &request));
+        assert!(matches!(answer, Ok(control::Reply::Refused(_))), "{request:?}: {answer:?}");
+    }
+    assert!(service.is_running());
+    assert!(matches!(control::ask(&socket, &Request::Stop), Ok(control::Reply::Done)));
+    service.0.wait().unwrap();
 }
 
 #[test]

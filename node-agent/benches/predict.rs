@@ -127,7 +127,8 @@ fn costs() {
     let observation =
         |n| Observation { values: [Some(need(n)); 9], censored: [false; 9], features: features(n) };
     let runs: Vec<_> = (0..HISTORY_MAX as u64).map(observation).collect();
-    let history = History { task_and_user: runs.clone(), task: runs.clone(), host: runs };
+    let history =
+        History { task_and_user: runs.clone(), task: runs.clone(), host: runs, ..History::default() };
     let whole = median(100, || _ = black_box(predict(black_box(&history), &asked, 0.05)));
     println!("rebuilt from the newest {HISTORY_MAX} runs, all nine resources: {whole:?}");
 }

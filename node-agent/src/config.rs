@@ -7,6 +7,7 @@ pub use sizing::{Admission, Host, License, Share, Size, TaskRule};
 use crate::size::Policy;
 use serde::Deserialize;
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 /// Where it is read from when nobody says otherwise. Need not exist.
@@ -28,6 +29,8 @@ pub struct Config {
     pub run: Run,
     /// See [`Retention`].
     pub retention: Retention,
+    /// See [`Metrics`].
+    pub metrics: Metrics,
     /// See [`Host`].
     pub host: Host,
     /// See [`Admission`].
@@ -107,6 +110,24 @@ pub struct Run {
 impl Default for Run {
     fn default() -> Self {
         Self { policy: Policy::Elastic, risk: 0.05, cpu_quota: false }
+    }
+}
+
+/// `[metrics]`: where they are served, as Prometheus text. Nowhere, if nothing is named.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Metrics {
+    /// Unix socket, for root and the group of the agent's.
+    pub socket: Option<PathBuf>,
+    /// Address and port of this host itself: `127.0.0.1:9750`. Whoever is on the host may read there.
+    pub listen: Option<SocketAddr>,
+    /// Most kinds of tasks, each with a user, that have series of their own; 0 for none.
+    pub tasks_max: u32,
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        Self { socket: None, listen: None, tasks_max: 100 }
     }
 }
 
@@ -206,7 +227,13 @@ impl Config {
                 format!("is {}: {allowed}", self.agent.budget_percent),
             ));
         }
+        if let Some(address) = self.metrics.listen.filter(|address| !address.ip().is_loopback()) {
+            let allowed =
+                "allowed is an address of this host itself, such as \"127.0.0.1:9750\": there is no password";
+            return Err(("metrics.listen".into(), format!("is \"{address}\": {allowed}")));
+        }
         let bounds = [
+            ("metrics.tasks_max", u64::from(self.metrics.tasks_max), 0, 10_000),
             ("agent.host_cgroups", u64::from(self.agent.host_cgroups), 0, 65_536),
             ("agent.host_record_s", self.agent.host_record_s, 0, 2_592_000),
             ("agent.cost_interval_s", self.agent.cost_interval_s, 2, 86_400),
@@ -231,7 +258,7 @@ fn in_words(text: &str, line: Option<usize>, message: &str) -> String {
         message.replace(&format!("expected {name}"), "expected a whole number that is not negative")
     });
     let message = message.replace("expected f64", "expected a number").replace("path string", "a path");
-    let tables = ["Agent", "Run", "Retention", "Host", "Admission", "License", "TaskRule"];
+    let tables = ["Agent", "Run", "Metrics", "Retention", "Host", "Admission", "License", "TaskRule"];
     let message = tables.iter().fold(message, |message, name| {
         message.replace(&format!("struct {name}"), "a table, written [agent], [run], [task.NAME], …")
     });
@@ -302,6 +329,13 @@ mod tests {
         assert!(more.contains("asks for 2 of x"), "{more}");
         let less = error("[task.a]\nlimit_memory = 100\nreserve_memory = \"1K\"\n");
         assert!(less.starts_with("config.toml:3: task.a.reserve_memory"), "{less}");
+        let open = error("[metrics]\nlisten = \"0.0.0.0:9750\"\n");
+        assert!(
+            open.starts_with("config.toml:2: metrics.listen is \"0.0.0.0:9750\"")
+                && open.contains("127.0.0.1"),
+            "{open}"
+        );
+        assert!(error("[metrics]\nlisten = \"9750\"\n").starts_with("config.toml:2: listen: "));
         let kind = error("[agent]\ntasks_max = \"x\"\n");
         assert!(kind.starts_with("config.toml:2: tasks_max: ") && kind.contains("whole number"), "{kind}");
         assert!(!error("[agent\n").contains('\n'));

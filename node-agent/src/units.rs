@@ -132,6 +132,26 @@ pub fn format_duration(seconds: f64) -> String {
     }
 }
 
+/// The local date and time, to the millisecond: `2026-02-03 04:05:06.789`.
+pub fn format_clock(at_ms: i64) -> String {
+    let (seconds, millis) = (at_ms.div_euclid(1000), at_ms.rem_euclid(1000));
+    // SAFETY: all-zero is a valid tm, and both pointers are valid for the call.
+    let local = unsafe {
+        let mut local: libc::tm = std::mem::zeroed();
+        libc::localtime_r(&raw const seconds, &raw mut local);
+        local
+    };
+    format!(
+        "{:04}-{:02}-{:02} {:02}:{:02}:{:02}.{millis:03}",
+        local.tm_year + 1900,
+        local.tm_mon + 1,
+        local.tm_mday,
+        local.tm_hour,
+        local.tm_min,
+        local.tm_sec
+    )
+}
+
 /// Not a number and below zero print as zero: these are for people, and a profiler has no such amounts.
 fn clean(number: f64) -> f64 {
     if number.is_nan() { 0.0 } else { number.clamp(0.0, 1e30) }

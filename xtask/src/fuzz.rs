@@ -22,7 +22,7 @@ pub(crate) struct Options {
 pub(crate) fn run(options: &Options) -> Result<ExitCode> {
     let mut tests = process::cargo(crate::workspace()?);
     tests
-        .args(["test", "--profile", "fuzz", "--package", "node-agent", "--lib", "--", &options.only])
+        .args(["test", "--profile", "checked", "--package", "node-agent", "--lib", "--", &options.only])
         .env("PROPTEST_CASES", options.cases.to_string());
     let begun = Instant::now();
     let status = process::status(&mut tests)?;

@@ -6,6 +6,7 @@ mod ebpf;
 mod fuzz;
 mod guest;
 mod process;
+mod soak;
 mod systemd_test;
 mod test;
 mod vm_test;
@@ -33,6 +34,8 @@ enum Task {
     /// What runs in those namespaces until systemd takes over.
     #[command(hide = true)]
     NamespaceInit(systemd_test::namespace::Options),
+    /// Let jobs, failovers and cgroups come and go, and see whether anything grows.
+    Soak(soak::Options),
     /// Feed every parser with very many inputs that mean harm.
     Fuzz(fuzz::Options),
     /// Rebuild the BPF object that users build with (ebpf-probes/prebuilt/standin.bpf.o).
@@ -47,6 +50,7 @@ fn main() -> Result<ExitCode> {
         Task::VmTest(options) => vm_test::run(&options),
         Task::NamespaceInit(options) => systemd_test::namespace::init(&options).map(|()| ExitCode::FAILURE),
         Task::Bench(bench) => bench::run(&bench),
+        Task::Soak(options) => soak::run(&options),
         Task::Fuzz(options) => fuzz::run(&options),
         Task::Ebpf(options) => ebpf::run(&options).map(|()| ExitCode::SUCCESS),
     }

@@ -9,7 +9,7 @@ use anyhow::{Context, Result};
 use crate::{debian, process};
 
 /// Programs that tests use, and Debian's packages with them.
-const PROGRAMS: [(&str, &str); 25] = [
+const PROGRAMS: [(&str, &str); 26] = [
     ("bash", "bash"),
     ("busybox", "busybox-static"),
     ("cc", "gcc libc6-dev"),
@@ -22,6 +22,7 @@ const PROGRAMS: [(&str, &str); 25] = [
     ("mount", "mount"),
     ("nginx", "nginx-light"),
     ("podman", "podman"),
+    ("prometheus", "prometheus"),
     ("ps", "procps"),
     ("python3", "python3"),
     ("redis-server", "redis-server"),

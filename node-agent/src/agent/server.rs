@@ -16,6 +16,7 @@ mod licenses;
 mod life;
 mod live;
 mod manager;
+mod metrics;
 mod others;
 mod pressure;
 mod queue;
@@ -23,12 +24,14 @@ mod rate;
 mod reload;
 mod socket;
 mod steering;
+mod strays;
 
 use super::{Engine, EngineOptions, Task, recover, terms};
 use crate::config::{Config, ConfigError};
 use crate::fingerprint::Measured;
 use crate::fingerprint::key::{Feature, TaskKey};
 use crate::host::{self, OwnCost, ProcessId};
+use crate::metrics::Tally;
 use crate::pidfd;
 use crate::probe::{Found, Probes, State};
 use crate::store::record::{Admission, Ending, Engine as EngineKind, NewRun, RunId};
@@ -58,8 +61,9 @@ use tokio::task::{JoinSet, LocalSet};
 /// Pause between two looks at exits and released cgroups.
 const HOUSEKEEPING: Duration = Duration::from_secs(1);
 
-/// Pause between two prunings of old runs.
+/// Pause between two prunings of old runs, and most runs between them: a user in a loop makes thousands an hour.
 const PRUNING: Duration = Duration::from_secs(3600);
+const PRUNE_EVERY_RUNS: u64 = 1000;
 
 /// What the daemon shares between its futures.
 struct Agent {
@@ -85,6 +89,8 @@ struct Agent {
     queue: Queue,
     /// Tasks under way, as they are shown.
     board: live::Board,
+    /// What all tasks have used since the agent started.
+    tally: RefCell<Tally>,
     /// Tasks under way.
     active: Cell<usize>,
     /// Runs recorded.
@@ -168,6 +174,7 @@ async fn run(
     let agent = Agent::start(config, database).inspect_err(|_| door.close(socket))?;
     agent.report_probes();
     tokio::task::spawn_local(pressure::watch(Rc::clone(&agent)));
+    let metrics = metrics::start(&agent, socket);
     tracing::info!("listening on {}, recording in {}", socket.display(), agent.database.display());
     agent.manager.ready();
 
@@ -197,6 +204,7 @@ async fn run(
     }
     agent.manager.stopping();
     door.close(socket);
+    metrics.inspect(|socket| _ = std::fs::remove_file(socket));
     agent.end().await;
     Ok(())
 }
@@ -229,11 +237,15 @@ impl Agent {
         let mut store = opened.store;
         // Those that are taken up get their limits again; nobody would follow the others.
         keeper::let_go(engine.hierarchies(), engine.parent());
+        if let Err(error) = strays::record(&engine, &mut store, config.run.policy) {
+            tracing::warn!("tasks without a record stay without: {error}");
+        }
         let (adopted, of_others) = adopt::runs(&mut engine, &mut store)?;
         let others = others::Others::start(&mut engine, config.agent.host_cgroups, of_others);
         recover::sweep_cgroups(engine.hierarchies(), engine.parent());
         let reader = Reader::open(&database).context("failed to read the database just opened")?;
         let queue = Queue::new(terms::total(&config, engine.capacity()));
+        let tally = Tally::new(config.metrics.tasks_max as usize);
         let agent = Rc::new(Self {
             queue,
             claims: RefCell::default(),
@@ -251,6 +263,7 @@ impl Agent {
             budget: RefCell::default(),
             drain: Cell::default(),
             board: live::Board::default(),
+            tally: RefCell::new(tally),
             active: Cell::new(0),
             recorded: Cell::new(0),
             guests: Rc::default(),
@@ -333,6 +346,14 @@ impl Agent {
             if let Err(error) = ended {
                 tracing::error!("the life of a task broke off: {error}");
             }
+        }
+    }
+
+    fn count_recorded(&self) {
+        let recorded = self.recorded.get() + 1;
+        self.recorded.set(recorded);
+        if recorded.is_multiple_of(PRUNE_EVERY_RUNS) {
+            self.prune();
         }
     }
 

@@ -172,6 +172,7 @@ mod tests {
             risk: 0.05,
             samples: 3,
             level: Level::Task,
+            width: None,
             reason: String::new(),
         };
         let prediction = Prediction {

@@ -1,7 +1,8 @@
 //! How good expected values and upper bounds are on a past: the same order and the same knowledge as in a replay.
 
 use super::trace::{Task, Trace};
-use crate::predict::{HISTORY_MAX, History, Observation, Resource, predict};
+use crate::predict::calibration::{OUTCOMES_MAX, Outcome};
+use crate::predict::{Estimate, HISTORY_MAX, History, Observation, Resource, predict};
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap, VecDeque};
 
@@ -21,32 +22,23 @@ pub struct Accuracy {
     pub upper_over_used: f64,
 }
 
-/// Predicts every task of a trace when it starts, from what had ended by then.
+/// Predicts every task of a trace when it starts, from what had ended by then and what was running.
 pub fn measure(trace: &Trace, resource: Resource, risk: f64) -> Accuracy {
-    let mut ends: BinaryHeap<Reverse<(i64, usize)>> = BinaryHeap::new();
-    let mut past: HashMap<&str, VecDeque<Observation>> = HashMap::new();
+    let tasks = &trace.tasks;
+    let mut past = Known::default();
     let mut errors = Vec::new();
     let (mut covered, mut upper, mut used) = (0_usize, 0.0, 0.0);
-    for (place, task) in trace.tasks.iter().enumerate() {
-        while let Some(Reverse((at_ms, ended))) = ends.peek().copied().filter(|end| end.0.0 <= task.start_ms)
-        {
-            ends.pop();
-            _ = at_ms;
-            let known = past.entry(&trace.tasks[ended].task_type).or_default();
-            known.push_front(observation(&trace.tasks[ended]));
-            known.truncate(HISTORY_MAX);
-        }
-        let end_ms = task.end_ms.unwrap_or(task.start_ms + (task.duration_s * 1e3) as i64);
-        ends.push(Reverse((end_ms, place)));
-        let Some(actual) = observation(task).values[resource as usize].filter(|actual| *actual > 0.0) else {
-            continue;
-        };
-        let Some(known) = past.get(task.task_type.as_str()).filter(|known| known.len() >= RUNS_LEAST) else {
-            continue;
-        };
-        let history = History { task_and_user: known.iter().cloned().collect(), ..History::default() };
+    for (place, task) in tasks.iter().enumerate() {
+        past.until(task.start_ms, tasks, resource);
+        let history = past.history(task, tasks, resource);
+        past.starts(place, task);
+        let Some(actual) = actual(task, resource) else { continue };
         let prediction = predict(&history, &task.features, risk);
         let Some(estimate) = prediction.estimate(resource) else { continue };
+        past.predicted.insert(place, estimate.clone());
+        if history.task_and_user.len() < RUNS_LEAST {
+            continue;
+        }
         errors.push((estimate.expected - actual).abs() / actual * 100.0);
         covered += usize::from(actual <= estimate.upper);
         upper += estimate.upper;
@@ -59,6 +51,65 @@ pub fn measure(trace: &Trace, resource: Resource, risk: f64) -> Accuracy {
         covered_percent: 100.0 * covered as f64 / errors.len().max(1) as f64,
         upper_over_used: if used > 0.0 { upper / used } else { 0.0 },
     }
+}
+
+/// What is known at a moment of a trace.
+#[derive(Default)]
+struct Known<'a> {
+    /// Tasks that run, by when their end will be known.
+    running: BinaryHeap<Reverse<(i64, usize)>>,
+    past: HashMap<&'a str, VecDeque<Observation>>,
+    predicted: HashMap<usize, Estimate>,
+    /// Of predictions whose tasks have ended, the newest first.
+    outcomes: VecDeque<Outcome>,
+}
+
+impl<'a> Known<'a> {
+    fn starts(&mut self, place: usize, task: &Task) {
+        let end_ms = task.end_ms.unwrap_or(task.start_ms + (task.duration_s * 1e3) as i64);
+        self.running.push(Reverse((end_ms, place)));
+    }
+
+    /// Takes in what ended.
+    fn until(&mut self, now_ms: i64, tasks: &'a [Task], resource: Resource) {
+        while let Some(Reverse((_, place))) = self.running.peek().copied().filter(|end| end.0.0 <= now_ms) {
+            self.running.pop();
+            let known = self.past.entry(&tasks[place].task_type).or_default();
+            known.push_front(observation(&tasks[place]).only(resource));
+            known.truncate(HISTORY_MAX);
+            let (estimate, actual) = (self.predicted.remove(&place), actual(&tasks[place], resource));
+            let outcome = estimate.zip(actual).and_then(|(known, actual)| Outcome::of(&known, actual, true));
+            self.outcomes.extend(outcome);
+            self.outcomes.rotate_right(usize::from(outcome.is_some()));
+            self.outcomes.truncate(OUTCOMES_MAX);
+        }
+    }
+
+    fn history(&self, task: &Task, tasks: &[Task], resource: Resource) -> History {
+        let so_far = |place: usize| (task.start_ms - tasks[place].start_ms) as f64 / 1e3;
+        let places = || self.running.iter().map(|Reverse((_, place))| *place);
+        let peers = places().filter(|place| tasks[*place].task_type == task.task_type);
+        let unended = places().filter(|_| resource == Resource::DurationS);
+        let unended = unended.filter_map(|place| {
+            self.predicted.get(&place).and_then(|known| Outcome::of(known, so_far(place), false))
+        });
+        History {
+            task_and_user: self.past.get(task.task_type.as_str()).into_iter().flatten().cloned().collect(),
+            running: peers.map(|place| running(&tasks[place], so_far(place))).collect(),
+            outcomes: self.outcomes.iter().copied().chain(unended).collect(),
+            ..History::default()
+        }
+    }
+}
+
+fn running(task: &Task, seconds: f64) -> Observation {
+    let mut run = Observation { features: task.features.clone(), ..Observation::default() };
+    run.values[Resource::DurationS as usize] = Some(seconds);
+    run
+}
+
+fn actual(task: &Task, resource: Resource) -> Option<f64> {
+    observation(task).values[resource as usize].filter(|actual| *actual > 0.0)
 }
 
 /// A task as a past run.

@@ -352,7 +352,11 @@ impl Reading {
         self.task.duration_s = self.duration_s.ok_or_else(|| missing("duration_s"))?;
         self.task.memory_peak_bytes = self.peak_bytes.ok_or_else(|| missing("memory_peak_bytes"))?;
         if let Some(cpu_s) = self.cpu_s.filter(|_| self.task.duration_s > 0.0) {
-            self.task.cpu_cores_mean = Some(cpu_s / self.task.duration_s);
+            let cores = cpu_s / self.task.duration_s;
+            if cores > CORES_MAX {
+                return Err(("duration_s", format!("{cpu_s} s of CPU time within it cannot be")));
+            }
+            self.task.cpu_cores_mean = Some(cores);
         }
         Ok(self.task)
     }

@@ -159,6 +159,9 @@ fn agent(status: &Result<AgentStatus, Unreachable>) -> Finding {
 }
 
 fn database(path: &Path) -> Finding {
+    if let Err(untrusted) = crate::trust::check_file_of_root(path) {
+        return Finding::of("host", "database", Err(untrusted.to_string()));
+    }
     let shown = path.display();
     let is_writable = |path: &Path| access(path, AccessFlags::W_OK).is_ok();
     let result = if path.exists() {

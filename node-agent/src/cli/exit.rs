@@ -13,7 +13,7 @@ use super::settings::Settings;
 use super::table::printable;
 use super::{
     Cli, Verb, agent, backtest, completions, db, doctor, events, explain, import, ls, oci_hook, predict, ps,
-    queue, runs, show, top,
+    queue, report, runs, show, top,
 };
 use crate::causes::in_one_line;
 use clap::error::ErrorKind;
@@ -77,6 +77,7 @@ fn run(settings: Settings, verb: Verb) -> anyhow::Result<u8> {
         Verb::Ls(arguments) => ls::run(&settings, &arguments),
         Verb::Show(arguments) => show::run(&settings, &arguments),
         Verb::Runs(arguments) => runs::run(&settings, &arguments),
+        Verb::Report(arguments) => report::run(&settings, &arguments),
         Verb::Predict(arguments) => predict::run(&settings, &arguments),
         Verb::Explain(arguments) => explain::run(&settings, &arguments),
         Verb::Backtest(arguments) => backtest::run(&settings, &arguments),

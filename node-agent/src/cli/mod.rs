@@ -18,9 +18,11 @@ mod oci_hook;
 mod output;
 mod own_history;
 mod predict;
+mod progress;
 mod ps;
 mod queue;
 mod reach;
+mod report;
 mod run;
 mod runs;
 mod settings;
@@ -96,6 +98,8 @@ enum Verb {
     Show(show::ShowArgs),
     /// List runs, newest first
     Runs(runs::RunsArgs),
+    /// Write a page about a task or the whole host: runs, predictions, failovers, what was saved
+    Report(report::ReportArgs),
     /// Say what a task will need, and why
     Predict(predict::PredictArgs),
     /// Say why memory is sized as it is: what each way would cost, and which feature matters

@@ -6,15 +6,14 @@ use super::settings::Settings;
 use super::table::{Align, Table};
 use super::{completions, when};
 use crate::service::adopt;
-use crate::service::control::{Reply, Request, Status, ask};
+use crate::service::control::{Reply, Request, Status, ask, sockets, statuses};
 use crate::service::{ControlPlace, control_directory};
 use crate::units::format_bytes;
 use anyhow::bail;
 use clap::Args;
 use clap_complete::ArgValueCandidates;
 use serde::Serialize;
-use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 #[derive(Debug, Args)]
 #[command(after_help = "\
@@ -70,32 +69,6 @@ pub(super) fn ps(settings: &Settings, arguments: &PsArgs) -> anyhow::Result<u8> 
 /// Names of the services that have a socket, whether they answer or not.
 pub(super) fn names(directory: &Path) -> Vec<String> {
     sockets(directory).filter_map(|socket| Some(socket.file_stem()?.to_str()?.to_owned())).collect()
-}
-
-fn sockets(directory: &Path) -> impl Iterator<Item = PathBuf> {
-    let entries = fs::read_dir(directory).into_iter().flatten().flatten();
-    let paths = entries.map(|entry| entry.path());
-    paths.filter(|path| path.extension().is_some_and(|extension| extension == "sock"))
-}
-
-/// Of all services that answer; those whose supervisor is gone are named.
-pub(super) fn statuses(directory: &Path) -> Vec<Status> {
-    let mut found: Vec<Status> = sockets(directory)
-        .filter_map(|socket| match ask(&socket, &Request::Status) {
-            Ok(Reply::Status(status)) => Some(*status),
-            _ => unsupervised(directory, &socket),
-        })
-        .collect();
-    found.sort_by(|a, b| a.name.cmp(&b.name));
-    found
-}
-
-/// A service whose supervisor was killed.
-fn unsupervised(directory: &Path, socket: &Path) -> Option<Status> {
-    let name = socket.file_stem()?.to_str()?;
-    let left = adopt::left(&ControlPlace::new(directory, name))?;
-    let instances = left.survivors.iter().map(|survivor| survivor.describe()).collect();
-    Some(Status { name: name.to_owned(), mode: "unsupervised".into(), instances, ..Status::default() })
 }
 
 fn table(services: &[Status]) -> Table {

@@ -101,7 +101,7 @@ pub(super) fn run(settings: &Settings, arguments: &ShowArgs) -> anyhow::Result<u
         return Ok(not_known(&format!("there is no run {number}; `standin runs` lists them")));
     }
     let accuracy = match &arguments.task {
-        Some(name) => reader.accuracy_summary(name)?,
+        Some(name) => reader.accuracy_summary(Some(name))?,
         None => Vec::new(),
     };
     let failovers = match &arguments.task {

@@ -1,6 +1,7 @@
 //! Times for people.
 
 use crate::host;
+pub(super) use crate::units::format_clock as clock;
 
 /// How long ago, in one unit: `12 s ago`.
 pub(super) fn ago(at_ms: i64) -> String {
@@ -15,26 +16,6 @@ fn in_words(seconds: i64) -> String {
         7_200..=172_799 => format!("{} h ago", seconds / 3600),
         _ => format!("{} d ago", seconds / 86_400),
     }
-}
-
-/// The local date and time, to the millisecond: `2026-02-03 04:05:06.789`.
-pub(super) fn clock(at_ms: i64) -> String {
-    let (seconds, millis) = (at_ms.div_euclid(1000), at_ms.rem_euclid(1000));
-    // SAFETY: all-zero is a valid tm, and both pointers are valid for the call.
-    let local = unsafe {
-        let mut local: libc::tm = std::mem::zeroed();
-        libc::localtime_r(&raw const seconds, &raw mut local);
-        local
-    };
-    format!(
-        "{:04}-{:02}-{:02} {:02}:{:02}:{:02}.{millis:03}",
-        local.tm_year + 1900,
-        local.tm_mon + 1,
-        local.tm_mday,
-        local.tm_hour,
-        local.tm_min,
-        local.tm_sec
-    )
 }
 
 /// A moment of the past, milliseconds since 1970: how long ago (`10m`, `10 minutes ago`), or the local time

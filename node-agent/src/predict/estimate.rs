@@ -4,17 +4,18 @@
 //!   its own errors.
 //! - **Upper**, of memory, is the cheapest reservation (see [`super::learner`]) with [`MEMORY_EXTRA_BYTES`] on top and
 //!   at least [`MEMORY_LEAST_BYTES`]: memory is what a wrong bound kills for, so it is priced. Of everything else
-//!   it is the conformal bound of the same model's errors at `1 − risk`.
+//!   it is the bound of the same model's errors at `1 − risk`; of run time and mean cores it is then calibrated by how
+//!   such bounds held on this host ([`super::calibration`]).
 //! - **Censored** values (the run was stopped or held back at its limit) are lower bounds, never samples: the upper
 //!   bound is at least [`CENSORED`] times the largest since which no larger run ended well, or twice where the
 //!   newest two met it.
 //! - **Back-off**: the first of (type, user) and (type) with a sample; then the first of them with a censored
 //!   value; then the host, for telling only.
 
-use super::base::Base;
+use super::base::{Base, Known};
 use super::columns::Columns;
 use super::learner::{CENSORED, Candidate, Learner, Objective};
-use super::{Estimate, History, Level, Observation, Resource};
+use super::{Estimate, History, Level, Observation, Resource, calibration};
 use crate::fingerprint::key::Feature;
 use crate::units::{format_bytes, format_duration, format_rate};
 
@@ -36,6 +37,10 @@ pub const CENSORED_AGE_MAX: usize = 32;
 const RUNS_MAX: usize = 64;
 /// Runs looked at for memory.
 const MEMORY_RUNS_MAX: usize = 128;
+/// No calibrated bound goes beyond this times the largest seen.
+const BEYOND_SEEN: f64 = 8.0;
+/// Runs that go on and are looked at.
+const RUNNING_MAX: usize = 64;
 /// Used where the asked risk is no number.
 const RISK_DEFAULT: f64 = 0.05;
 /// Values above this, in any unit, are nonsense and not used; so no product here can overflow.
@@ -63,7 +68,7 @@ pub(super) fn estimate(
 ) -> Option<Estimate> {
     let risk = if risk.is_finite() { risk.clamp(0.001, 0.5) } else { RISK_DEFAULT };
     let evidence = evidence(history, resource)?;
-    Some(evidence.estimate(features, resource, risk))
+    Some(evidence.estimate(features, history, resource, risk))
 }
 
 /// The level that speaks.
@@ -119,7 +124,13 @@ impl Evidence {
         self.learner.past().len()
     }
 
-    fn estimate(mut self, features: &[Feature], resource: Resource, risk: f64) -> Estimate {
+    fn estimate(
+        mut self,
+        features: &[Feature],
+        history: &History,
+        resource: Resource,
+        risk: f64,
+    ) -> Estimate {
         let only_bounds = self.samples() == 0;
         if let (true, Some(bound)) = (only_bounds, self.bound) {
             // No run ended on its own terms: the largest lower bound is all there is, and counts as one sample.
@@ -129,15 +140,35 @@ impl Evidence {
         let middle = self.learner.candidates(&known, &[], Objective::Quantile(0.5)).first().copied();
         let (upper, model) = match resource {
             Resource::MemoryPeakBytes => self.reservation(features),
-            _ => self.bound_of_errors(features, middle, risk),
+            _ => {
+                let spent = if self.is_calibrated(resource) { 1.0 } else { RISK_SPENT };
+                let running = self.running(&history.running, resource);
+                self.bound_of_errors(features, middle, &running, 1.0 - risk * spent)
+            }
         };
         let censored = self.bound.map_or(0.0, |bound| bound * self.bound_margin);
         let least = if resource == Resource::MemoryPeakBytes { MEMORY_LEAST_BYTES } else { 0.0 };
         let expected = middle.map_or(0.0, |middle| middle.amount());
         let expected = if expected <= negligible(resource) * 1.001 { 0.0 } else { expected };
-        let reason = self.reason(resource, model, only_bounds, (upper, censored, least));
-        let upper = upper.max(censored).max(least).max(expected).max(self.largest_of_few(resource));
-        Estimate { resource, expected, upper, risk, samples: self.samples(), level: self.level, reason }
+        let mut reason = self.reason(resource, model, only_bounds, (upper, censored, least));
+        let mut upper = upper.max(censored).max(least).max(expected).max(self.largest_of_few(resource));
+        let width = calibration::width(expected, upper).filter(|_| self.is_calibrated(resource));
+        if let Some(width) = width {
+            let factor = calibration::factor(&history.outcomes, resource, self.samples());
+            let most = self.learner.past().most() * BEYOND_SEEN;
+            upper = (expected * (width * factor).exp()).min(most).max(expected).max(censored);
+            reason += &calibrated(factor);
+        }
+        Estimate {
+            resource,
+            expected,
+            upper,
+            risk,
+            samples: self.samples(),
+            level: self.level,
+            width,
+            reason,
+        }
     }
 
     /// Two or three runs, of which one did without what another needed, are no reason to bound a peak, a count
@@ -163,15 +194,28 @@ impl Evidence {
         self.learner.candidates(&self.columns.known(features), &[], objective)
     }
 
+    fn is_calibrated(&self, resource: Resource) -> bool {
+        self.level != Level::Host && calibration::calibrates(resource)
+    }
+
+    /// What runs have come to that go on. Only time grows for as long as a run does.
+    fn running(&self, running: &[Observation], resource: Resource) -> Vec<(Known, f64)> {
+        if resource != Resource::DurationS || self.level == Level::Host {
+            return Vec::new();
+        }
+        let so_far = running.iter().take(RUNNING_MAX).filter_map(|run| Some((run, value(run, resource)?)));
+        so_far.map(|(run, value)| (self.columns.known(&run.features), value)).collect()
+    }
+
     fn bound_of_errors(
         &self,
         features: &[Feature],
         middle: Option<Candidate>,
-        risk: f64,
+        running: &[(Known, f64)],
+        share: f64,
     ) -> (f64, Option<Candidate>) {
         let Some(mut model) = middle else { return (0.0, None) };
-        let share = 1.0 - risk * RISK_SPENT;
-        let factor = self.learner.upper_factor(model.base, &self.columns.known(features), share);
+        let factor = self.learner.upper_factor(model.base, &self.columns.known(features), running, share);
         model.multiplier = factor.unwrap_or(COLD_UPPER).max(model.multiplier);
         (model.amount(), Some(model))
     }
@@ -239,8 +283,21 @@ impl Evidence {
     }
 }
 
-/// The share of the asked risk that is spent by rank: the rest is for what changes between runs, which ranks do not
-/// know of.
+/// In words, where a bound is not left as it is.
+fn calibrated(factor: f64) -> String {
+    match factor {
+        factor if factor > 1.02 => {
+            format!("; {:.0} % wider, by how bounds here held", (factor - 1.0) * 100.0)
+        }
+        factor if factor < 0.98 => {
+            format!("; {:.0} % narrower, by how bounds here held", (1.0 - factor) * 100.0)
+        }
+        _ => String::new(),
+    }
+}
+
+/// The share of the asked risk that is spent by rank where nothing tells how bounds held: the rest is for what changes
+/// between runs, which ranks do not know of.
 const RISK_SPENT: f64 = 0.4;
 
 fn why(resource: Resource) -> &'static str {

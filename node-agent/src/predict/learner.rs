@@ -16,7 +16,7 @@
 //! Nothing but rows is kept that could not be worked out from them again: a state is rebuilt by pushing them.
 
 use super::base::{Base, Known, POWERS_OF_DECAY, Past, Row, TINY};
-use super::residual::{self, LADDER_LEAST, Price, Residuals, Weighted};
+use super::residual::{self, LADDER_LEAST, Price, Residuals, Running, Weighted};
 
 /// Most runs kept per task and resource.
 pub const RING_MAX: usize = 256;
@@ -30,8 +30,10 @@ pub const SPREAD_MARGIN: f64 = 3.5;
 pub const SPREAD_PRIOR: f64 = 0.25;
 /// How many runs that counts for.
 pub const SPREAD_PRIOR_RUNS: f64 = 2.0;
-/// The same margin for bounds that kill nothing.
-pub const BOUND_MARGIN: f64 = 1.0;
+/// The same for bounds that kill nothing.
+pub const BOUND_SPREAD_PRIOR: f64 = 0.25;
+/// See [`SPREAD_PRIOR_RUNS`].
+pub const BOUND_PRIOR_RUNS: f64 = 2.0;
 /// Largest logarithm of the spread's margin.
 const SPREAD_MARGIN_MAX: f64 = 0.7;
 /// Multiplier after one run, when there is no error to learn from.
@@ -142,15 +144,26 @@ impl Learner {
         all
     }
 
-    /// Factor on `base`'s value that stays above with probability `share`: the conformal rank of its errors, and a margin
-    /// for what few runs do not show.
-    pub(super) fn upper_factor(&self, base: Base, known: &Known, share: f64) -> Option<f64> {
+    /// Factor on `base`'s value that stays above with probability `share`. `running` are lower bounds: what runs have
+    /// come to that have not ended, and what is known of them.
+    pub(super) fn upper_factor(
+        &self,
+        base: Base,
+        known: &Known,
+        running: &[(Known, f64)],
+        share: f64,
+    ) -> Option<f64> {
         let (_, residuals) = self.models.iter().find(|(model, _)| *model == base)?;
-        let weights = self.weights(known);
-        let sorted = self.weighted(residuals, &weights);
-        let spread = residual::spread(&sorted, SPREAD_PRIOR, SPREAD_PRIOR_RUNS);
-        let margin = (BOUND_MARGIN * spread / sorted.len().max(1) as f64).min(SPREAD_MARGIN_MAX).exp();
-        residual::conformal(&sorted, share).map(|factor| factor * margin)
+        let sorted = self.weighted(residuals, &self.weights(known));
+        let spread = residual::spread(&sorted, BOUND_SPREAD_PRIOR, BOUND_PRIOR_RUNS);
+        let mut running: Vec<_> = running
+            .iter()
+            .map(|(theirs, y)| Running {
+                ratio: y / self.past.value(base, theirs),
+                weight: self.nearness(known, theirs),
+            })
+            .collect();
+        residual::bound(&sorted, &mut running, share, spread)
     }
 
     /// What to reserve after `failed` did not do: the smallest of what would have sufficed for every run before and
@@ -171,20 +184,20 @@ impl Learner {
     fn weights(&self, known: &Known) -> Vec<f64> {
         let next = self.past.next_number();
         let first = next - self.past.len() as u64;
-        let here = self.main.and_then(|place| known.log(place));
         (first..next)
             .map(|number| {
-                let there = self.main.and_then(|place| self.past.row(number)?.known.log(place));
-                let near = match (here, there) {
-                    (Some(here), Some(there)) => {
-                        let distance = (here - there) / LOCALITY;
-                        FAR_WEIGHT + (1.0 - FAR_WEIGHT) / (1.0 + distance * distance)
-                    }
-                    _ => 1.0,
-                };
+                let near = self.past.row(number).map_or(1.0, |row| self.nearness(known, &row.known));
                 near * POWERS_OF_DECAY[usize::try_from(next - 1 - number).unwrap_or(RING_MAX - 1)]
             })
             .collect()
+    }
+
+    /// How much one run says about another by their main feature: 1 where that is not known.
+    fn nearness(&self, one: &Known, other: &Known) -> f64 {
+        let log = |known: &Known| self.main.and_then(|place| known.log(place));
+        let (Some(here), Some(there)) = (log(one), log(other)) else { return 1.0 };
+        let distance = (here - there) / LOCALITY;
+        FAR_WEIGHT + (1.0 - FAR_WEIGHT) / (1.0 + distance * distance)
     }
 
     fn weighted(&self, residuals: &Residuals, weights: &[f64]) -> Vec<Weighted> {

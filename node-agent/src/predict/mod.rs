@@ -2,6 +2,7 @@
 //! [`Prediction`]; no clock, no database, no host.
 
 pub mod base;
+pub mod calibration;
 pub mod columns;
 mod estimate;
 pub mod explain;
@@ -65,6 +66,16 @@ pub struct Observation {
     pub features: Vec<Feature>,
 }
 
+impl Observation {
+    /// The same with nothing but `resource`.
+    pub fn only(mut self, resource: Resource) -> Self {
+        for (place, value) in self.values.iter_mut().enumerate() {
+            *value = value.filter(|_| place == resource as usize);
+        }
+        self
+    }
+}
+
 /// Past runs at each level of back-off, newest first, each at most [`HISTORY_MAX`] long.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct History {
@@ -74,6 +85,10 @@ pub struct History {
     pub task: Vec<Observation>,
     /// Any task on this host.
     pub host: Vec<Observation>,
+    /// Runs of this task by this user that have not ended: what they have come to so far.
+    pub running: Vec<Observation>,
+    /// What became of predictions made on this host, the newest first.
+    pub outcomes: Vec<calibration::Outcome>,
 }
 
 /// Most runs that one level of a [`History`] holds.
@@ -106,6 +121,9 @@ pub struct Estimate {
     pub samples: usize,
     /// Where they came from.
     pub level: Level,
+    /// `ln(upper ÷ expected)` before it was calibrated; `None` where it is not.
+    #[serde(default)]
+    pub width: Option<f64>,
     /// The reason, in words, for people.
     pub reason: String,
 }

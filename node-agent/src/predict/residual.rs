@@ -222,27 +222,42 @@ pub(super) fn spread(sorted: &[Weighted], prior: f64, prior_runs: f64) -> f64 {
     ((prior_runs * prior * prior + count * variance) / (prior_runs + count)).sqrt()
 }
 
-/// The ratio at conformal rank ⌈(n+1)·share⌉: the next error is one more draw, of weight 1, that may lie anywhere (Vovk
-/// et al. 2005; weighted: Tibshirani et al. 2019). Beyond the largest: that and the mean of the gaps at the
-/// top. `None` without errors.
-pub(super) fn conformal(sorted: &[Weighted], share: f64) -> Option<f64> {
-    let last = sorted.last()?.ratio;
-    let total: f64 = sorted.iter().map(|w| w.weight).sum();
-    let wanted = share * (total + 1.0) - 1e-9;
-    let mut sum = 0.0;
-    for residual in sorted {
-        sum += residual.weight;
-        if sum >= wanted {
-            return Some(residual.ratio);
-        }
-    }
-    let gaps = (sorted.len() - 1).min(GAPS);
-    let from = sorted[sorted.len() - 1 - gaps].ratio;
-    Some(last + (last - from) / gaps.max(1) as f64)
+/// An error that has not ended yet: a run that goes on has this ratio at least.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) struct Running {
+    pub(super) ratio: f64,
+    pub(super) weight: f64,
 }
 
-/// Gaps at the top that are averaged for a bound beyond the largest.
-const GAPS: usize = 4;
+/// The ratio that the next error stays under with probability `share`. The next error is one more draw, of weight 1,
+/// that may lie anywhere (Vovk et al. 2005; weighted: Tibshirani et al. 2019), and of those that are `running`
+/// only a lower bound is known: what is left above a ratio is the product-limit estimate of it (Kaplan and Meier 1958).
+/// Where more is left above the largest error than may be, the logarithms of errors are taken to fall off
+/// exponentially from there, with `spread` as their mean. `None` without errors.
+pub(super) fn bound(sorted: &[Weighted], running: &mut [Running], share: f64, spread: f64) -> Option<f64> {
+    let largest = sorted.last()?.ratio;
+    running.sort_by(|a, b| a.ratio.total_cmp(&b.ratio));
+    let mut running = running.iter().peekable();
+    let mut at_risk = 1.0
+        + sorted.iter().map(|w| w.weight).sum::<f64>()
+        + running.clone().map(|running| running.weight).sum::<f64>();
+    let mut left = 1.0;
+    let allowed = 1.0 - share + 1e-9;
+    for error in sorted {
+        while let Some(ended) = running.next_if(|running| running.ratio < error.ratio) {
+            at_risk -= ended.weight;
+        }
+        left *= 1.0 - (error.weight / at_risk).min(1.0);
+        at_risk -= error.weight;
+        if left <= allowed {
+            return Some(error.ratio);
+        }
+    }
+    Some(largest * (spread * (left / allowed).ln()).min(TAIL_LOG_MAX).exp())
+}
+
+/// Largest logarithm by which a bound goes beyond the largest error.
+const TAIL_LOG_MAX: f64 = 3.0;
 
 #[cfg(test)]
 mod tests {
@@ -300,9 +315,10 @@ mod tests {
     #[test]
     fn a_conformal_bound_lies_at_its_rank_or_beyond() {
         let sorted = of(&(1..=99).map(f64::from).collect::<Vec<_>>());
-        assert_eq!(conformal(&sorted, 0.5), Some(50.0));
-        assert_eq!(conformal(&sorted, 0.95), Some(95.0));
-        assert_eq!(conformal(&sorted, 0.999), Some(100.0));
-        assert_eq!(conformal(&[], 0.5), None);
+        let at = |share| bound(&sorted, &mut [], share, 0.1);
+        assert_eq!((at(0.5), at(0.95)), (Some(50.0), Some(95.0)));
+        let beyond = at(0.999).unwrap();
+        assert!((beyond - 99.0 * 10_f64.powf(0.1)).abs() < 1e-4, "{beyond}");
+        assert_eq!(bound(&[], &mut [], 0.5, 0.1), None);
     }
 }

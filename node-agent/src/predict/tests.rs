@@ -1,5 +1,6 @@
 //! What predictions promise, whatever the history says.
 
+use super::calibration::Outcome;
 use super::*;
 use crate::fingerprint::key::FeatureValue;
 use proptest::prelude::*;
@@ -132,6 +133,7 @@ fn each_resource_backs_off_by_itself() {
             task_and_user: memory(&[300.0]),
             task: vec![run(Resource::CpuCoresMean, 1.5, false)],
             host: vec![run(Resource::DurationS, 9.0, false), run(Resource::CpuCoresMean, 8.0, false)],
+            ..History::default()
         },
         &[],
         0.05,
@@ -141,6 +143,18 @@ fn each_resource_backs_off_by_itself() {
     assert_eq!(level(Resource::CpuCoresMean), Some(Level::Task));
     assert_eq!(level(Resource::DurationS), Some(Level::Host));
     assert_eq!(level(Resource::TasksPeak), None);
+}
+
+#[test]
+fn runs_that_go_on_longer_than_any_that_ended_raise_the_bound() {
+    let ended = || vec![run(Resource::DurationS, 10.0, false); 6];
+    let upper = |running: Vec<Observation>| {
+        let history = History { task_and_user: ended(), running, ..History::default() };
+        predict(&history, &[], 0.05).estimate(Resource::DurationS).unwrap().upper
+    };
+    let alone = upper(Vec::new());
+    assert_eq!(upper(vec![run(Resource::DurationS, 0.5, false); 20]), alone, "they have only begun");
+    assert!(upper(vec![run(Resource::DurationS, 30.0, false); 20]) > 1.2 * alone);
 }
 
 fn any_value() -> impl Strategy<Value = Option<f64>> {
@@ -169,15 +183,27 @@ fn any_runs() -> impl Strategy<Value = Vec<Observation>> {
     prop::collection::vec(run, 0..60)
 }
 
+fn any_outcomes() -> impl Strategy<Value = Vec<Outcome>> {
+    let number = || any_value().prop_map(|value| value.unwrap_or(1.0));
+    let outcome =
+        (prop::sample::select(Resource::ALL.to_vec()), prop::array::uniform4(number()), any::<usize>());
+    let outcome =
+        (outcome, any::<bool>()).prop_map(|((resource, [expected, width, risk, actual], samples), ended)| {
+            Outcome { resource, expected, width, risk, samples, actual, ended }
+        });
+    prop::collection::vec(outcome, 0..40)
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
 
     #[test]
     fn estimates_are_finite_and_ordered(
         task_and_user in any_runs(), task in any_runs(), host in any_runs(),
-        features in any_features(), risk in any::<f64>()
+        running in any_runs(), outcomes in any_outcomes(), features in any_features(), risk in any::<f64>()
     ) {
-        for estimate in predict(&History { task_and_user, task, host }, &features, risk).estimates {
+        let history = History { task_and_user, task, host, running, outcomes };
+        for estimate in predict(&history, &features, risk).estimates {
             prop_assert!(estimate.expected.is_finite() && estimate.expected >= 0.0, "{:?}", estimate);
             prop_assert!(estimate.upper.is_finite() && estimate.upper >= estimate.expected, "{:?}", estimate);
             prop_assert!(estimate.risk > 0.0 && estimate.risk < 1.0);
@@ -206,7 +232,8 @@ fn time_of_a_prediction() {
             features: Vec::new(),
         })
         .collect();
-    let history = History { task_and_user: runs.clone(), task: runs.clone(), host: runs };
+    let history =
+        History { task_and_user: runs.clone(), task: runs.clone(), host: runs, ..History::default() };
     let started = std::time::Instant::now();
     let rounds = 200;
     for _ in 0..rounds {

@@ -1,6 +1,7 @@
 //! Asking a service how it is, and telling it to fail over or to stop: a unix socket per service, on which the
 //! supervisor answers one frame with one. Root and the user who runs the service may.
 
+use super::adopt;
 use super::guard::{Command as Say, Failover, Line, View};
 use super::places::Place;
 use super::supervisor::{Service, ServiceError};
@@ -13,7 +14,7 @@ use std::collections::VecDeque;
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::{UnixListener, UnixStream};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tokio::sync::mpsc::UnboundedSender;
@@ -321,6 +322,34 @@ pub fn ask(socket: &Path, request: &Request) -> Result<Reply, String> {
     wire::send(&mut stream, request)
         .and_then(|()| wire::receive(&mut stream))
         .map_err(|error| error.to_string())
+}
+
+/// The control sockets below a directory, whether anybody answers or not.
+pub fn sockets(directory: &Path) -> impl Iterator<Item = PathBuf> {
+    let entries = fs::read_dir(directory).into_iter().flatten().flatten();
+    let paths = entries.map(|entry| entry.path());
+    paths.filter(|path| path.extension().is_some_and(|extension| extension == "sock"))
+}
+
+/// Of all services that answer below `directory`, by name; those whose supervisor is gone are named. Blocks, and
+/// waits for each that is slow.
+pub fn statuses(directory: &Path) -> Vec<Status> {
+    let mut found: Vec<Status> = sockets(directory)
+        .filter_map(|socket| match ask(&socket, &Request::Status) {
+            Ok(Reply::Status(status)) => Some(*status),
+            _ => unsupervised(directory, &socket),
+        })
+        .collect();
+    found.sort_by(|a, b| a.name.cmp(&b.name));
+    found
+}
+
+/// A service whose supervisor was killed.
+fn unsupervised(directory: &Path, socket: &Path) -> Option<Status> {
+    let name = socket.file_stem()?.to_str()?;
+    let left = adopt::left(&Place::new(directory, name))?;
+    let instances = left.survivors.iter().map(|survivor| survivor.describe()).collect();
+    Some(Status { name: name.to_owned(), mode: "unsupervised".into(), instances, ..Status::default() })
 }
 
 #[cfg(test)]

@@ -73,7 +73,7 @@ impl Place {
         Some(bpf_file_system(None).ok().filter(|_| is_root)?.join(PINS).join(&self.pin_name))
     }
 
-    /// Makes the directory of the socket. That of root may be looked into by all, who may ask how its services are.
+    /// Makes the directory of the socket. Those of root are refused to others by who they are, not by this.
     ///
     /// # Errors
     /// What the file system says, or that others could have put something there.

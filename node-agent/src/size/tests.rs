@@ -7,7 +7,7 @@ const GIB: u64 = 1 << 30;
 const HOST: Capacity = Capacity { cpus: 4, memory_bytes: 8 * GIB };
 
 fn estimate(resource: Resource, expected: f64, upper: f64, level: Level) -> Estimate {
-    Estimate { resource, expected, upper, risk: 0.05, samples: 5, level, reason: String::new() }
+    Estimate { resource, expected, upper, risk: 0.05, samples: 5, level, width: None, reason: String::new() }
 }
 
 fn prediction(level: Level) -> Prediction {

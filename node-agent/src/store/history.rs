@@ -8,6 +8,7 @@
 //!   that exited with 0, as with services;
 //! - `none`: it is running, lost, was never executed, or failed by itself, which says little about a good run.
 
+use super::outcomes;
 use crate::fingerprint::key::{Feature, FeatureValue, TaskKey};
 use crate::predict::{HISTORY_MAX, History, Observation};
 use rusqlite::types::ValueRef;
@@ -49,7 +50,13 @@ pub(super) fn read(db: &Connection, key: &TaskKey) -> Result<History> {
     let (mut own, mut task) = (own, task);
     let speaks = if own.is_empty() { &mut task } else { &mut own };
     features(db, speaks)?;
-    Ok(History { task_and_user: level(own), task: level(task), host: level(host) })
+    Ok(History {
+        task_and_user: level(own),
+        task: level(task),
+        host: level(host),
+        running: outcomes::running(db, key)?,
+        outcomes: outcomes::read(db)?,
+    })
 }
 
 /// The newest runs of a task type: those of the user, and those of any user.
@@ -80,20 +87,24 @@ fn newest(db: &Connection, sql: &str, parameters: impl Params) -> Result<Vec<Run
     db.prepare_cached(sql)?.query_map(parameters, run)?.collect()
 }
 
-/// The features of runs that are newest first. The host's name never varies here, so it is not read.
 fn features(db: &Connection, runs: &mut [Run]) -> Result<()> {
+    runs.iter_mut().try_for_each(|run| {
+        run.observation.features = features_of(db, run.run_id)?;
+        Ok(())
+    })
+}
+
+/// The features of a run. The host's name never varies here, so it is not read.
+pub(super) fn features_of(db: &Connection, run_id: i64) -> Result<Vec<Feature>> {
     let mut statement = db.prepare_cached(FEATURES)?;
-    for run in runs {
-        let mut rows = statement.query([run.run_id])?;
-        while let Some(row) = rows.next()? {
-            let value = match row.get_ref(1)? {
-                ValueRef::Real(number) => FeatureValue::Number(number),
-                _ => FeatureValue::Category(row.get::<_, Option<String>>(2)?.unwrap_or_default()),
-            };
-            run.observation.features.push(Feature { name: row.get(0)?, value });
-        }
-    }
-    Ok(())
+    let features = statement.query_map([run_id], |row| {
+        let value = match row.get_ref(1)? {
+            ValueRef::Real(number) => FeatureValue::Number(number),
+            _ => FeatureValue::Category(row.get::<_, Option<String>>(2)?.unwrap_or_default()),
+        };
+        Ok(Feature { name: row.get(0)?, value })
+    })?;
+    features.collect()
 }
 
 const FEATURES: &str = "SELECT name, number, category FROM run_feature WHERE run_id = ? AND name <> 'host'";

@@ -134,3 +134,62 @@ pub(super) fn point(row: &Row<'_>) -> Result<Point> {
         sent_bytes_per_s: row.get("sent_bytes_per_s")?,
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fingerprint::Measured;
+    use crate::fingerprint::series::Series;
+    use crate::size::{Limit, Limits, Origin};
+    use crate::store::Store;
+    use crate::store::event::Event;
+    use crate::store::record::{Ending, NewRun};
+    use crate::store::tests::new_run;
+
+    fn measured(seconds: u64) -> Measured {
+        let mut series = Series::default();
+        for second in 1..=seconds {
+            let cpu_cores = second as f64;
+            series.push(Point { at_ms: second * 1000, length_ms: 1000, cpu_cores, ..Point::default() });
+        }
+        Measured { series, ..Measured::default() }
+    }
+
+    #[test]
+    fn a_moment_has_what_ran_then_with_its_limit_of_then() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("standin.db");
+        let mut store = Store::open(&path).unwrap().store;
+        let now = crate::host::now_ms();
+        let at = |seconds: i64| now + seconds * 1000;
+        let run = |name: &str, started_at_ms| NewRun {
+            started_at_ms,
+            limits: Limits(vec![(Limit::MemoryHigh(100), Origin::Predicted)]),
+            ..new_run(name, 0)
+        };
+        let long = store.begin_run(&run("long", at(-10))).unwrap();
+        let raised = serde_json::json!({ "limit": "memory_high_bytes", "from": 100, "to": 800 });
+        store.log(&Event::new("limit_raised", "x").run(long).details(&raised)).unwrap();
+        store.checkpoint(long, &measured(10)).unwrap();
+        let short = store.begin_run(&run("short", at(-6))).unwrap();
+        store.finish_run(short, at(-4), &Ending::default(), &measured(2)).unwrap();
+
+        let reader = Reader::open(&path).unwrap();
+        let seen = |moment: i64| -> Vec<(String, Option<u64>, f64)> {
+            let runs = reader.moment(moment, 300_000).unwrap();
+            runs.into_iter()
+                .map(|run| {
+                    let cores = run.course.last().map_or(0.0, |point| point.cpu_cores);
+                    (run.task_type, run.memory_limit.map(|limit| limit.bytes), cores)
+                })
+                .collect()
+        };
+        assert_eq!(seen(at(-11)), []);
+        assert_eq!(seen(at(-9)), [("long".into(), Some(100), 1.0)]);
+        assert_eq!(seen(at(-5)), [("short".into(), Some(100), 1.0), ("long".into(), Some(100), 5.0)]);
+        assert_eq!(seen(at(-3)), [("long".into(), Some(100), 7.0)]);
+        assert_eq!(seen(at(60)), [("long".into(), Some(800), 10.0)], "no more is known than the last record");
+        assert_eq!(reader.moment(at(-5), 2_000).unwrap()[1].course.len(), 2);
+        assert!(reader.moment(at(-5), 1).unwrap()[0].predicted.memory_bytes.is_some());
+    }
+}

@@ -30,6 +30,7 @@ const MIGRATIONS: &[M<'static>] = &[
     M::up(include_str!("../../../schema/0007_profile.sql")),
     M::up(include_str!("../../../schema/0008_failovers.sql")),
     M::up(include_str!("../../../schema/0009_license_use.sql")),
+    M::up(include_str!("../../../schema/0010_bounds.sql")),
 ];
 
 /// The schema this program knows: the `user_version` of a database that is up to date.
@@ -46,7 +47,8 @@ pub(super) fn read_write(path: &Path) -> Result<(Connection, Option<PathBuf>), S
 }
 
 /// A connection that cannot write. With write permission or a running agent the log is read too; without
-/// either the file is read as it is, which is complete, since whoever closed it last emptied the log.
+/// either the file is read as it is, which is complete, since whoever closed it last emptied the log. So root reads one
+/// that others could have put there.
 pub(super) fn read_only(path: &Path) -> Result<Connection, StoreError> {
     must_be_file(path)?;
     match path.try_exists() {
@@ -57,6 +59,10 @@ pub(super) fn read_only(path: &Path) -> Result<Connection, StoreError> {
         Err(_) => {
             return Err(StoreError::Permission { path: path.to_owned() });
         }
+    }
+    // What lies beside it may be a link to anything, and even a reader writes the index of a log.
+    if crate::trust::check_file_of_root(path).is_err() {
+        return immutable(path);
     }
     let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let opened = Connection::open_with_flags(path, flags)

@@ -224,11 +224,11 @@ impl Reader {
         self.run_query(past::read)
     }
 
-    /// How good the predictions of a task were, per resource, over all kept runs and users.
+    /// How good the predictions of a task or of all were, per resource, over all kept runs and users.
     ///
     /// # Errors
     /// As [`Reader::tasks`].
-    pub fn accuracy_summary(&self, task_type: &str) -> Result<Vec<AccuracySummary>, StoreError> {
+    pub fn accuracy_summary(&self, task_type: Option<&str>) -> Result<Vec<AccuracySummary>, StoreError> {
         self.run_query(|db| accuracy_summary(db, task_type))
     }
 
@@ -415,6 +415,7 @@ fn prediction(db: &Connection, id: RunId) -> Result<Prediction> {
             risk: row.get("risk").unwrap_or_default(),
             samples: count(row, "samples").map_or(0, |n| usize::try_from(n).unwrap_or(usize::MAX)),
             level: level(row).unwrap_or(Level::Host),
+            width: row.get("width").unwrap_or_default(),
             reason: row.get("reason").unwrap_or_default(),
         }))
     })?;
@@ -469,11 +470,12 @@ fn accuracy(db: &Connection, task_type: Option<&str>, limit: usize) -> Result<Ve
     Ok(rows.into_iter().flatten().collect())
 }
 
-fn accuracy_summary(db: &Connection, task_type: &str) -> Result<Vec<AccuracySummary>> {
+fn accuracy_summary(db: &Connection, task_type: Option<&str>) -> Result<Vec<AccuracySummary>> {
     let sql = "SELECT a.resource, count(*) AS runs, avg(abs(a.error_percent)) AS mean_error_percent,
                       100.0 * avg(a.within_upper) AS within_upper_percent
                FROM prediction_accuracy a JOIN resource n ON n.name = a.resource
-               WHERE a.task_type = ? AND a.level <> 'host' AND NOT a.actual_is_lower_bound GROUP BY a.resource ORDER BY n.place";
+               WHERE (?1 IS NULL OR a.task_type = ?1) AND a.level <> 'host' AND NOT a.actual_is_lower_bound
+               GROUP BY a.resource ORDER BY n.place";
     let rows = collect(db, sql, [task_type], |row| {
         let Some(resource) = resource(row)? else { return Ok(None) };
         Ok(Some(AccuracySummary {

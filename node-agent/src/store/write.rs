@@ -82,8 +82,8 @@ fn features(db: &Connection, id: RunId, features: &[Feature]) -> Result<()> {
 
 fn prediction(db: &Connection, id: RunId, prediction: &Prediction) -> Result<()> {
     let mut insert = db.prepare_cached(
-        "INSERT OR REPLACE INTO prediction (run_id, resource, expected, upper, risk, samples, level, reason)
-         VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+        "INSERT OR REPLACE INTO prediction (run_id, resource, expected, upper, risk, samples, level, width, reason)
+         VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
     )?;
     for estimate in &prediction.estimates {
         insert.execute(params![
@@ -94,6 +94,7 @@ fn prediction(db: &Connection, id: RunId, prediction: &Prediction) -> Result<()>
             finite(estimate.risk),
             integer(estimate.samples as u64),
             level_name(estimate.level),
+            estimate.width.filter(|width| width.is_finite()),
             estimate.reason,
         ])?;
     }

@@ -9,7 +9,7 @@ use std::io::{self, Read, Write};
 pub const FRAME_BYTES_MAX: usize = 1 << 20;
 
 /// Longest request that an agent reads: a command line, features, and what is around them. Answers may be longer.
-pub const REQUEST_BYTES_MAX: usize = 256 << 10;
+pub const REQUEST_BYTES_MAX: usize = 128 << 10;
 
 /// Length of what stands before the body.
 pub const HEADER_BYTES: usize = 10;

@@ -24,6 +24,12 @@ use tokio::sync::oneshot;
 /// How long a launcher may take to say what it wants.
 const FIRST_REQUEST: Duration = Duration::from_secs(10);
 
+/// How long a launcher may take to read an answer.
+const ANSWER_WAIT: Duration = Duration::from_secs(10);
+
+/// Longest of what is said after a run was started, bytes.
+const LATER_BYTES_MAX: usize = 1024;
+
 /// The process at the other end.
 #[derive(Clone, Copy, Debug)]
 struct Peer {
@@ -34,10 +40,14 @@ struct Peer {
 /// Serves one connection to its end.
 pub(super) async fn serve(agent: &Rc<Agent>, mut stream: UnixStream) {
     let Some(peer) = peer(&stream) else { return };
-    let Some(_guest) = agent.guests.welcome(peer.uid) else {
+    let Some(guest) = agent.guests.welcome(peer.uid) else {
         return refuse(&mut stream, "too many connections are open").await;
     };
-    let request = match tokio::time::timeout(FIRST_REQUEST, receive(&mut stream)).await {
+    let read = async {
+        let _turn = guest.reading.acquire().await;
+        receive(&mut stream, wire::REQUEST_BYTES_MAX).await
+    };
+    let request = match tokio::time::timeout(FIRST_REQUEST, read).await {
         Ok(Ok(request)) => request,
         Ok(Err(error)) => return refuse(&mut stream, &error.to_string()).await,
         Err(_) => return,
@@ -93,7 +103,7 @@ async fn start_task(agent: &Rc<Agent>, mut stream: UnixStream, peer: Peer, start
     let (finish, finished) = oneshot::channel();
     agent.spawn(life::lead(Rc::clone(agent), life, executed, finish));
     answer(&mut stream, &Reply::Started(Box::new(started))).await;
-    let mut request = receive(&mut stream).await;
+    let mut request = receive(&mut stream, LATER_BYTES_MAX).await;
     while let Ok(Request::Steer(wanted)) = &request {
         match steering::prepare(&cgroup, peer.uid, wanted) {
             Ok(descriptors) => {
@@ -102,7 +112,7 @@ async fn start_task(agent: &Rc<Agent>, mut stream: UnixStream, peer: Peer, start
             }
             Err(why) => refuse(&mut stream, &why).await,
         }
-        request = receive(&mut stream).await;
+        request = receive(&mut stream, LATER_BYTES_MAX).await;
     }
     match request {
         Ok(Request::ExecFailed(errno)) => _ = tell.send(Some(errno)),
@@ -275,12 +285,12 @@ fn check_owner(process: &ProcessId, peer: Peer) -> Result<(), String> {
     if related && (uid == peer.uid || peer.uid == 0) { Ok(()) } else { Err(refused()) }
 }
 
-async fn receive(stream: &mut UnixStream) -> Result<Request, WireError> {
+async fn receive(stream: &mut UnixStream, bytes_max: usize) -> Result<Request, WireError> {
     let mut header = [0; wire::HEADER_BYTES];
     stream.read_exact(&mut header).await?;
     let length = wire::body_length(header)?;
-    if length > wire::REQUEST_BYTES_MAX {
-        return Err(WireError::TooLong(length, wire::REQUEST_BYTES_MAX));
+    if length > bytes_max {
+        return Err(WireError::TooLong(length, bytes_max));
     }
     // Grows with what comes: a length alone takes no memory.
     let mut body = Vec::new();
@@ -293,17 +303,24 @@ async fn receive(stream: &mut UnixStream) -> Result<Request, WireError> {
     Ok(request)
 }
 
-pub(super) async fn answer(stream: &mut UnixStream, reply: &(impl Serialize + Sync)) {
-    let sent: Result<(), WireError> = async {
+/// Whether the answer has gone out. Who does not take it in time is gone.
+pub(super) async fn is_answered(stream: &mut UnixStream, reply: &(impl Serialize + Sync)) -> bool {
+    let send = async {
         stream.write_all(&wire::encode(reply)?).await?;
-        Ok(())
-    }
-    .await;
-    match sent {
+        Ok::<(), WireError>(())
+    };
+    let sent = tokio::time::timeout(ANSWER_WAIT, send).await.unwrap_or(Err(WireError::Silent));
+    match &sent {
         Err(WireError::Io(error)) if error.kind() == io::ErrorKind::BrokenPipe => {}
         Err(error) => tracing::debug!("failed to answer: {error}"),
         Ok(()) => {}
     }
+    sent.is_ok()
+}
+
+/// The same where nothing follows.
+pub(super) async fn answer(stream: &mut UnixStream, reply: &(impl Serialize + Sync)) {
+    is_answered(stream, reply).await;
 }
 
 pub(super) async fn refuse(stream: &mut UnixStream, why: &str) {

@@ -1,8 +1,10 @@
-//! How many connections there are, and whose: no user can keep the others out, and nobody keeps root out.
+//! How many connections there are, and whose: no user can keep the others out, and nobody keeps root out. Nor does
+//! anybody take much memory by beginning to say something.
 
 use std::cell::RefCell;
 use std::collections::HashMap;
 use std::rc::Rc;
+use tokio::sync::Semaphore;
 
 /// Most connections at once.
 const CONNECTIONS_MAX: usize = 4096;
@@ -13,10 +15,19 @@ const CONNECTIONS_OF_USER_MAX: usize = CONNECTIONS_MAX / 2;
 /// What others leave to root.
 const KEPT_FOR_ROOT: usize = 64;
 
+/// Requests of one user that are being read; further ones wait for these.
+const READING_MAX: usize = 64;
+
 /// See the head of this file.
 #[derive(Debug, Default)]
 pub(super) struct Guests {
-    of_users: RefCell<HashMap<u32, usize>>,
+    of_users: RefCell<HashMap<u32, OfUser>>,
+}
+
+#[derive(Debug)]
+struct OfUser {
+    count: usize,
+    reading: Rc<Semaphore>,
 }
 
 /// A connection that is counted, until this goes.
@@ -24,18 +35,22 @@ pub(super) struct Guests {
 pub(super) struct Guest {
     guests: Rc<Guests>,
     uid: u32,
+    /// To be held while what it says is read.
+    pub(super) reading: Rc<Semaphore>,
 }
 
 impl Guests {
     /// Counts one more of this user, if there is room.
     pub(super) fn welcome(self: &Rc<Self>, uid: u32) -> Option<Guest> {
         let mut of_users = self.of_users.borrow_mut();
-        let (all, own) = (of_users.values().sum(), of_users.get(&uid).copied().unwrap_or(0));
-        if !has_room(all, own, uid) {
+        let all = of_users.values().map(|user| user.count).sum();
+        if !has_room(all, of_users.get(&uid).map_or(0, |user| user.count), uid) {
             return None;
         }
-        *of_users.entry(uid).or_default() += 1;
-        Some(Guest { guests: Rc::clone(self), uid })
+        let new = || OfUser { count: 0, reading: Rc::new(Semaphore::new(READING_MAX)) };
+        let user = of_users.entry(uid).or_insert_with(new);
+        user.count += 1;
+        Some(Guest { guests: Rc::clone(self), uid, reading: Rc::clone(&user.reading) })
     }
 }
 
@@ -49,9 +64,9 @@ fn has_room(all: usize, own: usize, uid: u32) -> bool {
 impl Drop for Guest {
     fn drop(&mut self) {
         let mut of_users = self.guests.of_users.borrow_mut();
-        if let Some(own) = of_users.get_mut(&self.uid) {
-            *own -= 1;
-            if *own == 0 {
+        if let Some(user) = of_users.get_mut(&self.uid) {
+            user.count -= 1;
+            if user.count == 0 {
                 of_users.remove(&self.uid);
             }
         }

@@ -6,9 +6,11 @@ use super::pressure;
 use super::queue::{self, Place};
 use super::{Agent, Process};
 use crate::agent::{Followed, Task};
-use crate::fingerprint::Measured;
 use crate::fingerprint::key::{Feature, TaskKey};
+use crate::fingerprint::{Fingerprint, Measured};
 use crate::host;
+use crate::live::Totals;
+use crate::predict::Prediction;
 use crate::store::StoreError;
 use crate::store::event::Event;
 use crate::store::record::{Ending, RunId};
@@ -101,7 +103,7 @@ pub(super) async fn lead(
     agent.active.set(agent.active.get() + 1);
     let (shown, mut asked) = live::show(&agent, &life);
     let stopped = follow(&agent, &mut life, &mut asked).await;
-    drop(shown);
+    let counted = shown.end();
     agent.active.set(agent.active.get() - 1);
     if stopped {
         checkpoint(&agent, &mut life);
@@ -112,7 +114,7 @@ pub(super) async fn lead(
     let reported = tokio::time::timeout(REPORT_WAIT, executed).await;
     let exec_errno = reported.ok().and_then(Result::ok).flatten();
     let (key, features) = (life.key.clone(), life.features.clone());
-    let finished = conclude(&agent, life, exec_errno).await;
+    let finished = conclude(&agent, life, exec_errno, &counted).await;
     let ended_well = finished.ending.exit_code == Some(0);
     _ = finish.send(Box::new(finished));
     agent.forecast(key, features, ended_well);
@@ -237,7 +239,8 @@ async fn exit_status(agent: &Agent, life: &Life) -> Option<i32> {
     seen.map(|exit| exit.status).or(by_pidfd)
 }
 
-async fn conclude(agent: &Agent, mut life: Life, exec_errno: Option<i32>) -> Finished {
+/// `counted` is what the metrics have of it.
+async fn conclude(agent: &Agent, mut life: Life, exec_errno: Option<i32>, counted: &Totals) -> Finished {
     for _ in 0..SETTLE_TRIES {
         if life.task.is_settled(&agent.engine.borrow()) {
             break;
@@ -255,6 +258,7 @@ async fn conclude(agent: &Agent, mut life: Life, exec_errno: Option<i32>) -> Fin
         life.task.finish(&mut engine, status, life.leftover)
     };
     ending.exec_errno = exec_errno;
+    tally(agent, (&life.key, &life.user), (&measured.fingerprint, counted), (&plan.prediction, &ending));
     // Others may have its room before the disk has its record.
     let place = life.place.take();
     life.events.extend(place.as_ref().and_then(released));
@@ -287,6 +291,24 @@ async fn conclude(agent: &Agent, mut life: Life, exec_errno: Option<i32>) -> Fin
     }
 }
 
+/// Adds a run that is over to what all have used.
+fn tally(
+    agent: &Agent,
+    (key, user): (&TaskKey, &str),
+    (did, counted): (&Fingerprint, &Totals),
+    (prediction, ending): (&Prediction, &Ending),
+) {
+    let task = &key.task_type;
+    let is_finished = ending.exit_code == Some(0);
+    let mut tally = agent.tally.borrow_mut();
+    tally.used(task, user, &Totals::of(did, counted).since(counted));
+    tally.ended(task, user, is_finished);
+    // One that failed may have stopped half-way.
+    if is_finished && !ending.out_of_memory {
+        tally.judge(prediction, did);
+    }
+}
+
 /// The end of a promise that others may wait for.
 fn released(place: &Place) -> Option<Event> {
     let licenses = &place.admission().promise.licenses;
@@ -305,6 +327,6 @@ async fn record(
 ) -> Result<RunId, StoreError> {
     let run = record.settled().await?;
     agent.finish(run, host::now_ms(), ending, measured).await?;
-    agent.recorded.set(agent.recorded.get() + 1);
+    agent.count_recorded();
     Ok(run)
 }

@@ -15,6 +15,7 @@ use crate::live::{
     AgentNow, HostNow, Kind, MemoryLimit, Predicted, Snapshot, StoreNow, TASKS_MAX, TaskDetail, TaskNow,
     Totals, cpu_limit_cores,
 };
+use crate::metrics::Seen;
 use crate::probe::{Measure, Slot};
 use crate::store::record::RunId;
 use ebpf_probes::{Counters, Shared};
@@ -65,6 +66,7 @@ pub(super) struct Board {
 struct All {
     snapshot: Snapshot,
     tasks: Vec<(u32, TaskNow)>,
+    took: Duration,
 }
 
 /// A task on the board.
@@ -75,6 +77,8 @@ struct Shown {
     watch: Arc<Watch>,
     slot: Option<Slot>,
     measures: Measures,
+    /// What it had used when it came to this agent.
+    before: Totals,
     ask: mpsc::Sender<oneshot::Sender<TaskDetail>>,
 }
 
@@ -82,6 +86,20 @@ struct Shown {
 pub(super) struct OnBoard {
     agent: Rc<Agent>,
     id: u64,
+}
+
+impl OnBoard {
+    /// Counts what the task has used among what is no longer under way, and tells its last totals.
+    pub(super) fn end(self) -> Totals {
+        // The rest is for the destructor.
+        let shown = self.agent.board.shown.borrow();
+        let engine = self.agent.engine.borrow();
+        let last = shown.get(&self.id).map(|shown| shown.now(&engine)).unwrap_or_default();
+        let before = shown.get(&self.id).map(|shown| shown.before).unwrap_or_default();
+        let used = last.totals.since(&before);
+        self.agent.tally.borrow_mut().used(&last.task_type, &last.user, &used);
+        last.totals
+    }
 }
 
 impl Drop for OnBoard {
@@ -111,9 +129,12 @@ pub(super) fn show(agent: &Rc<Agent>, life: &Life) -> (OnBoard, Asked) {
         watch: Arc::clone(task.watch()),
         slot: task.slot(),
         measures: task.measures().clone(),
+        before: Totals::default(),
         ask,
     };
-    agent.board.shown.borrow_mut().insert(id, shown);
+    let before = shown.now(&agent.engine.borrow()).totals;
+    agent.board.shown.borrow_mut().insert(id, Shown { before, ..shown });
+    agent.tally.borrow_mut().begun(&life.key.task_type, &life.user);
     agent.board.sampled(task, life.record.known_run());
     (OnBoard { agent: Rc::clone(agent), id }, asked)
 }
@@ -209,6 +230,29 @@ impl Agent {
         Snapshot { tasks, tasks_left_out, queue, ..all.snapshot.clone() }
     }
 
+    /// What the metrics are made from.
+    pub(super) fn seen(&self) -> Seen {
+        let all = self.everything();
+        let shown = self.board.shown.borrow();
+        let tally = self.tally.borrow();
+        let runs = all.tasks.iter().filter(|(_, task)| task.kind == Kind::Run);
+        let live = runs.filter_map(|(_, task)| Some((task, &shown.get(&task.id)?.before)));
+        let tasks = if self.config().metrics.tasks_max == 0 { Vec::new() } else { tally.series(live) };
+        let free = self.engine.borrow().room().memory_bytes;
+        let queue = self.queue.now(0, free, &self.board.names);
+        let oldest_ms = queue.waiting.iter().map(|entry| entry.since_ms).min();
+        let longest_wait_s =
+            oldest_ms.map_or(0.0, |since_ms| (host::now_ms() - since_ms).max(0) as f64 / 1e3);
+        Seen {
+            snapshot: Snapshot { queue, ..all.snapshot.clone() },
+            tasks,
+            overflowed: tally.overflowed(),
+            accuracy: tally.accuracy().clone(),
+            longest_wait_s,
+            took: all.took,
+        }
+    }
+
     /// Everything about a task that `viewer` may see; `None` if it is over.
     pub(super) async fn task_detail(&self, id: u64, viewer: u32) -> Option<TaskDetail> {
         let ask = {
@@ -227,6 +271,7 @@ impl Agent {
         {
             return Rc::clone(all);
         }
+        let begun = Instant::now();
         let engine = self.engine.borrow();
         let shown = self.board.shown.borrow();
         let mut tasks: Vec<_> = shown.values().map(|shown| (shown.uid, shown.now(&engine))).collect();
@@ -239,7 +284,7 @@ impl Agent {
             ..Snapshot::default()
         };
         tasks.extend(others);
-        let all = Rc::new(All { snapshot, tasks });
+        let all = Rc::new(All { snapshot, tasks, took: begun.elapsed() });
         *self.board.last.borrow_mut() = Some((Instant::now(), Rc::clone(&all)));
         all
     }

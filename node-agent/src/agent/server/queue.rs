@@ -357,7 +357,10 @@ impl Agent {
             if let Some(lack) = self.queue.ledger.borrow().never(&promise) {
                 return Err(Denied::Because(never(&lack)));
             }
-            connection::answer(stream, &Reply::Waiting(Waiting { ahead, expected_ms, lacks })).await;
+            let waiting = Reply::Waiting(Waiting { ahead, expected_ms, lacks });
+            if !connection::is_answered(stream, &waiting).await {
+                return Err(Denied::Gone);
+            }
             let too_late = async {
                 match last {
                     Some(last) => tokio::time::sleep_until(last.into()).await,

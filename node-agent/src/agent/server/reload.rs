@@ -61,6 +61,7 @@ fn in_force(old: &Config, wanted: Config) -> (Config, Vec<&'static str>) {
         ("agent.bpffs", was.bpffs != new.bpffs),
         ("agent.host_cgroups", was.host_cgroups != new.host_cgroups),
         ("agent.tasks_max", was.tasks_max != new.tasks_max),
+        ("metrics", old.metrics != wanted.metrics),
         ("host.reserve_memory", old.host != wanted.host),
     ];
     let waiting = set_up_once.into_iter().filter(|(_, differs)| *differs).map(|(key, _)| key).collect();
@@ -70,7 +71,7 @@ fn in_force(old: &Config, wanted: Config) -> (Config, Vec<&'static str>) {
         checkpoint_s: new.checkpoint_s,
         ..was.clone()
     };
-    (Config { agent, host: old.host.clone(), ..wanted }, waiting)
+    (Config { agent, host: old.host.clone(), metrics: old.metrics.clone(), ..wanted }, waiting)
 }
 
 #[cfg(test)]

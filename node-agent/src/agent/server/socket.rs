@@ -52,7 +52,7 @@ pub(super) fn open(path: &Path, group: &str) -> anyhow::Result<Door> {
 ///
 /// # Errors
 /// If another agent listens there, or the file system refuses.
-fn listen(path: &Path, group: &str) -> anyhow::Result<UnixListener> {
+pub(super) fn listen(path: &Path, group: &str) -> anyhow::Result<UnixListener> {
     if UnixStream::connect(path).is_ok() {
         bail!("an agent already listens on {}; stop it, or choose another --socket", path.display());
     }

@@ -143,7 +143,8 @@ fn course(detail: &Detail, since_ms: i64, width: usize) -> String {
     if !limits.is_empty() {
         text += &curve("its limit", &limit, scale, figures(limit(&last), most(&limit)));
     }
-    let rates: [(&str, fn(&Point) -> f64); 4] = [
+    type Rate = fn(&Point) -> f64;
+    let rates: [(&str, Rate); 4] = [
         ("read", |point| point.read_bytes_per_s),
         ("written", |point| point.write_bytes_per_s),
         ("received", |point| point.received_bytes_per_s),

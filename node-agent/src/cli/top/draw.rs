@@ -131,9 +131,7 @@ fn title(state: &State, view: &View) -> String {
 fn keys(state: &State) -> &'static str {
     match (state.is_typing, state.page) {
         (true, _) => " type a part of a name; Enter keeps it, Esc drops it",
-        (_, Page::Tasks) => {
-            " q quit  ? help  s sort  / filter  Tab columns  Enter detail  ←→ time  Space stop"
-        }
+        (_, Page::Tasks) => " q quit  ? help  s sort  / filter  Tab view  Enter detail  ←→ time  Space stop",
         (_, Page::Detail { .. }) => " Esc back  ↑ ↓ scroll  q quit  ? help  Space stop",
         (_, Page::Help) => " Esc back  q quit",
     }
@@ -177,7 +175,7 @@ fn tasks_page(frame: &mut Frame<'_>, area: Rect, state: &State, view: &View, the
 
 /// The host, its memory, the agent; a word about what is missing.
 fn summary(view: &View, area: Rect, theme: Theme) -> Vec<Line<'static>> {
-    let width = if area.width >= 100 { 20 } else { 8 };
+    let width = if area.width >= 100 { 20 } else { 6 };
     let mut lines = Vec::new();
     if let Some(host) = &view.host {
         let rates = host.rates.unwrap_or_default();
@@ -233,14 +231,14 @@ fn memory_line(view: &View, width: usize, theme: Theme) -> Line<'static> {
         line.push(Span::raw(format!(", {} promised", format_bytes(promised))));
     }
     let pressure = host.now.pressure;
-    let waits: Vec<_> = [("cpu", pressure.cpu), ("mem", pressure.memory), ("i/o", pressure.io)]
+    let waits: Vec<_> = [("cpu", pressure.cpu), ("mem", pressure.memory), ("io", pressure.io)]
         .into_iter()
         .filter_map(|(name, stall)| Some((name, stall?.some_10s)))
         .collect();
     if waits.is_empty() {
         line.push(Span::raw("; no pressure is told (PSI)"));
     } else {
-        line.push(Span::raw("; waits"));
+        line.push(Span::raw("; wait"));
         for (name, share) in waits {
             let urgency = match share {
                 share if share > 0.4 => 2,
@@ -334,7 +332,7 @@ const HELP: &str = "
  OF LIMIT memory in use against its limit; · is what was expected. In
           brackets: no limit, but predicted at most
  SERVICE  half of its answers took less (from request to answer, TCP)
- waits    share of the last 10 s in which some task of the host waited
+ wait     share of the last 10 s in which some task of the host waited
  MEM ·    where promises to tasks end
  The past is what runs recorded: means over stretches, no host, no services.";
 

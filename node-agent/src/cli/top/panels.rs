@@ -9,6 +9,9 @@ use crate::units::{format_bytes, format_duration};
 /// Events of a past moment that are shown.
 const EVENTS_SHOWN: usize = 8;
 
+/// Longest name that an event is shown with, characters.
+const ABOUT_MAX: usize = 20;
+
 /// The services that run; `None` where there is none.
 pub(super) fn services(view: &View) -> Option<Table> {
     use Align::{Left, Right};
@@ -20,7 +23,7 @@ pub(super) fn services(view: &View) -> Option<Table> {
         ("FAILOVERS", Left),
         ("PRIVATE", Right),
         ("SHARED", Right),
-        ("CONNECTIONS", Right),
+        ("CONNS", Right),
     ]);
     for service in &view.services {
         table.row(service_row(service));
@@ -93,6 +96,7 @@ pub(super) fn events(view: &View) -> Option<Table> {
     for event in view.events.iter().take(EVENTS_SHOWN) {
         let before = format_duration(((view.at_ms - event.at_ms).max(0) / 1000) as f64);
         let about = event.service.clone().or_else(|| event.task_type.clone()).unwrap_or_default();
+        let about = about.chars().take(ABOUT_MAX).collect();
         table.row([before, about, event.message.clone()]);
     }
     (!view.events.is_empty()).then_some(table)

@@ -4,10 +4,10 @@
 use super::detail::Detail;
 use super::state::When;
 use super::view::{PAST_SPAN_MS, Trails, View, past};
+use crate::cli::reach;
 use crate::cli::settings::Settings;
-use crate::cli::{ps, reach};
 use crate::host;
-use crate::service::control::Status;
+use crate::service::control::{Status, statuses};
 use crate::service::control_directory;
 use crate::store::event::{EventRow, Filter};
 use crate::store::record::RunId;
@@ -97,7 +97,7 @@ impl Source {
     fn services(&mut self) -> Vec<Status> {
         let (looked, services) = &mut self.services;
         if looked.is_none_or(|looked| looked.elapsed() >= SERVICES_EVERY) {
-            *services = ps::statuses(&control_directory(&self.settings.socket));
+            *services = statuses(&control_directory(&self.settings.socket));
             *looked = Some(Instant::now());
         }
         services.clone()

@@ -28,7 +28,9 @@ pub(super) struct View {
     /// From the agent; else from the database.
     pub(super) is_live: bool,
     pub(super) host: Option<Host>,
+    #[serde(rename = "tasks")]
     pub(super) rows: Vec<Row>,
+    #[serde(rename = "tasks_left_out")]
     pub(super) rows_left_out: usize,
     pub(super) services: Vec<Status>,
     pub(super) queue: Option<QueueNow>,

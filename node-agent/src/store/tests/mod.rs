@@ -1,5 +1,6 @@
 //! What the store promises, in files by what a user would ask about.
 
+mod cut_off;
 mod events;
 mod hostile;
 mod own;
@@ -29,7 +30,7 @@ fn owner() -> ProcessId {
     ProcessId { pid: 77, start_ticks: 123, boot_id: "boot".into() }
 }
 
-fn new_run(task_type: &str, uid: u32) -> NewRun {
+pub(super) fn new_run(task_type: &str, uid: u32) -> NewRun {
     let estimate = |resource, expected, upper| Estimate {
         resource,
         expected,
@@ -37,6 +38,7 @@ fn new_run(task_type: &str, uid: u32) -> NewRun {
         risk: 0.05,
         samples: 3,
         level: Level::TaskAndUser,
+        width: Some(0.4),
         reason: "p95 of the last 3 runs".into(),
     };
     NewRun {

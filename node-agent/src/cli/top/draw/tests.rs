@@ -128,8 +128,8 @@ fn a_terminal_of_80_by_24_shows_everything() {
     assert_eq!(
         masked[1..21],
         [
-            " CPU ██████   1.50 of 2 cores, 0.25 kernel; load 1.00 0.50 0.25",
-            " MEM ██  ·    2.0 GiB of 8 GiB, 4.0 GiB promised; waits cpu 50%",
+            " CPU ████▌  1.50 of 2 cores, 0.25 kernel; load 1.00 0.50 0.25",
+            " MEM █▌ ·   2.0 GiB of 8 GiB, 4.0 GiB promised; wait cpu 50%",
             " AGENT 0.4% cpu, 0 B; probes 0.00% 16/16; db 1.0 MiB, 0 queued, 2 unwritten",
             " TASK              STATE     CORES     MEMORY OF LIMIT         I/O /S     NET /S",
             " train.py          running    1.50  700.0 MiB ████████┃       2.0 MiB          ·",
@@ -146,8 +146,8 @@ fn a_terminal_of_80_by_24_shows_everything() {
             "",
             "",
             "",
-            " SERVICE  PRIMARY   SHADOWS       QUEUE  FAILOVERS  PRIVATE  SHARED  CONNECTIONS",
-            " web      1 pid 41  1 of 1 ready      0  0              0 B     0 B           77"
+            " SERVICE  PRIMARY   SHADOWS       QUEUE  FAILOVERS  PRIVATE  SHARED  CONNS",
+            " web      1 pid 41  1 of 1 ready      0  0              0 B     0 B     77"
         ]
     );
 }
