@@ -38,8 +38,8 @@ fn has_shadow(owner: &str, name: &str) -> bool {
     instances.iter().any(|instance| instance["role"] == "shadow")
 }
 
-#[test]
 #[ignore = "for an installed package"]
+#[test]
 fn the_shadow_answers_when_the_primary_is_killed() {
     ensure_started();
     _ = output(&["ip", "link", "set", "lo", "up"]);
@@ -57,8 +57,8 @@ fn the_shadow_answers_when_the_primary_is_killed() {
     wait_until("it has ended", || !launcher.is_running());
 }
 
-#[test]
 #[ignore = "for an installed package"]
+#[test]
 fn a_users_service_that_is_killed_whole_leaves_no_cgroup() {
     ensure_started();
     _ = output(&["ip", "link", "set", "lo", "up"]);
