@@ -157,9 +157,10 @@ fn install_documents(workspace: &Path, place: &Path) -> Result<()> {
     install(&workspace.join("README.md"), &place.join("README.md"), 0o644)?;
     install(&workspace.join("schema/README.md"), &place.join("schema/README.md"), 0o644)?;
     // Where README.md links to them.
-    for document in fs::read_dir(workspace.join("node-agent/docs"))? {
-        let document = document?;
-        install(&document.path(), &place.join("node-agent/docs").join(document.file_name()), 0o644)?;
+    let mut documents = Vec::new();
+    collect_files(&workspace.join("node-agent/docs"), &mut documents)?;
+    for document in documents {
+        install(&document, &place.join(document.strip_prefix(workspace)?), 0o644)?;
     }
     Ok(())
 }
