@@ -121,3 +121,26 @@ fn runs_of_ones_own_are_not_recorded_twice() {
     ));
     assert_eq!(twice, 0);
 }
+
+#[test]
+fn a_unit_that_lives_for_long_is_recorded_in_parts_that_add_up() {
+    require!(is_root(), "needs root");
+    let sandbox = Sandbox::with_config("host_cgroups = 64\nhost_record_s = 2\n");
+    let agent = sandbox.agent();
+    let unit = Unit::new(&sandbox, "long.service");
+    let script = "i=0; while [ $i -lt 60 ]; do /bin/true; /bin/sleep 0.1; i=$((i+1)); done";
+    assert!(unit.spawn(script).wait().unwrap().success());
+    unit.remove();
+    let own = "FROM run JOIN task ON task.id = task_id WHERE task_type = 'unit long.service'";
+    // The shell, and each program once: nothing lost between two parts, nothing counted twice.
+    let sums =
+        format!("SELECT coalesce(sum(execs) = 121 AND sum(forks) = 120, 0) {own} AND state = 'finished'");
+    wait_until("all parts are recorded", || sandbox.sql::<i64>(&sums) == 1);
+    assert!(sandbox.sql::<i64>(&format!("SELECT count(*) {own}")) >= 3);
+    let overlap = format!(
+        "SELECT count(*) FROM (SELECT started_at_ms - lag(ended_at_ms) OVER (ORDER BY started_at_ms) AS gap {own})
+         WHERE abs(gap) > 1000"
+    );
+    assert_eq!(sandbox.sql::<i64>(&overlap), 0, "one begins where the other ended");
+    drop(agent);
+}

@@ -4,8 +4,10 @@
 mod support;
 
 use std::fs;
+use std::io::{Read, Write};
 use std::net::TcpListener;
 use std::process::Stdio;
+use std::time::Duration;
 use support::{Agent, Job, Sandbox, has, is_root, stderr, wait_until};
 
 fn start(agent: &Agent<'_>, options: &[&str], script: &str) -> Job {
@@ -91,10 +93,22 @@ fn use_is_learnt_from_connections_to_the_server() {
     require!(has("python3"), "python3 is not installed");
     let server = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = server.local_addr().unwrap();
+    // A server that grants each licence only after a while.
+    std::thread::spawn(move || {
+        for mut client in server.incoming().flatten() {
+            std::thread::sleep(Duration::from_millis(300));
+            let _ = client.write_all(b"granted");
+            std::thread::spawn(move || client.read_to_end(&mut Vec::new()));
+        }
+    });
     let sandbox = Sandbox::with_config(&format!("[license.cad]\ntotal = 2\nserver = \"{address}\"\n"));
     let agent = sandbox.agent();
+    let before_ms = sandbox.sql::<i64>("SELECT unixepoch() * 1000");
+    // Two at once, and one that is open for a moment only, between two looks.
     let connect = format!(
-        "import socket, time; a = [socket.create_connection(('127.0.0.1', {})) for _ in range(2)]; time.sleep(3)",
+        "import socket, time\n\
+         def ask():\n    s = socket.create_connection(('127.0.0.1', {})); s.recv(9); return s\n\
+         a = [ask() for _ in range(2)]; time.sleep(0.5); a.clear(); ask().close()",
         address.port()
     );
     agent.run(&["--name", "tool"], &["python3", "-c", &connect]);
@@ -102,6 +116,17 @@ fn use_is_learnt_from_connections_to_the_server() {
     wait_until("its use is recorded", || {
         sandbox.sql::<i64>("SELECT count(*) FROM run_license WHERE license = 'cad' AND used_peak = 2") == 1
     });
+    if sandbox.sql::<i64>("SELECT count(*) FROM run_peer") > 0 {
+        let of_pool = |what: &str| sandbox.sql::<i64>(&format!("SELECT {what} FROM run_license"));
+        assert!(of_pool("first_used_at_ms") >= before_ms - 1000);
+        let waited_ms = of_pool("waited_ms");
+        assert!(waited_ms >= 3 * 300, "three waited for their answers: {waited_ms} ms");
+        // The first was open while the second waited, and both for the pause.
+        let held_ms = of_pool("held_ms");
+        assert!(held_ms >= waited_ms + 300 + 2 * 500, "{held_ms} ms");
+        let text = sandbox.sql::<String>("SELECT license || used FROM license_use WHERE run_id = 1");
+        assert_eq!(text, "cad2");
+    }
     // The next one takes what it will use, without being asked.
     agent.run(&["--name", "tool"], &["true"]);
     sandbox.wait_for_runs(2, "state = 'finished'");

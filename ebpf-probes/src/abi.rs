@@ -244,6 +244,8 @@ pub struct Connection {
     pub request_ns: u64,
     /// Time until it was established, for one that this side opened.
     pub connect_ns: u64,
+    /// Time from asking for it to the first bytes of the other side; 0: none came, or the other side opened it.
+    pub answer_ns: u64,
     /// Payload sent.
     pub sent_bytes: u64,
     /// Payload received.
@@ -282,6 +284,12 @@ pub struct Peer {
     pub held_ns: u64,
     /// When the first was opened, on `CLOCK_MONOTONIC`.
     pub first_ns: u64,
+    /// Time from asking for a connection to the first bytes of the other side, in all. None for clients.
+    pub answer_ns: u64,
+    /// Connections that are open now, of those that this side opened; also where `connections` is 0 still.
+    pub open: u64,
+    /// Most of them at once.
+    pub open_max: u64,
 }
 
 /// The last page fault of a thread: value of the map `FAULTS`.
@@ -394,6 +402,6 @@ const _: () = {
     assert!(size_of::<ProcessExit>() == 32);
     assert!(size_of::<Losses>() == 48);
     assert!(size_of::<CgroupEvent>() == 256);
-    assert!(size_of::<Connection>() == 64);
+    assert!(size_of::<Connection>() == 72);
     assert!(size_of::<PeerKey>() == 24);
 };

@@ -14,7 +14,7 @@ use core::{
 
 use ebpf_probes::{
     Counters,
-    demand::{WINDOW_NS, Words, pack, settle, settle_whole, unpack},
+    demand::{SCALES, WINDOW_NS, Words, bucket, pack, settle, settle_whole, unpack},
 };
 
 use crate::maps;
@@ -30,46 +30,64 @@ pub(crate) fn book(counters: &mut Counters, slot: u32, start: u64, end: u64) {
     if start >= window && end < window + WINDOW_NS {
         counters.window += end - start;
     } else {
-        enter(counters, slot, start, end);
+        enter(slot, maps::this_cpu(), start, end);
     }
 }
 
-/// The stretch ends in another window than the last one did.
+/// The stretch ends in another window than the last one did. Like [`settle_in_slot`] a global function, which the
+/// verifier looks at once and not again for every way to its caller.
+#[unsafe(no_mangle)]
 #[inline(never)]
-fn enter(counters: &mut Counters, slot: u32, start: u64, end: u64) {
-    let (mut window, mut at) = (start / WINDOW_NS, start);
-    let windows = end / WINDOW_NS - window;
-    let Some(demand) = maps::demand(slot) else { return };
-    let words = Shared(demand.cast());
-    if windows > WINDOWS_MAX {
-        window += windows - WINDOWS_MAX;
-        at += (windows - WINDOWS_MAX) * WINDOW_NS;
-        settle_whole(&words, windows - WINDOWS_MAX);
-    }
+extern "C" fn enter(slot: u32, cpu: u32, start: u64, end: u64) -> u32 {
+    let Some(counters) = maps::counters(slot, cpu) else { return 1 };
+    // SAFETY: a map value, of which only this CPU writes, with interrupts off.
+    let counters = unsafe { &mut *counters };
+    let (first, last) = (start / WINDOW_NS, end / WINDOW_NS);
     // Taken, not only read: user space settles what lies here for long.
     // SAFETY: a field of a map value.
     let share = unsafe { maps::exchange(&raw mut counters.window, 0) };
-    let (mut held, mut ns) = unpack(share);
-    for _ in 0..=WINDOWS_MAX + 1 {
-        if held != window & 0xffff_ffff {
-            // What is less than a microsecond goes along to the next window.
-            if ns >= 1000 {
-                settle_in_slot(slot, held, ns / 1000);
-            }
-            ns %= 1000;
-            held = window & 0xffff_ffff;
+    let (held, mut ns) = unpack(share);
+    if held != first & 0xffff_ffff {
+        ns = settle_share(slot, held, ns);
+    }
+    if last > first {
+        ns = settle_share(slot, first, ns + (first + 1) * WINDOW_NS - start);
+        settle_between(slot, first + 1, last);
+        ns += end - last * WINDOW_NS;
+    } else {
+        ns += end - start;
+    }
+    counters.window_start_ns = last * WINDOW_NS;
+    counters.window = pack(last, ns);
+    0
+}
+
+/// Settles a share; gives what is less than a microsecond, which goes along to the next window.
+#[inline(always)]
+fn settle_share(slot: u32, window: u64, ns: u64) -> u64 {
+    if ns >= 1000 {
+        settle_in_slot(slot, window, ns / 1000);
+    }
+    ns % 1000
+}
+
+/// Settles the windows from `window` to before `end`, in all of which this CPU did nothing else.
+#[inline(always)]
+fn settle_between(slot: u32, mut window: u64, end: u64) {
+    let windows = end.wrapping_sub(window);
+    if windows > WINDOWS_MAX {
+        if let Some(demand) = maps::demand(slot) {
+            settle_whole(&Shared(demand.cast()), windows - WINDOWS_MAX);
         }
-        let border = (window + 1) * WINDOW_NS;
-        if end < border {
-            ns += end - at;
+        window += windows - WINDOWS_MAX;
+    }
+    for _ in 0..WINDOWS_MAX {
+        if window >= end {
             break;
         }
-        ns += border - at;
-        at = border;
+        settle_in_slot(slot, window, WINDOW_NS / 1000);
         window += 1;
     }
-    counters.window_start_ns = window * WINDOW_NS;
-    counters.window = pack(window, ns);
 }
 
 /// A function of its own for the verifier, which then looks at it once and not for every round of the loop.
@@ -81,6 +99,13 @@ extern "C" fn settle_in_slot(slot: u32, window: u64, us: u64) -> u32 {
         None => return 1,
     }
     0
+}
+
+/// [`bucket`], with all its branches, once for the verifier.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn demand_bucket(scale: u64, us: u64) -> u32 {
+    bucket((scale as usize).min(SCALES - 1), us) as u32
 }
 
 /// A value of `DEMAND`.
@@ -113,7 +138,8 @@ impl Words for Shared {
     }
 
     #[inline(always)]
-    fn bounded(&self, mut bucket: usize) -> usize {
+    fn bucket(&self, scale: usize, us: u64) -> usize {
+        let mut bucket = demand_bucket(scale as u64, us) as usize;
         // The compiler knows the bound and leaves a mask out; the verifier does not follow its reasons.
         // SAFETY: an operation on a register.
         unsafe { asm!("{bucket} &= 127", bucket = inout(reg) bucket) };

@@ -92,6 +92,8 @@ fn sock_data_ready(context: BtfTracePointContext) -> i32 {
         unsafe {
             if (*connection).peer.port == 0 {
                 (*connection).request_ns = bpf_ktime_get_ns();
+            } else if (*connection).answer_ns == 0 {
+                (*connection).answer_ns = since((*connection).opened_ns);
             }
         }
     }
@@ -205,6 +207,7 @@ const EMPTY: Connection = Connection {
     opened_ns: 0,
     request_ns: 0,
     connect_ns: 0,
+    answer_ns: 0,
     sent_bytes: 0,
     received_bytes: 0,
     peer: PeerKey { address: [0; 16], slot: 0, family: 0, port: 0 },
@@ -244,11 +247,45 @@ unsafe fn established(sock: Pointer) {
         let Some(connection) = CONNECTIONS.get_ptr_mut(&(sock as u64)) else { return };
         // The address is known since the state before, as connect(2) sets it first; for IPv6 as well.
         (*connection).peer = peer(sock, owner.slot, false);
-        let took = bpf_ktime_get_ns() - (*connection).opened_ns;
+        let took = since((*connection).opened_ns);
         (*connection).connect_ns = took;
+        count_open(&(*connection).peer, (*connection).opened_ns);
         add((&raw mut (*counters).tcp_connect_ns).cast::<u64>().add(bucket(took)), 1);
     }
 }
+
+/// One more connection to a peer is open.
+///
+/// # Safety
+/// Nothing but map values is touched.
+#[inline(always)]
+unsafe fn count_open(key: &PeerKey, opened_ns: u64) {
+    // SAFETY: map values.
+    unsafe {
+        if let Some(peer) = PEERS.get_ptr_mut(key) {
+            let open = maps::fetch_add(&raw mut (*peer).open, 1) + 1;
+            maps::raise_to(&raw mut (*peer).open_max, open);
+            return;
+        }
+        if PEERS.insert(key, &Peer { first_ns: opened_ns, open: 1, open_max: 1, ..NO_PEER }, 0).is_err()
+            && let Some(losses) = maps::losses()
+        {
+            add(&raw mut (*losses).peers, 1);
+        }
+    }
+}
+
+const NO_PEER: Peer = Peer {
+    connections: 0,
+    sent_bytes: 0,
+    received_bytes: 0,
+    connect_ns: 0,
+    held_ns: 0,
+    first_ns: 0,
+    answer_ns: 0,
+    open: 0,
+    open_max: 0,
+};
 
 /// A connection is over: its numbers go to its peer.
 ///
@@ -296,6 +333,10 @@ unsafe fn keep(connection: &Connection) {
             add(&raw mut (*peer).received_bytes, connection.received_bytes);
             add(&raw mut (*peer).connect_ns, connection.connect_ns);
             add(&raw mut (*peer).held_ns, held);
+            add(&raw mut (*peer).answer_ns, connection.answer_ns);
+            if connection.connect_ns != 0 {
+                maps::fetch_add(&raw mut (*peer).open, u64::MAX);
+            }
             return;
         }
         let first = Peer {
@@ -305,6 +346,8 @@ unsafe fn keep(connection: &Connection) {
             connect_ns: connection.connect_ns,
             held_ns: held,
             first_ns: connection.opened_ns,
+            answer_ns: connection.answer_ns,
+            ..NO_PEER
         };
         if PEERS.insert(&connection.peer, &first, 0).is_err()
             && let Some(losses) = maps::losses()

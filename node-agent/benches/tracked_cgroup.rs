@@ -7,7 +7,7 @@ use std::fs::{self, File};
 use std::io::Write;
 use std::os::unix::fs::MetadataExt;
 use std::os::unix::process::CommandExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 /// Children of the root are tracked.
@@ -21,6 +21,11 @@ impl TrackedCgroup {
         let path = Hierarchies::detect()?.unified.join(format!("standin-bench-{}", std::process::id()));
         fs::create_dir(&path).with_context(|| format!("failed to create {}", path.display()))?;
         Ok(Self(path))
+    }
+
+    /// Its directory.
+    pub(crate) fn path(&self) -> &Path {
+        &self.0
     }
 
     /// Makes the command begin its life in here.

@@ -59,6 +59,9 @@ pub struct Agent {
     pub bpffs: Option<PathBuf>,
     /// Most cgroups of others (systemd units, containers) that are measured at once; 0 for none.
     pub host_cgroups: u32,
+    /// Seconds after which what was measured of a cgroup of others is recorded and the next record of it begins; 0: not
+    /// before it ends.
+    pub host_record_s: u64,
     /// Most of the time of all CPUs that the probes may take, percent; the dearest is given up above it.
     pub budget_percent: f64,
     /// Seconds between two counts of what they take.
@@ -80,6 +83,7 @@ impl Default for Agent {
             probes: true,
             bpffs: None,
             host_cgroups: 128,
+            host_record_s: 3600,
             budget_percent: 5.0,
             cost_interval_s: 60,
             tasks_max: 1024,
@@ -204,6 +208,7 @@ impl Config {
         }
         let bounds = [
             ("agent.host_cgroups", u64::from(self.agent.host_cgroups), 0, 65_536),
+            ("agent.host_record_s", self.agent.host_record_s, 0, 2_592_000),
             ("agent.cost_interval_s", self.agent.cost_interval_s, 2, 86_400),
             ("agent.tasks_max", u64::from(self.agent.tasks_max), 1, 65_536),
             ("agent.checkpoint_s", self.agent.checkpoint_s, 1, 3_600),

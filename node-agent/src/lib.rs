@@ -14,6 +14,8 @@ pub mod config;
 pub mod fingerprint;
 pub mod host;
 pub mod launch;
+pub mod live;
+pub mod pidfd;
 pub mod predict;
 pub mod probe;
 pub mod service;

@@ -89,6 +89,17 @@ pub fn format_bytes(bytes: f64) -> String {
     format!("{value:.1} {unit}")
 }
 
+/// A count with its thousands apart: `1,234,567`.
+pub fn format_count(count: u64) -> String {
+    let digits = count.to_string();
+    let places = digits.len();
+    let apart = |(place, digit): (usize, char)| {
+        let comma = place > 0 && (places - place).is_multiple_of(3);
+        comma.then_some(',').into_iter().chain([digit])
+    };
+    digits.chars().enumerate().flat_map(apart).collect()
+}
+
 /// Bytes per second: `1.5 MiB/s`.
 pub fn format_rate(bytes_per_s: f64) -> String {
     format!("{}/s", format_bytes(bytes_per_s))
@@ -192,6 +203,9 @@ mod tests {
             (187_200.0, "2 d 4 h"),
         ] {
             assert_eq!(format_duration(seconds), text);
+        }
+        for (count, text) in [(0, "0"), (999, "999"), (1000, "1,000"), (1_234_567, "1,234,567")] {
+            assert_eq!(format_count(count), text);
         }
         assert!(!format_duration(f64::INFINITY).is_empty());
         assert_eq!(format_rate(2048.0), "2.0 KiB/s");

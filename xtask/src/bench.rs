@@ -18,6 +18,10 @@ const FAILOVER_PROGRAMS: [(&str, &str); 8] = [
     ("stress-ng", "stress-ng"),
 ];
 
+/// What the probes are measured against.
+const OVERHEAD_PROGRAMS: [(&str, &str); 3] =
+    [("bpftrace", "bpftrace"), ("cpudist", "libbpf-tools"), ("gcc", "gcc")];
+
 /// What can be measured.
 #[derive(Clone, clap::Subcommand)]
 pub(crate) enum Bench {
@@ -60,6 +64,9 @@ pub(crate) fn run(bench: &Bench) -> Result<ExitCode> {
         // What is missing it says itself, where it would be used.
         debian::provide(&FAILOVER_PROGRAMS);
         cargo.arg("--").args(arguments);
+    }
+    if let Bench::Overhead = bench {
+        debian::provide(&OVERHEAD_PROGRAMS);
     }
     let status = process::status(&mut cargo)?;
     Ok(if status.success() { ExitCode::SUCCESS } else { ExitCode::FAILURE })

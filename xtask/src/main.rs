@@ -1,10 +1,13 @@
 //! Developer tasks of the workspace: `cargo xtask VERB`. A verb is a variant here and a module beside it.
 mod bench;
 mod debian;
+mod dist;
 mod ebpf;
 mod fuzz;
+mod guest;
 mod process;
 mod soak;
+mod systemd_test;
 mod test;
 
 use std::{path::Path, process::ExitCode};
@@ -18,11 +21,18 @@ use clap::Parser;
 enum Task {
     /// Install what tests need (Debian, as root), run all tests, and say which could not check anything.
     Test(test::Options),
+    /// Make a Debian package of the program, its units, manual and completions (target/dist).
+    Dist(dist::Options),
     /// Measure on this host what standin costs.
     #[command(subcommand)]
     Bench(bench::Bench),
     /// Let jobs, failovers and cgroups come and go, and see whether anything grows.
     Soak(soak::Options),
+    /// Install the package where a real systemd runs in namespaces of this host, and test it there.
+    SystemdTest(systemd_test::Options),
+    /// What runs in those namespaces until systemd takes over.
+    #[command(hide = true)]
+    NamespaceInit(systemd_test::namespace::Options),
     /// Feed every parser with very many inputs that mean harm.
     Fuzz(fuzz::Options),
     /// Rebuild the BPF object that users build with (ebpf-probes/prebuilt/standin.bpf.o).
@@ -32,6 +42,9 @@ enum Task {
 fn main() -> Result<ExitCode> {
     match Task::parse() {
         Task::Test(options) => test::run(&options),
+        Task::Dist(options) => dist::run(&options).map(|()| ExitCode::SUCCESS),
+        Task::SystemdTest(options) => systemd_test::run(&options),
+        Task::NamespaceInit(options) => systemd_test::namespace::init(&options).map(|()| ExitCode::FAILURE),
         Task::Bench(bench) => bench::run(&bench),
         Task::Soak(options) => soak::run(&options),
         Task::Fuzz(options) => fuzz::run(&options),

@@ -139,10 +139,10 @@ pub trait Words {
     fn exchange(&self, word: usize, old: u64, new: u64) -> Result<(), u64>;
     /// Raises a maximum.
     fn raise(&self, word: usize, value: u64);
-    /// A bucket, in a way that a verifier can see that it is one.
+    /// [`bucket`], in a way that a verifier can see that it is one.
     #[inline(always)]
-    fn bounded(&self, bucket: usize) -> usize {
-        bucket & (DEMAND_BUCKETS - 1)
+    fn bucket(&self, scale: usize, us: u64) -> usize {
+        bucket(scale, us)
     }
 }
 
@@ -189,7 +189,7 @@ fn settle_at<const SCALE: usize>(words: &impl Words, finest: u64, us: u64) {
     let squares = (share(after) * share(after)).wrapping_sub(share(before) * share(before));
     words.fetch_add(field(core::mem::offset_of!(Scale, squares)), squares);
     let counts = field(core::mem::offset_of!(Scale, counts));
-    let (from, to) = (words.bounded(bucket(SCALE, before)), words.bounded(bucket(SCALE, after)));
+    let (from, to) = (words.bucket(SCALE, before), words.bucket(SCALE, after));
     if before == 0 {
         words.fetch_add(field(core::mem::offset_of!(Scale, busy)), 1);
         words.fetch_add(counts + to, 1);

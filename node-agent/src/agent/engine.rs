@@ -122,6 +122,11 @@ impl Engine {
         self.probes.as_ref().map(Probes::lost).unwrap_or_default()
     }
 
+    /// The same as it was about a second ago: costs nothing.
+    pub(super) fn lost_lately(&self) -> &[(String, u64)] {
+        &self.lost
+    }
+
     /// The cgroup hierarchies.
     pub fn hierarchies(&self) -> &Hierarchies {
         &self.hierarchies
@@ -256,6 +261,19 @@ impl Engine {
         }
     }
 
+    /// Goes on counting for one of them in another slot, from zero. The one before is to be untracked.
+    pub(super) fn begin_anew(&mut self, slot: Slot) -> Option<Slot> {
+        self.probes.as_mut().ok()?.begin_anew(slot).ok()
+    }
+
+    /// Ends counting in the slot before, after [`Engine::begin_anew`].
+    pub(super) fn end_before(&mut self, slot: Slot, next: Slot) {
+        if let Ok(probes) = self.probes.as_mut() {
+            probes.pass_connections(slot, next);
+            probes.untrack(slot);
+        }
+    }
+
     /// Ends counting for one of them. Its slot is for the next one that the kernel side sees, or, where that had
     /// none, for the one that it is freed for.
     pub(super) fn untrack_host(&mut self, slot: Slot, lend: bool) {
@@ -313,6 +331,12 @@ impl Engine {
     /// Whom the tasks of a slot talked to.
     pub(super) fn peers(&self, slot: Slot) -> Option<Vec<Peer>> {
         self.probes.as_ref().ok().map(|probes| probes.peers(slot))
+    }
+
+    /// All whom the tasks of a slot talked to; `None` where connections are not seen.
+    pub(super) fn all_peers(&self, slot: Slot) -> Option<Vec<Peer>> {
+        let probes = self.probes.as_ref().ok().filter(|probes| probes.has(Measure::Connections))?;
+        Some(probes.all_peers(slot))
     }
 
     /// What is to be done about once a second.
@@ -376,6 +400,12 @@ impl Engine {
     pub fn take_exit(&mut self, pid: i32) -> Option<ProcessExit> {
         self.drain_exits();
         self.exits.remove(&pid.cast_unsigned()).flatten()
+    }
+
+    /// Whether the probes have seen the process `pid` end.
+    pub(super) fn has_seen_end(&mut self, pid: i32) -> bool {
+        self.drain_exits();
+        self.exits.get(&pid.cast_unsigned()).is_some_and(Option::is_some)
     }
 
     /// Empties the ring buffer of exits.

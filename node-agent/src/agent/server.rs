@@ -14,19 +14,23 @@ mod history;
 mod keeper;
 mod licenses;
 mod life;
+mod live;
+mod manager;
 mod others;
 mod pressure;
 mod queue;
 mod rate;
+mod reload;
 mod socket;
 mod steering;
 mod strays;
 
 use super::{Engine, EngineOptions, Task, recover, terms};
-use crate::config::Config;
+use crate::config::{Config, ConfigError};
 use crate::fingerprint::Measured;
 use crate::fingerprint::key::{Feature, TaskKey};
 use crate::host::{self, OwnCost, ProcessId};
+use crate::pidfd;
 use crate::probe::{Found, Probes, State};
 use crate::store::record::{Admission, Ending, Engine as EngineKind, NewRun, RunId};
 use crate::store::{Reader, Store, StoreError, Writer};
@@ -35,6 +39,7 @@ use anyhow::{Context, bail};
 use forecast::Forecasts;
 use guests::Guests;
 use life::Life;
+use manager::Manager;
 use queue::{Entry, Queue};
 use rate::Rate;
 use std::cell::{Cell, RefCell};
@@ -42,6 +47,7 @@ use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
@@ -59,7 +65,8 @@ const PRUNE_EVERY_RUNS: u64 = 1000;
 
 /// What the daemon shares between its futures.
 struct Agent {
-    config: Config,
+    /// As it was read last; see [`Agent::config`].
+    config: RefCell<Rc<Config>>,
     database: PathBuf,
     identity: ProcessId,
     engine: RefCell<Engine>,
@@ -71,17 +78,20 @@ struct Agent {
     /// How long the last look at what the probes have took.
     drain: Cell<Duration>,
     /// Licence servers whose connections are counted.
-    pools: licenses::Pools,
+    pools: RefCell<licenses::Pools>,
     /// Who gives memory back first when the host is out of room. Warm spares are to be added here.
     claims: RefCell<Vec<Box<dyn pressure::Claim>>>,
     /// Memory that idle tasks are to give back, bytes.
     wanted: watch::Sender<u64>,
     /// Promises, and who waits for one.
     queue: Queue,
+    /// Tasks under way, as they are shown.
+    board: live::Board,
     /// Tasks under way.
     active: Cell<usize>,
     /// Runs recorded.
     recorded: Cell<u64>,
+    manager: Manager,
     /// Who is connected.
     guests: Rc<Guests>,
     /// Failovers that users have recorded.
@@ -115,30 +125,53 @@ impl Process {
     }
 }
 
+impl Process {
+    /// How it ended, where the kernel tells by its pidfd. What the probes tell is there sooner; but in a namespace of
+    /// processes they call it by another number.
+    fn exit_status(&self) -> Option<i32> {
+        pidfd::exit_status(self.pidfd.as_fd())
+    }
+}
+
 /// Has the event loop watch a descriptor.
 fn watch<F: Into<OwnedFd>>(fd: F, interest: Interest) -> io::Result<AsyncFd<OwnedFd>> {
     // SAFETY: an `OwnedFd` stays open, and the same, for as long as the `AsyncFd` owns it.
     Ok(unsafe { AsyncFd::register_with_interest(fd.into(), interest)? })
 }
 
-/// Runs the daemon until SIGTERM or SIGINT. Tasks under way go on without it.
+/// Where the configuration is read again from.
+pub type ReadConfig = Arc<dyn Fn() -> Result<Config, ConfigError> + Send + Sync>;
+
+/// Runs the daemon until SIGTERM or SIGINT. Tasks under way go on without it. At SIGHUP `read_config` is asked for
+/// the configuration again.
 ///
 /// # Errors
 /// Whatever keeps it from starting: no cgroups, no database, a socket that another agent holds.
-pub fn serve(config: Config, database: PathBuf, socket: &Path) -> anyhow::Result<()> {
+pub fn serve(
+    config: Config,
+    database: PathBuf,
+    socket: &Path,
+    read_config: &ReadConfig,
+) -> anyhow::Result<()> {
     let _keeper = keeper::start(Path::new(&config.agent.cgroup_parent));
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    LocalSet::new().block_on(&runtime, run(config, database, socket))
+    LocalSet::new().block_on(&runtime, run(config, database, socket, read_config))
 }
 
-async fn run(config: Config, database: PathBuf, socket: &Path) -> anyhow::Result<()> {
+async fn run(
+    config: Config,
+    database: PathBuf,
+    socket: &Path,
+    read_config: &ReadConfig,
+) -> anyhow::Result<()> {
     raise_descriptor_limit();
-    let listener = socket::listen(socket, &config.agent.socket_group)?;
-    let agent = Agent::start(config, database).inspect_err(|_| _ = std::fs::remove_file(socket))?;
+    let door = socket::open(socket, &config.agent.socket_group)?;
+    let mut hangup = signal(SignalKind::hangup())?;
+    let agent = Agent::start(config, database).inspect_err(|_| door.close(socket))?;
     agent.report_probes();
     tokio::task::spawn_local(pressure::watch(Rc::clone(&agent)));
     tracing::info!("listening on {}, recording in {}", socket.display(), agent.database.display());
-    _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
+    agent.manager.ready();
 
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
@@ -146,21 +179,26 @@ async fn run(config: Config, database: PathBuf, socket: &Path) -> anyhow::Result
     let mut pruning = tokio::time::interval(PRUNING);
     loop {
         tokio::select! {
-            accepted = listener.accept() => match accepted {
+            accepted = door.listener.accept() => match accepted {
                 Ok((stream, _)) => agent.serve(stream),
                 Err(error) => {
                     tracing::warn!("failed to accept a connection: {error}");
                     tokio::time::sleep(Duration::from_millis(100)).await;
                 }
             },
-            _ = housekeeping.tick() => agent.keep_house(),
+            _ = housekeeping.tick() => {
+                agent.keep_house();
+                // Only here: whoever hears of it knows that requests and housekeeping get their turn.
+                agent.manager.alive(|| agent.in_words());
+            }
+            _ = hangup.recv() => agent.reload(read_config),
             _ = pruning.tick() => agent.prune(),
             _ = terminate.recv() => break,
             _ = interrupt.recv() => break,
         }
     }
-    _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
-    _ = std::fs::remove_file(socket);
+    agent.manager.stopping();
+    door.close(socket);
     agent.end().await;
     Ok(())
 }
@@ -205,8 +243,9 @@ impl Agent {
             queue,
             claims: RefCell::default(),
             wanted: watch::Sender::new(0),
-            pools: licenses::Pools::new(&config),
-            config,
+            pools: RefCell::new(licenses::Pools::new(&config)),
+            config: RefCell::new(Rc::new(config)),
+            manager: Manager::default(),
             database,
             identity: ProcessId::current(),
             engine: RefCell::new(engine),
@@ -216,6 +255,7 @@ impl Agent {
             others: RefCell::new(others),
             budget: RefCell::default(),
             drain: Cell::default(),
+            board: live::Board::default(),
             active: Cell::new(0),
             recorded: Cell::new(0),
             guests: Rc::default(),
@@ -232,6 +272,16 @@ impl Agent {
             agent.spawn(life::lead(Rc::clone(&agent), life, executed, oneshot::channel().0));
         }
         Ok(agent)
+    }
+
+    /// The configuration that holds now: it changes when the daemon is told to read it again.
+    fn config(&self) -> Rc<Config> {
+        Rc::clone(&self.config.borrow())
+    }
+
+    /// How things are, for the service manager's status line.
+    fn in_words(&self) -> String {
+        format!("{} tasks running, {} recorded", self.active.get(), self.recorded.get())
     }
 
     fn report_probes(&self) {
@@ -300,7 +350,8 @@ impl Agent {
     }
 
     fn prune(&self) {
-        let retention = &self.config.retention;
+        let config = self.config();
+        let retention = &config.retention;
         let report = |result| match result {
             Ok(0) => {}
             Ok(runs) => tracing::info!("{runs} old runs dropped"),

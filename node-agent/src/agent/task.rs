@@ -11,6 +11,7 @@ use crate::probe::Slot;
 use crate::size::{self, Limit, Limits, Manual, Origin, Policy};
 use crate::store::record::{Ending, OpenRun};
 use crate::wire::Leftover;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 /// A quota that ran out in more than this share of its periods held the task back.
@@ -52,7 +53,7 @@ pub(super) fn elapsed_at(run: &OpenRun, since_boot_ns: u64, now_ms: i64) -> Dura
 #[derive(Debug)]
 pub struct Task {
     cgroup: RunCgroup,
-    watch: Watch,
+    watch: Arc<Watch>,
     slot: Option<Slot>,
     plan: Plan,
     notes: Vec<String>,
@@ -78,7 +79,7 @@ impl Task {
         lost_before: &[(String, u64)],
     ) -> Self {
         let collector = Collector::new(measures, coverage);
-        let (watch, started) = (cgroup.watch(), Instant::now());
+        let (watch, started) = (Arc::new(cgroup.watch()), Instant::now());
         let follow = Follow::new(size::following(&plan.limits, plan.policy, plan.manual, capacity));
         let lost_before = lost_before.to_vec();
         Self {
@@ -116,7 +117,7 @@ impl Task {
         let mut task = Self {
             follow: Follow::new(size::following(&run.limits, run.policy, manual, engine.capacity())),
             collector: Collector::resume(measures, coverage, run.measured.clone()),
-            watch: cgroup.watch(),
+            watch: Arc::new(cgroup.watch()),
             cgroup,
             slot,
             plan: Plan {
@@ -157,6 +158,16 @@ impl Task {
     pub(super) fn ended_after(&mut self, elapsed: Duration) {
         self.elapsed_before = elapsed;
         self.started = Instant::now();
+    }
+
+    /// The accounts that are looked at often.
+    pub(super) fn watch(&self) -> &Arc<Watch> {
+        &self.watch
+    }
+
+    /// What is measured of it.
+    pub(super) fn measures(&self) -> &Measures {
+        self.collector.measures()
     }
 
     /// Its cgroup.
@@ -247,7 +258,7 @@ impl Task {
         let (used, cpu_ns) = (sample.accounts.memory_bytes, sample.accounts.cpu_ns);
         let followed = self.follow.look(
             (self.elapsed(), used.unwrap_or(0), cpu_ns.unwrap_or(0)),
-            (&self.cgroup, &self.watch),
+            (&self.cgroup, &*self.watch),
             || engine.room(),
             &mut self.plan.limits,
         );

@@ -1,7 +1,7 @@
 //! `standin backtest`: the past replayed, standin beside the recipes in use.
 
 use super::exit::print;
-use super::report::{JSON_VERSION, print_json};
+use super::output::{JSON_VERSION, print_json};
 use super::settings::Settings;
 use super::table::{Align, Table};
 use super::trace_file::TraceArgs;

@@ -1,10 +1,13 @@
 //! `standin doctor`: what works on this host, and what does not, why, and what is used instead.
 
 mod failover;
+mod start;
+
+pub(super) use start::check;
 
 use super::exit::print;
+use super::output::{JSON_VERSION, print_json};
 use super::reach::{self, Unreachable};
-use super::report::{JSON_VERSION, print_json};
 use super::settings::Settings;
 use super::table::{Align, Table};
 use crate::cgroup::{CONTROLLERS, Hierarchies, Mode};

@@ -10,6 +10,8 @@ use std::path::PathBuf;
 #[derive(Clone, Debug)]
 pub(super) struct Settings {
     pub(super) config: Config,
+    /// Where it was read from, if that was named.
+    pub(super) config_path: Option<PathBuf>,
     pub(super) database: PathBuf,
     pub(super) socket: PathBuf,
     /// Somebody named the database for this call.
@@ -21,7 +23,8 @@ pub(super) struct Settings {
 impl Settings {
     pub(super) fn resolve(overrides: Overrides) -> Result<Self, ConfigError> {
         let given = |flag: Option<PathBuf>, variable| flag.or_else(|| path_in(variable));
-        let config = Config::load(given(overrides.config, "STANDIN_CONFIG").as_deref())?;
+        let config_path = given(overrides.config, "STANDIN_CONFIG");
+        let config = Config::load(config_path.as_deref())?;
         let (db, socket) = (given(overrides.db, "STANDIN_DB"), given(overrides.socket, "STANDIN_SOCKET"));
         let is_database_named = db.is_some();
         let named_database_only = is_database_named && socket.is_none();
@@ -29,7 +32,7 @@ impl Settings {
         let database = db.or(configured).unwrap_or_else(default_database);
         let socket = socket.unwrap_or_else(|| config.agent.socket.clone());
         let prefers_embedded = named_database_only && socket.as_os_str() == DEFAULT_SOCKET;
-        Ok(Self { config, database, socket, is_database_named, prefers_embedded })
+        Ok(Self { config, config_path, database, socket, is_database_named, prefers_embedded })
     }
 
     /// The database that read verbs look into: for ordinary users who named none their part of the agent's, where one

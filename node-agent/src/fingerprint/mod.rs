@@ -4,11 +4,14 @@
 //! Every number that may be missing is an `Option`: a source that this host lacks leaves `None` (`NULL` in
 //! the database) and a word in [`Coverage`], never a zero.
 
+pub mod character;
 mod collect;
 pub mod demand;
+pub mod histogram;
 pub mod key;
 mod rusage;
 mod seed;
+pub mod sentence;
 pub mod series;
 
 pub use collect::{CORES_WINDOW_NS, Collector, Measures, Sample};
@@ -160,6 +163,10 @@ pub struct Peer {
     pub held_ns: u64,
     /// When the first was opened, milliseconds since the epoch.
     pub first_at_ms: i64,
+    /// Time from asking for a connection to the first bytes of the other side, in all; 0 for clients.
+    pub answer_ns: u64,
+    /// Most connections open at once, of those that the task opened; 0 for clients.
+    pub open_max: u64,
 }
 
 /// Which source a group of numbers came from, or why there is none: one row per measure.

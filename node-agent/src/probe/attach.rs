@@ -1,6 +1,13 @@
 //! Attaching programs, each by itself, and detaching those of a probe that costs too much. What becomes of each is
 //! an outcome for `coverage`.
-use std::{cell::RefCell, fs, os::fd::OwnedFd, path::PathBuf};
+use std::{
+    cell::RefCell,
+    fs,
+    os::fd::OwnedFd,
+    path::PathBuf,
+    sync::{Mutex, PoisonError},
+    thread,
+};
 
 use aya::{
     Btf, Ebpf,
@@ -68,6 +75,10 @@ const BLOCK_STARTS: [&[Program]; 2] = [
     &[program("block_io", "block_rq_issue", "block_rq_issue", Need::Block, "5.15")],
 ];
 
+/// Most threads that programs are loaded in. What the kernel does for each by itself (verifying, compiling, looking
+/// names up in its BTF) is most of the time that loading takes.
+const LOADERS_MAX: usize = 4;
+
 /// The name under which the start of a block request is known, whichever program sees it.
 const BLOCK_START: &str = "block_io";
 
@@ -105,7 +116,36 @@ impl Programs {
 
     /// Attaches what can be attached.
     pub(super) fn attach_all(&mut self, ebpf: &mut Ebpf, btf: &Btf, kernel: &KernelBtf) {
+        self.load_ahead(ebpf, btf, kernel);
         self.attach_those(ebpf, btf, kernel, |_| true);
+    }
+
+    /// Loads what is going to be attached, several programs at a time. Whatever fails here fails again when it is
+    /// attached, where that is said.
+    fn load_ahead(&self, ebpf: &mut Ebpf, btf: &Btf, kernel: &KernelBtf) {
+        let is_pinned = |name| self.pins.as_ref().is_some_and(|pins| pins.link(name).exists());
+        let wanted = |name: &str| {
+            let program = PROGRAMS.iter().chain(BLOCK_STARTS[0]).find(|program| program.name == name)?;
+            let is_wanted = !is_pinned(program.name) && lacks(kernel, &self.offsets, program).is_none();
+            is_wanted.then_some(program.tracepoint)
+        };
+        let programs = ebpf
+            .programs_mut()
+            .filter_map(|(name, program)| wanted(name).zip(Some(program)))
+            .collect::<Vec<_>>();
+        let threads = thread::available_parallelism().map_or(1, |cpus| cpus.get().min(LOADERS_MAX));
+        let programs = Mutex::new(programs.into_iter());
+        let next = || programs.lock().unwrap_or_else(PoisonError::into_inner).next();
+        let load = || {
+            while let Some((tracepoint, program)) = next() {
+                let program: Result<&mut BtfTracePoint, _> = program.try_into();
+                let _ = program.map(|program| program.load(tracepoint, btf));
+            }
+        };
+        thread::scope(|scope| {
+            (1..threads).for_each(|_| drop(scope.spawn(load)));
+            load();
+        });
     }
 
     /// Attaches the programs of a probe again.
@@ -205,11 +245,8 @@ fn load(
     program: &Program,
     pin: Option<PathBuf>,
 ) -> Result<(OwnedFd, Hold), String> {
-    let Program { name, tracepoint, need, floor, .. } = program;
-    if kernel.tracepoint_arguments(tracepoint).is_none() {
-        return Err(format!("this kernel has no tracepoint {tracepoint}: needs Linux {floor}"));
-    }
-    if let Some(why) = offsets::lacks(offsets, *need) {
+    let Program { name, tracepoint, floor, .. } = program;
+    if let Some(why) = lacks(kernel, offsets, program) {
         return Err(why);
     }
     let loaded: &mut BtfTracePoint = ebpf
@@ -233,6 +270,15 @@ fn load(
     let fd = loaded.fd().map_err(refused)?;
     let program = std::os::fd::AsFd::as_fd(fd).try_clone_to_owned().map_err(|error| error.to_string())?;
     Ok((program, hold))
+}
+
+/// Why this kernel can't have a program.
+fn lacks(kernel: &KernelBtf, offsets: &Offsets, program: &Program) -> Option<String> {
+    let Program { tracepoint, need, floor, .. } = program;
+    if kernel.tracepoint_arguments(tracepoint).is_none() {
+        return Some(format!("this kernel has no tracepoint {tracepoint}: needs Linux {floor}"));
+    }
+    offsets::lacks(offsets, *need)
 }
 
 /// The kernel's answer, and of the verifier's log the line that says why.

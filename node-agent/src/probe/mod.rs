@@ -241,16 +241,36 @@ impl Probes {
         Ok(Slot(slot))
     }
 
+    /// Goes on counting for a cgroup in another slot, from zero; `slot` keeps what was counted up to now, and is to be
+    /// untracked after [`Probes::pass_connections`]. No count is lost or made twice.
+    pub fn begin_anew(&mut self, slot: Slot) -> Result<Slot, ProbeError> {
+        let cgroup = self.tracked[slot.0 as usize].ok_or(ProbeError::NoSlots)?;
+        let next = self.free.pop_front().ok_or(ProbeError::Full { max: self.slots_max() })?;
+        let moved = self.tables.set(next as usize, &Reading::default(), None).and_then(|()| {
+            self.tables.set_tasks(next as usize, self.read(slot).shared.tasks);
+            self.slots.insert(cgroup, next, 0).map_err(|error| ProbeError::map("SLOTS", &error))
+        });
+        if let Err(error) = moved {
+            self.free.push_front(next);
+            return Err(error);
+        }
+        self.tables.forget_slots();
+        self.tracked[next as usize] = Some(cgroup);
+        Ok(Slot(next))
+    }
+
     /// Ends counting for a cgroup and frees its slot.
     pub fn untrack(&mut self, slot: Slot) {
         let Some(cgroup) = self.tracked.get_mut(slot.0 as usize).and_then(Option::take) else {
             return;
         };
         if self.has_connections(slot) {
-            self.forget_peers(slot);
+            self.forget_connections(slot);
         }
-        // Fails only if the entry is gone, which is what is wanted.
-        let _ = self.slots.remove(&cgroup);
+        if self.slots.get(&cgroup, 0).is_ok_and(|current| current == slot.0) {
+            // Fails only if the entry is gone, which is what is wanted.
+            let _ = self.slots.remove(&cgroup);
+        }
         self.tables.forget_slots();
         self.tables.release(slot.0 as usize);
         self.free.push_back(slot.0);

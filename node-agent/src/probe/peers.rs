@@ -9,6 +9,9 @@ use super::{Probes, Slot};
 use crate::fingerprint::{self, PEERS_MAX};
 use crate::host;
 
+/// "Only where there is an entry", of include/uapi/linux/bpf.h.
+const BPF_EXIST: u64 = 2;
+
 /// `AF_INET6` of include/linux/socket.h.
 const AF_INET6: u16 = 10;
 
@@ -32,9 +35,16 @@ impl Probes {
         counters.tcp_connects + counters.tcp_accepts + counters.tcp_connects_failed > 0
     }
 
-    /// The peers with the most bytes, at most [`PEERS_MAX`]. Looks at every connection that is followed, unless
-    /// the cgroup had none.
+    /// The peers with the most bytes, at most [`PEERS_MAX`].
     pub fn peers(&self, slot: Slot) -> Vec<fingerprint::Peer> {
+        let mut peers = self.all_peers(slot);
+        peers.truncate(PEERS_MAX);
+        peers
+    }
+
+    /// All peers that are known, the most bytes first. Looks at every connection that is followed, unless the cgroup
+    /// had none.
+    pub fn all_peers(&self, slot: Slot) -> Vec<fingerprint::Peer> {
         if !self.has_connections(slot) {
             return Vec::new();
         }
@@ -53,16 +63,47 @@ impl Probes {
             peer.sent_bytes += connection.sent_bytes;
             peer.received_bytes += connection.received_bytes;
             peer.connect_ns += connection.connect_ns;
+            peer.answer_ns += connection.answer_ns;
             peer.held_ns += now_ns.saturating_sub(connection.opened_ns);
         }
         let mut all: Vec<_> = peers.iter().map(|(key, peer)| in_words(key, peer, now_ns)).collect();
         all.sort_by_key(|peer| std::cmp::Reverse((peer.sent_bytes + peer.received_bytes, peer.connections)));
-        all.truncate(PEERS_MAX);
         all
     }
 
-    /// Makes room for the peers of others.
-    pub(super) fn forget_peers(&mut self, slot: Slot) {
+    /// Has the open connections of a slot count for another one, from zero. What goes over them at this very moment
+    /// may be missing in both.
+    pub fn pass_connections(&mut self, from: Slot, to: Slot) {
+        if !self.has_connections(from) {
+            return;
+        }
+        let now_ns = host::monotonic_ns();
+        let open: Vec<_> =
+            self.connections.iter().flatten().filter(|(_, one)| one.0.peer.slot == from.0).collect();
+        for (sock, Connection(before)) in open {
+            let peer = ebpf_probes::PeerKey { slot: to.0, ..before.peer };
+            let (connect_ns, answer_ns) = (before.connect_ns.min(1), before.answer_ns.min(1));
+            let request_ns = before.request_ns;
+            let anew = ebpf_probes::Connection {
+                opened_ns: now_ns,
+                request_ns,
+                connect_ns,
+                answer_ns,
+                peer,
+                ..ebpf_probes::Connection::default()
+            };
+            // Fails only where the connection is gone meanwhile.
+            let _ = self.connections.insert(sock, Connection(anew), BPF_EXIST);
+        }
+    }
+
+    /// Makes room for the peers and connections of others; the next cgroup in the slot has none of this one's.
+    pub(super) fn forget_connections(&mut self, slot: Slot) {
+        let open = self.connections.iter().flatten().filter(|(_, one)| one.0.peer.slot == slot.0);
+        for (sock, _) in open.collect::<Vec<_>>() {
+            // Fails only if it is closed meanwhile.
+            let _ = self.connections.remove(&sock);
+        }
         let own: Vec<PeerKey> = self.peers.keys().flatten().filter(|key| key.0.slot == slot.0).collect();
         for key in own {
             // Fails only if the entry is gone.
@@ -87,6 +128,8 @@ fn in_words(key: &ebpf_probes::PeerKey, peer: &ebpf_probes::Peer, now_ns: u64) -
         received_bytes: peer.received_bytes,
         connect_ns: peer.connect_ns,
         held_ns: peer.held_ns,
+        answer_ns: peer.answer_ns,
+        open_max: peer.open_max,
         first_at_ms: host::now_ms() - i64::try_from(ago_ms).unwrap_or(0),
     }
 }

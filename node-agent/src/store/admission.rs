@@ -1,7 +1,7 @@
 //! How runs came in: what they were promised, how long they waited for it, and their licences.
 
 use super::columns::integer;
-use super::record::{Admission, RunId};
+use super::record::{Admission, LicensesUsed, RunId};
 use super::write::finite;
 use crate::fingerprint::key::TaskKey;
 use crate::size::admission::{Licenses, Promise};
@@ -28,13 +28,21 @@ pub(super) fn write(db: &Connection, id: RunId, came_in: &Admission) -> Result<(
         .try_for_each(|(name, taken)| insert.execute(params![id.0, name, taken]).map(|_| ()))
 }
 
-/// Keeps the most licences of a pool that a run was seen to use.
-pub(super) fn licenses_used(db: &Connection, id: RunId, licenses: &Licenses) -> Result<()> {
+/// Keeps how a run used licences; what was kept before of the same pool is older.
+pub(super) fn licenses_used(db: &Connection, id: RunId, licenses: &LicensesUsed) -> Result<()> {
     let mut insert = db.prepare_cached(
-        "INSERT INTO run_license (run_id, license, taken, used_peak) SELECT id, ?2, 0, ?3 FROM run WHERE id = ?1
-         ON CONFLICT (run_id, license) DO UPDATE SET used_peak = max(ifnull(used_peak, 0), excluded.used_peak)",
+        "INSERT INTO run_license (run_id, license, taken, used_peak, first_used_at_ms, waited_ms, held_ms)
+         SELECT id, ?2, 0, ?3, ?4, ?5, ?6 FROM run WHERE id = ?1
+         ON CONFLICT (run_id, license) DO UPDATE SET
+             used_peak = max(ifnull(used_peak, 0), excluded.used_peak),
+             first_used_at_ms = min(ifnull(first_used_at_ms, excluded.first_used_at_ms), excluded.first_used_at_ms),
+             waited_ms = excluded.waited_ms, held_ms = excluded.held_ms",
     )?;
-    licenses.iter().try_for_each(|(name, used)| insert.execute(params![id.0, name, used]).map(|_| ()))
+    licenses.iter().try_for_each(|(name, used)| {
+        let waited_ms = used.waited_ms.map(integer);
+        let values = params![id.0, name, used.peak, used.first_at_ms, waited_ms, integer(used.held_ms)];
+        insert.execute(values).map(|_| ())
+    })
 }
 
 /// How a run came in; `None` if no agent let it in.

@@ -25,6 +25,7 @@ mod error;
 pub mod event;
 pub mod failover;
 mod history;
+pub mod moment;
 mod open;
 mod own;
 pub mod past;
@@ -41,11 +42,10 @@ use crate::fingerprint::Measured;
 use crate::fingerprint::key::TaskKey;
 use crate::host::ProcessId;
 use crate::predict::History;
-use crate::size::admission::Licenses;
 pub use error::StoreError;
 pub use open::{APPLICATION_ID, SCHEMA_VERSION};
 pub use read::Reader;
-use record::{Ending, NewRun, OpenRun, RunId};
+use record::{Ending, LicensesUsed, NewRun, OpenRun, RunId};
 use rusqlite::{Connection, TransactionBehavior};
 use std::path::{Path, PathBuf};
 pub(crate) use write::limit_parts;
@@ -173,11 +173,11 @@ impl Store {
         self.running(id, changed)
     }
 
-    /// Writes down the most licences that a run was seen to use.
+    /// Writes down how a run used licences.
     ///
     /// # Errors
     /// As [`Store::begin_run`].
-    pub fn licenses_used(&mut self, id: RunId, licenses: &Licenses) -> Result<(), StoreError> {
+    pub fn licenses_used(&mut self, id: RunId, licenses: &LicensesUsed) -> Result<(), StoreError> {
         self.transaction(|db| admission::licenses_used(db, id, licenses))
     }
 

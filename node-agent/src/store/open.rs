@@ -29,6 +29,7 @@ const MIGRATIONS: &[M<'static>] = &[
     M::up(include_str!("../../../schema/0006_cpu_demand.sql")),
     M::up(include_str!("../../../schema/0007_profile.sql")),
     M::up(include_str!("../../../schema/0008_failovers.sql")),
+    M::up(include_str!("../../../schema/0009_license_use.sql")),
 ];
 
 /// The schema this program knows: the `user_version` of a database that is up to date.

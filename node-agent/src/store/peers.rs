@@ -9,8 +9,8 @@ pub(super) fn write(db: &Connection, id: RunId, peers: Option<&[Peer]>) -> Resul
     db.prepare_cached("DELETE FROM run_peer WHERE run_id = ?")?.execute([id.0])?;
     let mut insert = db.prepare_cached(
         "INSERT INTO run_peer (run_id, place, address, port, connections, sent_bytes, received_bytes,
-                               connect_ns, held_ns, first_at_ms)
-         VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                               connect_ns, held_ns, first_at_ms, answer_ns, open_max)
+         VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
     )?;
     for (place, peer) in peers.unwrap_or_default().iter().enumerate() {
         insert.execute(params![
@@ -24,6 +24,8 @@ pub(super) fn write(db: &Connection, id: RunId, peers: Option<&[Peer]>) -> Resul
             integer(peer.connect_ns),
             integer(peer.held_ns),
             peer.first_at_ms,
+            integer(peer.answer_ns),
+            integer(peer.open_max),
         ])?;
     }
     Ok(())
@@ -48,5 +50,7 @@ fn peer(row: &Row<'_>) -> Result<Peer> {
         connect_ns: number("connect_ns")?,
         held_ns: number("held_ns")?,
         first_at_ms: row.get("first_at_ms")?,
+        answer_ns: number("answer_ns")?,
+        open_max: number("open_max")?,
     })
 }

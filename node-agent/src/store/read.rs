@@ -3,7 +3,7 @@
 use super::error::StoreError;
 use super::past::{self, PastRun};
 use super::record::{Engine, OpenRun, RunId};
-use super::{admission, columns, demand, event, history, open, peers, write};
+use super::{admission, columns, demand, event, history, moment, open, peers, write};
 use crate::fingerprint::Measured;
 use crate::fingerprint::key::{Feature, FeatureValue, TaskKey};
 use crate::fingerprint::series::{Point, Series};
@@ -261,7 +261,7 @@ impl Reader {
     }
 }
 
-fn collect<T>(
+pub(super) fn collect<T>(
     db: &Connection,
     sql: &str,
     parameters: impl Params,
@@ -436,18 +436,7 @@ fn limits(db: &Connection, id: RunId) -> Result<Limits> {
 
 fn points(db: &Connection, id: RunId) -> Result<Vec<Point>> {
     let sql = "SELECT * FROM run_series WHERE run_id = ? ORDER BY at_ms";
-    collect(db, sql, [id.0], |row| {
-        Ok(Point {
-            at_ms: count(row, "at_ms")?,
-            length_ms: count(row, "length_ms")?,
-            cpu_cores: row.get("cpu_cores")?,
-            memory_bytes: count(row, "memory_bytes")?,
-            read_bytes_per_s: row.get("read_bytes_per_s")?,
-            write_bytes_per_s: row.get("write_bytes_per_s")?,
-            received_bytes_per_s: row.get("received_bytes_per_s")?,
-            sent_bytes_per_s: row.get("sent_bytes_per_s")?,
-        })
-    })
+    collect(db, sql, [id.0], moment::point)
 }
 
 fn accuracy(db: &Connection, task_type: Option<&str>, limit: usize) -> Result<Vec<AccuracyRow>> {
@@ -544,7 +533,7 @@ fn process(row: &Row<'_>, prefix: &str) -> Result<Option<ProcessId>> {
     }))
 }
 
-fn count(row: &Row<'_>, name: &str) -> Result<u64> {
+pub(super) fn count(row: &Row<'_>, name: &str) -> Result<u64> {
     row.get::<_, i64>(name).map(|n| u64::try_from(n).unwrap_or(0))
 }
 

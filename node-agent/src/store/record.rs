@@ -7,6 +7,7 @@ use crate::predict::Prediction;
 use crate::size::admission::Promise;
 use crate::size::{Limits, Policy};
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 
 /// Row id of a run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -69,6 +70,23 @@ pub struct Admission {
     /// It was started although the host had no room for its promise.
     pub overcommitted: bool,
 }
+
+/// How a run used the licences of one pool: its connections to the pool's server.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct LicenseUse {
+    /// Most connections at once.
+    pub peak: u32,
+    /// When the first was asked for, milliseconds since the epoch.
+    pub first_at_ms: i64,
+    /// Time from asking for a connection to the first bytes of the server, summed over connections; `None` if nobody
+    /// saw it.
+    pub waited_ms: Option<u64>,
+    /// How long they were open, in all.
+    pub held_ms: u64,
+}
+
+/// How a run used licences, by pool.
+pub type LicensesUsed = BTreeMap<String, LicenseUse>;
 
 /// How a run ended.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]

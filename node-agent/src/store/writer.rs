@@ -7,11 +7,10 @@
 //! log when they begin and when they end: a full disk would fill the log as well.
 
 use super::event::Event;
-use super::record::{Ending, NewFailover, NewRun, RunId};
+use super::record::{Ending, LicensesUsed, NewFailover, NewRun, RunId};
 use super::{Store, StoreError};
 use crate::fingerprint::Measured;
 use crate::host::ProcessId;
-use crate::size::admission::Licenses;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, channel, sync_channel};
@@ -32,6 +31,8 @@ pub struct Writer {
     sender: Option<SyncSender<Command>>,
     thread: Option<JoinHandle<Store>>,
     failures: Arc<Failures>,
+    /// Commands that were sent and are not written.
+    queued: Arc<AtomicU64>,
 }
 
 /// What could not be written.
@@ -70,7 +71,7 @@ enum Step {
     Checkpoint(RunId, Box<Measured>),
     Finish(RunId, i64, Ending, Box<Measured>),
     Log(Box<Event>),
-    Licenses(RunId, Licenses),
+    Licenses(RunId, LicensesUsed),
     FailedOver(Box<NewFailover>),
 }
 
@@ -89,12 +90,13 @@ impl Writer {
         let (sender, receiver) = sync_channel(QUEUE_MAX);
         let failures = Arc::new(Failures::default());
         let path = store.path.clone();
-        let counter = Arc::clone(&failures);
+        let queued = Arc::new(AtomicU64::new(0));
+        let (counter, left) = (Arc::clone(&failures), Arc::clone(&queued));
         let thread = std::thread::Builder::new()
             .name("store-writer".into())
-            .spawn(move || work(store, &receiver, &counter))
+            .spawn(move || work(store, &receiver, &counter, &left))
             .map_err(|source| StoreError::File { action: "start a writer for", path, source })?;
-        Ok(Self { sender: Some(sender), thread: Some(thread), failures })
+        Ok(Self { sender: Some(sender), thread: Some(thread), failures, queued })
     }
 
     /// Begins a run; `reply` gets its id. Never waits.
@@ -146,8 +148,8 @@ impl Writer {
         self.try_write(Step::Log(Box::new(event)), logged());
     }
 
-    /// Writes down the most licences that a run was seen to use. Never waits.
-    pub fn licenses_used(&self, id: RunId, licenses: Licenses) {
+    /// Writes down how a run used licences. Never waits.
+    pub fn licenses_used(&self, id: RunId, licenses: LicensesUsed) {
         self.try_write(Step::Licenses(id, licenses), logged());
     }
 
@@ -175,6 +177,11 @@ impl Writer {
         self.failures.all.load(Ordering::Relaxed)
     }
 
+    /// Commands that are not written yet.
+    pub fn queued(&self) -> u64 {
+        self.queued.load(Ordering::Relaxed)
+    }
+
     /// Writes what is waiting, ends the thread and returns the store.
     ///
     /// # Errors
@@ -191,11 +198,13 @@ impl Writer {
 
     fn try_send(&self, command: Command) {
         let Some(sender) = &self.sender else { return };
+        self.queued.fetch_add(1, Ordering::Relaxed);
         let (command, error) = match sender.try_send(command) {
             Ok(()) => return,
             Err(TrySendError::Full(command)) => (command, StoreError::QueueFull { bound: QUEUE_MAX }),
             Err(TrySendError::Disconnected(command)) => (command, StoreError::WriterGone),
         };
+        self.queued.fetch_sub(1, Ordering::Relaxed);
         self.failures.count(Some(&error));
         command.fail(error);
     }
@@ -207,6 +216,7 @@ impl Writer {
             let _ = answer.send(result);
         });
         let sender = self.sender.as_ref().ok_or(StoreError::WriterGone)?;
+        self.queued.fetch_add(1, Ordering::Relaxed);
         sender.send(command(reply)).map_err(|_| StoreError::WriterGone)?;
         answered.recv().unwrap_or(Err(StoreError::WriterGone))
     }
@@ -249,12 +259,14 @@ fn logged() -> Reply<Option<RunId>> {
     })
 }
 
-fn work(mut store: Store, commands: &Receiver<Command>, failures: &Failures) -> Store {
+fn work(mut store: Store, commands: &Receiver<Command>, failures: &Failures, queued: &AtomicU64) -> Store {
     let mut batch = Vec::new();
     // Ends when all senders are gone and nothing waits.
     while let Ok(first) = commands.recv() {
         let waiting = std::iter::once(first).chain(commands.try_iter().take(BATCH_MAX - 1));
+        let mut taken = 0;
         for command in waiting {
+            taken += 1;
             match command {
                 Command::Write(step, reply) => batch.push((step, reply)),
                 Command::Prune(keep_runs, keep_days, reply) => {
@@ -272,6 +284,7 @@ fn work(mut store: Store, commands: &Receiver<Command>, failures: &Failures) -> 
             }
         }
         write_batch(&mut store, &mut batch, failures);
+        queued.fetch_sub(taken, Ordering::Relaxed);
     }
     store
 }

@@ -39,6 +39,7 @@ impl Request {
             Self::Steer(wanted) => check_ports(wanted),
             Self::FailedOver(failover) => check_failover(failover),
             Self::ExecFailed(_) | Self::Wait | Self::Status | Self::Queue | Self::History => Ok(()),
+            Self::Live | Self::LiveTask(_) => Ok(()),
         }
     }
 }

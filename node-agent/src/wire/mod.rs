@@ -19,6 +19,7 @@ pub use frame::{
 use crate::fingerprint::Measured;
 use crate::fingerprint::key::Feature;
 use crate::host::OwnCost;
+use crate::live::{Snapshot, TaskDetail};
 use crate::predict::Prediction;
 use crate::probe::ProgramCost;
 use crate::size::admission::{Licenses, Promise, Total, WhenFull};
@@ -57,6 +58,10 @@ pub enum Request {
     /// The caller's own part of the database. Answered by [`Reply::Lent`] and then one byte with a descriptor, of a
     /// file in memory that is a database.
     History,
+    /// What the agent sees now.
+    Live,
+    /// Everything about the task of this cgroup (`TaskNow::id`).
+    LiveTask(u64),
 }
 
 /// A container about to start.
@@ -144,6 +149,10 @@ pub enum Reply {
     Lent,
     /// It is done.
     Done,
+    /// What the agent sees now, of the asker's tasks; all for root.
+    Live(Box<Snapshot>),
+    /// Everything about one task.
+    LiveTask(Box<TaskDetail>),
     /// The request can't be done; the reason is for people.
     Refused(String),
 }

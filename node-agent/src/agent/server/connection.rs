@@ -57,8 +57,17 @@ pub(super) async fn serve(agent: &Rc<Agent>, mut stream: UnixStream) {
         Request::Status => answer(&mut stream, &Reply::Status(agent.status())).await,
         Request::Queue => {
             let free = agent.engine.borrow().room().memory_bytes;
-            answer(&mut stream, &Reply::Queue(Box::new(agent.queue.status(peer.uid, free)))).await;
+            answer(
+                &mut stream,
+                &Reply::Queue(Box::new(agent.queue.status(peer.uid, free, agent.board.names()))),
+            )
+            .await;
         }
+        Request::Live => answer(&mut stream, &Reply::Live(Box::new(agent.snapshot(peer.uid)))).await,
+        Request::LiveTask(id) => match agent.task_detail(id, peer.uid).await {
+            Some(detail) => answer(&mut stream, &Reply::LiveTask(Box::new(detail))).await,
+            None => refuse(&mut stream, "that task is over, or another user's").await,
+        },
         Request::Container(container) => match container::take_up(agent, peer.uid, &container) {
             Ok(started) => answer(&mut stream, &Reply::Started(Box::new(started))).await,
             Err(why) => refuse(&mut stream, &why).await,
@@ -160,7 +169,7 @@ async fn admit(
     let uid = peer.uid;
     let key = TaskKey { task_type: key::clean(&start.task_type), uid };
     let mut notes = Vec::new();
-    let terms = terms(&agent.config, &key.task_type, &start);
+    let terms = terms(&agent.config(), &key.task_type, &start);
     let features = key::of_run(start.features.clone());
     let prediction = agent.predict(&key, &features).unwrap_or_else(|error| {
         notes.push(format!("no history: {error}"));
@@ -235,7 +244,7 @@ async fn enter(
         uid: key.uid,
         pid,
         priority: terms.priority,
-        promise: promise(prediction, terms, licenses, &agent.config),
+        promise: promise(prediction, terms, licenses, &agent.config()),
         duration_ms: duration_ms(prediction),
         since_uptime_ms: agent.queue.arrival_uptime_ms(since_ms),
         run: None,

@@ -1,6 +1,7 @@
 //! A task's life in the daemon: sampled until it ends, recorded, released.
 
 use super::licenses::Uses;
+use super::live::{self, Asked};
 use super::pressure;
 use super::queue::{self, Place};
 use super::{Agent, Process};
@@ -74,6 +75,11 @@ impl Record {
         self.run
     }
 
+    /// The row if it was known to be there when [`Record::now`] looked last.
+    pub(super) fn known_run(&self) -> Option<RunId> {
+        self.run
+    }
+
     /// Waits for the database's answer.
     pub(super) async fn settled(mut self) -> Result<RunId, StoreError> {
         match (self.now(), self.begun) {
@@ -93,7 +99,9 @@ pub(super) async fn lead(
     finish: oneshot::Sender<Box<Finished>>,
 ) {
     agent.active.set(agent.active.get() + 1);
-    let stopped = follow(&agent, &mut life).await;
+    let (shown, mut asked) = live::show(&agent, &life);
+    let stopped = follow(&agent, &mut life, &mut asked).await;
+    drop(shown);
     agent.active.set(agent.active.get() - 1);
     if stopped {
         checkpoint(&agent, &mut life);
@@ -111,9 +119,9 @@ pub(super) async fn lead(
 }
 
 /// Samples until the run is over; `true` if the agent stops first.
-async fn follow(agent: &Agent, life: &mut Life) -> bool {
+async fn follow(agent: &Agent, life: &mut Life, asked: &mut Asked) -> bool {
     let ended = async |life: &Life| _ = life.process.pidfd.readable().await;
-    if sample_until(agent, life, ended).await {
+    if sample_until(agent, life, asked, ended).await {
         return true;
     }
     if life.leftover != Leftover::Wait {
@@ -129,11 +137,10 @@ async fn follow(agent: &Agent, life: &mut Life) -> bool {
             }
         }
     };
-    sample_until(agent, life, emptied).await
+    sample_until(agent, life, asked, emptied).await
 }
 
-async fn sample_until(agent: &Agent, life: &mut Life, over: impl AsyncFn(&Life)) -> bool {
-    let checkpoint_every = Duration::from_secs(agent.config.agent.checkpoint_s);
+async fn sample_until(agent: &Agent, life: &mut Life, asked: &mut Asked, over: impl AsyncFn(&Life)) -> bool {
     let mut recorded = Instant::now();
     let mut stop = agent.stop.subscribe();
     let limits = life.task.cgroup().memory_events();
@@ -148,13 +155,18 @@ async fn sample_until(agent: &Agent, life: &mut Life, over: impl AsyncFn(&Life))
                 life.events.extend(pressure::take_back(life.task.cgroup().clone(), bytes).await);
             }
             () = met(limits.as_ref()) => {}
+            Some(answer) = asked.recv() => {
+                let measured = life.task.measured(&agent.engine.borrow());
+                // Whoever asked may have gone.
+                _ = answer.send(live::detail(measured, life.task.plan()));
+            }
             _ = stop.wait_for(|stop| *stop) => return true,
             () = tokio::time::sleep(pause) => {}
         }
         let followed = life.task.sample(&agent.engine.borrow());
         life.events.extend(followed.iter().map(Followed::event));
         look_after(agent, life);
-        if recorded.elapsed() >= checkpoint_every {
+        if recorded.elapsed() >= Duration::from_secs(agent.config().agent.checkpoint_s) {
             recorded = Instant::now();
             checkpoint(agent, life);
         }
@@ -163,14 +175,16 @@ async fn sample_until(agent: &Agent, life: &mut Life, over: impl AsyncFn(&Life))
 
 /// What a sample means to others: the ledger, the pools, the log.
 fn look_after(agent: &Agent, life: &mut Life) {
+    let run = life.record.now();
+    agent.board.sampled(&life.task, run);
     if let Some(place) = &life.place {
         place.used(life.task.memory_bytes(), life.task.is_idle());
-        let seen = life.licenses.look(&agent.pools, &life.process.id, life.task.cgroup());
-        for (license, count) in seen {
-            place.uses_licenses(&license, count);
+        life.licenses.look(agent, &life.task, &life.process.id);
+        for (license, used) in life.licenses.used() {
+            place.uses_licenses(license, used.peak);
         }
     }
-    if let Some(run) = life.record.now() {
+    if let Some(run) = run {
         if let Some(place) = &life.place {
             place.recorded(run);
         }
@@ -205,6 +219,24 @@ fn checkpoint(agent: &Agent, life: &mut Life) {
     }
 }
 
+/// How the main process ended, if anybody tells: the probes at once, its pidfd when its parent has waited for it.
+async fn exit_status(agent: &Agent, life: &Life) -> Option<i32> {
+    let pid = life.process.id.pid;
+    let mut by_pidfd = None;
+    for _ in 0..SETTLE_TRIES {
+        if agent.engine.borrow_mut().has_seen_end(pid) {
+            break;
+        }
+        by_pidfd = life.process.exit_status();
+        if by_pidfd.is_some() {
+            break;
+        }
+        tokio::time::sleep(SETTLE_PAUSE).await;
+    }
+    let seen = agent.engine.borrow_mut().take_exit(pid);
+    seen.map(|exit| exit.status).or(by_pidfd)
+}
+
 async fn conclude(agent: &Agent, mut life: Life, exec_errno: Option<i32>) -> Finished {
     for _ in 0..SETTLE_TRIES {
         if life.task.is_settled(&agent.engine.borrow()) {
@@ -212,14 +244,15 @@ async fn conclude(agent: &Agent, mut life: Life, exec_errno: Option<i32>) -> Fin
         }
         tokio::time::sleep(SETTLE_PAUSE).await;
     }
+    life.licenses.look_at_peers(agent, &life.task);
+    let status = exit_status(agent, &life).await;
     let plan = life.task.plan().clone();
     life.notes.extend(
         life.task.notes().iter().filter(|note| !life.notes.contains(note)).cloned().collect::<Vec<_>>(),
     );
     let (measured, mut ending) = {
         let mut engine = agent.engine.borrow_mut();
-        let exit = engine.take_exit(life.process.id.pid);
-        life.task.finish(&mut engine, exit.map(|exit| exit.status), life.leftover)
+        life.task.finish(&mut engine, status, life.leftover)
     };
     ending.exec_errno = exec_errno;
     // Others may have its room before the disk has its record.
@@ -229,8 +262,8 @@ async fn conclude(agent: &Agent, mut life: Life, exec_errno: Option<i32>) -> Fin
     let record = std::mem::replace(&mut life.record, Record::gone());
     let run = match self::record(agent, record, ending, measured.clone()).await {
         Ok(run) => {
-            if !life.licenses.peaks().is_empty() {
-                agent.writer.licenses_used(run, life.licenses.peaks().clone());
+            if !life.licenses.used().is_empty() {
+                agent.writer.licenses_used(run, life.licenses.used().clone());
             }
             Some(run)
         }

@@ -1,5 +1,6 @@
 //! Cgroups that others made: measured like tasks and recorded as runs under the name that their path tells, from the
-//! moment that they are made until they are removed. Nothing of them is ever written to.
+//! moment that they are made until they are removed; of one that lives for long, a run every `agent.host_record_s`.
+//! Nothing of them is ever written to.
 //!
 //! There are at most `agent.host_cgroups` at once; when there is no room for another one, the one that used the CPU
 //! the longest ago makes room. What is there when the agent starts is looked for once; later ones are told by the
@@ -7,11 +8,14 @@
 
 use super::Agent;
 use super::life::Record;
+use super::live;
 use crate::agent::Engine;
-use crate::cgroup::{RunCgroup, Watch, name_of};
+use crate::agent::task::Plan;
+use crate::cgroup::{Accounts, RunCgroup, Watch, name_of};
 use crate::fingerprint::key::TaskKey;
 use crate::fingerprint::{Collector, Measured, Sample};
 use crate::host::{self, ProcessId};
+use crate::live::{TaskDetail, TaskNow};
 use crate::predict::Prediction;
 use crate::probe::{CgroupChange, Slot};
 use crate::size::{Limits, Policy};
@@ -37,6 +41,8 @@ struct Watched {
     uid: u32,
     collector: Collector,
     began_ns: u64,
+    /// What its accounts said when this record of it began; nothing for the first.
+    before: Option<Accounts>,
     cpu_ns: u64,
     active: Instant,
     sampled: Instant,
@@ -94,6 +100,7 @@ impl Others {
             uid: std::fs::metadata(cgroup.v2()).map_or(0, |metadata| metadata.uid()),
             collector: Collector::resume(measures, coverage, measured),
             began_ns: ago.map_or(began_ns, |ms| host::since_boot_ns().saturating_sub(ms * 1_000_000)),
+            before: None,
             cpu_ns: 0,
             active: now,
             sampled: now,
@@ -123,6 +130,17 @@ fn find(root: &Path, path: &Path, own: &Path, depth: usize, found: &mut Vec<Path
             find(root, &child, own, depth - 1, found);
         }
         found.push(child);
+    }
+}
+
+/// What was added to accounts. A peak can't be told.
+fn since(now: Accounts, before: &Accounts) -> Accounts {
+    let added = |now: Option<u64>, before: Option<u64>| Some(now?.saturating_sub(before.unwrap_or(0)));
+    Accounts {
+        memory_charged_peak_bytes: None,
+        oom_kills: added(now.oom_kills, before.oom_kills),
+        throttled_ns: added(now.throttled_ns, before.throttled_ns),
+        ..now
     }
 }
 
@@ -156,8 +174,8 @@ impl Watched {
         let accounts = self.cgroup.accounts();
         let accounts = if accounts.cpu_ns.is_some() { accounts } else { self.collector.last().accounts };
         // An account tells of all time, also of that before it was looked at.
-        let accounts =
-            crate::cgroup::Accounts { cpu_ns: None, cpu_user_ns: None, cpu_system_ns: None, ..accounts };
+        let accounts = Accounts { cpu_ns: None, cpu_user_ns: None, cpu_system_ns: None, ..accounts };
+        let accounts = self.before.as_ref().map_or(accounts, |before| since(accounts, before));
         let elapsed_ns = self.elapsed_ns(now_ns);
         self.collector.sample(Sample { elapsed_ns, counted: engine.counted(self.slot), accounts });
         self.collector.demand(engine.demand(self.slot));
@@ -167,7 +185,7 @@ impl Watched {
 impl Agent {
     /// To be called about once a second.
     pub(super) fn keep_others(self: &Rc<Self>) {
-        if self.config.agent.host_cgroups == 0 {
+        if self.config().agent.host_cgroups == 0 {
             return;
         }
         let mut changes = Vec::new();
@@ -179,6 +197,7 @@ impl Agent {
             }
         }
         self.sample_others();
+        self.record_old();
     }
 
     fn made(self: &Rc<Self>, id: u64, path: &str, slot: Option<Slot>, at_ns: u64) {
@@ -205,14 +224,40 @@ impl Agent {
     /// It is gone, or has to make room: what is known of it is recorded.
     fn removed(self: &Rc<Self>, id: u64, at_ns: u64, lend: bool) {
         let Some(mut watched) = self.others.borrow_mut().0.remove(&id) else { return };
+        self.record_other(&mut watched, at_ns);
+        self.engine.borrow_mut().untrack_host(watched.slot, lend);
+    }
+
+    /// Records those that have been measured for long, and begins anew with them.
+    fn record_old(self: &Rc<Self>) {
+        let every_ns = self.config.borrow().agent.host_record_s * 1_000_000_000;
+        let now_ns = host::since_boot_ns();
+        let mut others = self.others.borrow_mut();
+        let is_old = |one: &&mut Watched| one.record.is_some() && one.elapsed_ns(now_ns) >= every_ns;
+        for watched in others.0.values_mut().filter(|_| every_ns > 0).filter(is_old) {
+            let next = self.engine.borrow_mut().begin_anew(watched.slot);
+            // There may be a free slot next time.
+            let Some(next) = next else { continue };
+            self.record_other(watched, now_ns);
+            let mut engine = self.engine.borrow_mut();
+            engine.end_before(watched.slot, next);
+            let (measures, coverage) = engine.coverage(&watched.cgroup, true);
+            watched.collector = Collector::new(measures, coverage);
+            watched.before = Some(watched.cgroup.accounts());
+            (watched.slot, watched.began_ns, watched.cpu_ns) = (next, now_ns, 0);
+        }
+    }
+
+    /// What is known of a cgroup becomes a finished run.
+    fn record_other(self: &Rc<Self>, watched: &mut Watched, at_ns: u64) {
         watched.measure(&self.engine.borrow(), at_ns);
         watched.collector.peers(self.engine.borrow().peers(watched.slot));
-        self.engine.borrow_mut().untrack_host(watched.slot, lend);
         let measured = watched.collector.measured();
         if measured.fingerprint.cpu_ns.unwrap_or(0) == 0 {
             return;
         }
         let record = watched.record.take().unwrap_or_else(|| Record::begun(self.begin(watched.new_run())));
+        let name = watched.name.clone();
         let since_ms = i64::try_from(host::since_boot_ns().saturating_sub(at_ns) / 1_000_000).unwrap_or(0);
         let ended_at_ms = host::now_ms() - since_ms;
         let agent = Rc::clone(self);
@@ -222,16 +267,41 @@ impl Agent {
                 Err(error) => Err(error),
             };
             if let Err(error) = ended {
-                tracing::warn!("{} is not recorded: {error}", watched.name);
+                tracing::warn!("{name} is not recorded: {error}");
             }
         });
+    }
+
+    /// All of them that have used the CPU, with their owners, as they are now.
+    pub(super) fn others_now(&self, engine: &Engine) -> Vec<(u32, TaskNow)> {
+        let (now_ns, now_ms) = (host::since_boot_ns(), host::now_ms());
+        let others = self.others.borrow();
+        let busy = others.0.values().filter(|watched| watched.record.is_some());
+        busy.map(|watched| {
+            let lived_ms = i64::try_from(watched.elapsed_ns(now_ns) / 1_000_000).unwrap_or(0);
+            let named = (watched.cgroup.id(), watched.name.as_str(), self.board.names().of(watched.uid));
+            let run = watched.record.as_ref().and_then(Record::known_run);
+            let memory_bytes = watched.collector.last().accounts.memory_bytes;
+            let counted = (engine.counted(watched.slot), watched.collector.measures());
+            (watched.uid, live::of_other(named, run, now_ms - lived_ms, memory_bytes, counted))
+        })
+        .collect()
+    }
+
+    /// Everything about one of them that `viewer` may see.
+    pub(super) fn detail_of_other(&self, id: u64, viewer: u32) -> Option<TaskDetail> {
+        let engine = self.engine.borrow();
+        let mut others = self.others.borrow_mut();
+        let watched = others.0.get_mut(&id).filter(|watched| viewer == 0 || viewer == watched.uid)?;
+        watched.measure(&engine, host::since_boot_ns());
+        Some(live::detail(watched.collector.measured(), &Plan::default()))
     }
 
     /// Samples those that have used the CPU since the last time.
     fn sample_others(&self) {
         let (engine, mut others) = (self.engine.borrow(), self.others.borrow_mut());
         let (now, now_ns) = (Instant::now(), host::since_boot_ns());
-        let checkpoint_every = Duration::from_secs(self.config.agent.checkpoint_s);
+        let checkpoint_every = Duration::from_secs(self.config().agent.checkpoint_s);
         for watched in others.0.values_mut().filter(|one| now.duration_since(one.sampled) >= SAMPLE_EVERY) {
             let Some((counters, shared)) = engine.counted(watched.slot) else { continue };
             if counters.on_cpu_ns == watched.cpu_ns {

@@ -1,9 +1,11 @@
 //! The daemon's side of admission: who comes in at once, who waits on its connection, and who is let in when
 //! somebody leaves. What may start is decided by [`crate::size::admission`].
 
+use super::live::UserNames;
 use super::{Agent, connection};
 use crate::agent::terms::Terms;
 use crate::host;
+use crate::live::{QueueNow, WAITING_MAX};
 use crate::size::admission::{Lack, Ledger, Licenses, Promise, Ticket, Total, WhenFull};
 use crate::store::event::{Event, Severity};
 use crate::store::record::{Admission, RunId};
@@ -92,6 +94,11 @@ impl Queue {
         host::uptime_ms() - if is_believed { waited } else { 0 }
     }
 
+    /// There is more to promise, or less: who has a promise keeps it.
+    pub(super) fn set_total(&self, total: Total) {
+        self.ledger.borrow_mut().set_total(total);
+    }
+
     /// Whether there are pools of licences.
     pub(super) fn has_pools(&self) -> bool {
         !self.ledger.borrow().total().licenses.is_empty()
@@ -108,14 +115,43 @@ impl Queue {
 
     /// How many come before a ticket, and how long it will probably wait.
     fn place(&self, ticket: Ticket) -> (usize, Option<i64>) {
+        let is_known = self.order.borrow().places.contains_key(&ticket);
+        self.put_in_order(!is_known);
+        self.order.borrow().places.get(&ticket).copied().unwrap_or((0, None))
+    }
+
+    /// Works the order out where it is old, or not good for another reason.
+    fn put_in_order(&self, is_wrong: bool) {
         let mut order = self.order.borrow_mut();
-        let is_old = order.made.is_none_or(|made| made.elapsed() >= ORDER_GOOD_FOR);
-        if is_old || !order.places.contains_key(&ticket) {
+        if is_wrong || order.made.is_none_or(|made| made.elapsed() >= ORDER_GOOD_FOR) {
             let queue = self.ledger.borrow().queue(host::uptime_ms());
             let places = queue.into_iter().enumerate().map(|(ahead, (ticket, wait))| (ticket, (ahead, wait)));
             *order = Order { made: Some(Instant::now()), places: places.collect() };
         }
-        order.places.get(&ticket).copied().unwrap_or((0, None))
+    }
+
+    /// Promises and who waits, as `viewer` may see them and at most a second old.
+    pub(super) fn now(&self, viewer: u32, free_memory_bytes: u64, names: &UserNames) -> QueueNow {
+        let all = self.ledger.borrow().waiting();
+        self.put_in_order(false);
+        let order = self.order.borrow();
+        let mut next: Vec<_> = order.places.iter().filter(|(_, (ahead, _))| *ahead < WAITING_MAX).collect();
+        next.sort_unstable_by_key(|(_, (ahead, _))| *ahead);
+        // Who came or went since then is not in the order, or not among the entries.
+        let waiting: Vec<_> = next
+            .into_iter()
+            .filter(|(ticket, _)| self.grants.borrow().contains_key(ticket))
+            .filter_map(|(ticket, (_, wait))| self.entry(*ticket, *wait, viewer, names))
+            .collect();
+        let ledger = self.ledger.borrow();
+        QueueNow {
+            total: ledger.total().clone(),
+            promised: ledger.promised(),
+            free_memory_bytes,
+            running: self.entries.borrow().len().saturating_sub(all),
+            waiting_left_out: all.saturating_sub(waiting.len()),
+            waiting,
+        }
     }
 
     fn release(&self, ticket: Ticket) {
@@ -124,7 +160,13 @@ impl Queue {
         self.grants.borrow_mut().remove(&ticket);
     }
 
-    fn entry(&self, ticket: Ticket, place: Option<i64>, viewer: u32) -> Option<QueueEntry> {
+    fn entry(
+        &self,
+        ticket: Ticket,
+        place: Option<i64>,
+        viewer: u32,
+        names: &UserNames,
+    ) -> Option<QueueEntry> {
         let entries = self.entries.borrow();
         let entry = entries.get(&ticket)?;
         let ends_at_ms = entry.duration_ms.map(|duration| entry.since_uptime_ms + duration);
@@ -132,7 +174,7 @@ impl Queue {
         let remaining = ends_at_ms.map(|at| at - host::uptime_ms());
         Some(QueueEntry {
             task_type: (viewer == 0 || viewer == entry.uid).then(|| entry.task_type.clone()),
-            user: host::user_name(entry.uid),
+            user: names.of(entry.uid),
             pid: entry.pid,
             run_id: entry.run.map(|run| run.0),
             priority: entry.priority,
@@ -144,7 +186,7 @@ impl Queue {
     }
 
     /// The ledger and the queue, as `viewer` may see them.
-    pub(super) fn status(&self, viewer: u32, free_memory_bytes: u64) -> QueueStatus {
+    pub(super) fn status(&self, viewer: u32, free_memory_bytes: u64, names: &UserNames) -> QueueStatus {
         let order = self.ledger.borrow().queue(host::uptime_ms());
         let mut running: Vec<_> = {
             let grants = self.grants.borrow();
@@ -157,10 +199,13 @@ impl Queue {
             total: ledger.total().clone(),
             promised: ledger.promised(),
             free_memory_bytes,
-            running: running.into_iter().filter_map(|ticket| self.entry(ticket, None, viewer)).collect(),
+            running: running
+                .into_iter()
+                .filter_map(|ticket| self.entry(ticket, None, viewer, names))
+                .collect(),
             waiting: order
                 .into_iter()
-                .filter_map(|(ticket, wait)| self.entry(ticket, wait, viewer))
+                .filter_map(|(ticket, wait)| self.entry(ticket, wait, viewer, names))
                 .collect(),
         }
     }
@@ -307,6 +352,10 @@ impl Agent {
             let lacks = what_lacks(&self.queue.ledger.borrow().lacks_now(&promise));
             if granted.try_recv().is_ok() {
                 break;
+            }
+            // Only after the configuration has changed: it would not have been queued.
+            if let Some(lack) = self.queue.ledger.borrow().never(&promise) {
+                return Err(Denied::Because(never(&lack)));
             }
             let waiting = Reply::Waiting(Waiting { ahead, expected_ms, lacks });
             if !connection::is_answered(stream, &waiting).await {

@@ -5,16 +5,54 @@ use anyhow::{Context, bail};
 use nix::unistd::{Gid, Group, chown};
 use std::fs::{self, Permissions};
 use std::io;
+use std::os::fd::{FromRawFd, OwnedFd};
 use std::os::unix::fs::{FileTypeExt, PermissionsExt};
-use std::os::unix::net::UnixStream;
+use std::os::unix::net::{UnixListener as StdListener, UnixStream};
 use std::path::{Path, PathBuf};
 use tokio::net::UnixListener;
+
+/// A socket that is listened on.
+pub(super) struct Door {
+    pub(super) listener: UnixListener,
+    /// The service manager made it, and keeps it open when this process ends: who comes meanwhile waits for the
+    /// next agent.
+    is_lent: bool,
+}
+
+impl Door {
+    /// Removes the socket, if it is ours.
+    pub(super) fn close(&self, path: &Path) {
+        if !self.is_lent {
+            _ = fs::remove_file(path);
+        }
+    }
+}
+
+/// The socket that the service manager hands over (sd_listen_fds(3)), or one of our own on `path`, for root and the
+/// members of `group`.
+///
+/// # Errors
+/// If what is handed over is no listening unix socket; if another agent listens on `path`, or the file system
+/// refuses.
+pub(super) fn open(path: &Path, group: &str) -> anyhow::Result<Door> {
+    let handed_over = sd_notify::listen_fds().context("failed to take the service manager's socket")?.next();
+    match handed_over {
+        Some(fd) => {
+            // SAFETY: the service manager opened it for this process, and nothing else here uses it.
+            let listener = StdListener::from(unsafe { OwnedFd::from_raw_fd(fd) });
+            listener.local_addr().context("the service manager handed over something else than a socket")?;
+            listener.set_nonblocking(true)?;
+            Ok(Door { listener: UnixListener::from_std(listener)?, is_lent: true })
+        }
+        None => Ok(Door { listener: listen(path, group)?, is_lent: false }),
+    }
+}
 
 /// Listens on `path`, for root and the members of `group`.
 ///
 /// # Errors
 /// If another agent listens there, or the file system refuses.
-pub(super) fn listen(path: &Path, group: &str) -> anyhow::Result<UnixListener> {
+fn listen(path: &Path, group: &str) -> anyhow::Result<UnixListener> {
     if UnixStream::connect(path).is_ok() {
         bail!("an agent already listens on {}; stop it, or choose another --socket", path.display());
     }

@@ -13,7 +13,12 @@ fn two_users() -> (tempfile::TempDir, [Connection; 2]) {
     for uid in [1, 2] {
         let run = ran(&mut store, &new_run(&format!("task-of-{uid}"), uid), well(), 100);
         store.log(&Event::new("limit_raised", format!("event-of-{uid}")).run(run)).unwrap();
-        store.licenses_used(run, &Licenses::from([("cad".into(), uid)])).unwrap();
+        store
+            .licenses_used(
+                run,
+                &LicensesUsed::from([("cad".into(), LicenseUse { peak: uid, ..LicenseUse::default() })]),
+            )
+            .unwrap();
         let service = format!("service-of-{uid}");
         store.add_failover(&NewFailover { uid, service: service.clone(), ..failover::sample() }).unwrap();
         store.add_service_hour(&service, uid, 9, 100.0).unwrap();

@@ -38,7 +38,7 @@ pub(super) fn describe_limits(limits: &Limits) -> String {
 }
 
 /// `None` without a run of the very task: what others needed says little.
-fn expected(prediction: &Prediction) -> Option<String> {
+pub(super) fn expected(prediction: &Prediction) -> Option<String> {
     let of = |resource, format: fn(f64) -> String| {
         let estimate = prediction.estimate(resource).filter(|estimate| estimate.level != Level::Host)?;
         Some(format!("{} (at most {})", format(estimate.expected), format(estimate.upper)))
