@@ -12,7 +12,7 @@ use standin::fingerprint::key::{Feature, FeatureValue, TaskKey};
 use standin::fingerprint::{Fingerprint, Measured};
 use standin::host::ProcessId;
 use standin::predict::sizing::{Sizing, TooSmall};
-use standin::predict::{HISTORY_MAX, History, Observation, Resource, predict};
+use standin::predict::{HISTORY_MAX, History, Observation, RESOURCES, Resource, predict};
 use standin::size::Policy;
 use standin::store::past::ForeignRun;
 use standin::store::record::{Engine, NewRun};
@@ -125,11 +125,11 @@ fn costs() {
     });
     println!("10,000 runs behind it, state kept: predict {kept:?}, update {update:?} (one resource)");
     let observation =
-        |n| Observation { values: [Some(need(n)); 9], censored: [false; 9], features: features(n) };
+        |n| Observation { values: [Some(need(n)); RESOURCES], censored: [false; RESOURCES], features: features(n) };
     let runs: Vec<_> = (0..HISTORY_MAX as u64).map(observation).collect();
     let history = History { task_and_user: runs.clone(), task: runs.clone(), host: runs, ..History::default() };
     let whole = median(100, || _ = black_box(predict(black_box(&history), &asked, 0.05)));
-    println!("rebuilt from the newest {HISTORY_MAX} runs, all nine resources: {whole:?}");
+    println!("rebuilt from the newest {HISTORY_MAX} runs, all {RESOURCES} resources: {whole:?}");
 }
 
 /// Runs in the database that interactive use is measured at.

@@ -2,7 +2,7 @@
 
 use super::trace::{Task, Trace};
 use crate::predict::calibration::{OUTCOMES_MAX, Outcome};
-use crate::predict::{Estimate, HISTORY_MAX, History, Observation, Resource, predict};
+use crate::predict::{Estimate, HISTORY_MAX, History, Observation, RESOURCES, Resource, predict};
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap, VecDeque};
 
@@ -114,7 +114,7 @@ fn actual(task: &Task, resource: Resource) -> Option<f64> {
 
 /// A task as a past run.
 pub fn observation(task: &Task) -> Observation {
-    let mut values = [None; 9];
+    let mut values = [None; RESOURCES];
     let rate =
         |bytes: Option<f64>| bytes.filter(|_| task.duration_s > 0.0).map(|bytes| bytes / task.duration_s);
     values[Resource::MemoryPeakBytes as usize] = Some(task.memory_peak_bytes);
@@ -122,5 +122,5 @@ pub fn observation(task: &Task) -> Observation {
     values[Resource::IoReadBytesPerS as usize] = rate(task.io_read_bytes);
     values[Resource::IoWriteBytesPerS as usize] = rate(task.io_write_bytes);
     values[Resource::DurationS as usize] = Some(task.duration_s);
-    Observation { values, censored: [false; 9], features: task.features.clone() }
+    Observation { values, censored: [false; RESOURCES], features: task.features.clone() }
 }

@@ -127,6 +127,7 @@ pub(super) fn table(prediction: &Prediction) -> Table {
 /// What people call a resource, and how its numbers are written.
 pub(super) fn describe(resource: Resource) -> (&'static str, fn(f64) -> String) {
     let cores: fn(f64) -> String = |cores| format!("{cores:.2} cores");
+    let operations: fn(f64) -> String = |rate| format!("{rate:.1}/s");
     let count: fn(f64) -> String = |count| format!("{count:.0}");
     match resource {
         Resource::MemoryPeakBytes => ("memory", format_bytes),
@@ -138,5 +139,9 @@ pub(super) fn describe(resource: Resource) -> (&'static str, fn(f64) -> String) 
         Resource::NetworkSentBytesPerS => ("network sent", format_rate),
         Resource::TasksPeak => ("tasks", count),
         Resource::DurationS => ("duration", format_duration),
+        Resource::CpuCoresP95Of100Ms => ("cpu, 95 % of 100 ms", cores),
+        Resource::CpuCoresP95Of1S => ("cpu, 95 % of seconds", cores),
+        Resource::IoReadOpsPerS => ("reads", operations),
+        Resource::IoWriteOpsPerS => ("writes", operations),
     }
 }

@@ -300,7 +300,12 @@ fn why(resource: Resource) -> &'static str {
 fn negligible(resource: Resource) -> f64 {
     match resource {
         Resource::MemoryPeakBytes => 4096.0,
-        Resource::CpuCoresMean | Resource::CpuCoresPeak | Resource::DurationS => 1e-3,
+        Resource::CpuCoresMean
+        | Resource::CpuCoresPeak
+        | Resource::CpuCoresP95Of100Ms
+        | Resource::CpuCoresP95Of1S
+        | Resource::DurationS => 1e-3,
+        Resource::IoReadOpsPerS | Resource::IoWriteOpsPerS => 1.0,
         Resource::TasksPeak => 0.5,
         Resource::IoReadBytesPerS
         | Resource::IoWriteBytesPerS
@@ -333,7 +338,11 @@ fn lower_bound(runs: &[Observation], resource: Resource) -> (Option<f64>, f64) {
 pub(super) fn amount(resource: Resource, value: f64) -> String {
     match resource {
         Resource::MemoryPeakBytes => format_bytes(value),
-        Resource::CpuCoresMean | Resource::CpuCoresPeak => format!("{value:.2} cores"),
+        Resource::CpuCoresMean
+        | Resource::CpuCoresPeak
+        | Resource::CpuCoresP95Of100Ms
+        | Resource::CpuCoresP95Of1S => format!("{value:.2} cores"),
+        Resource::IoReadOpsPerS | Resource::IoWriteOpsPerS => format!("{value:.1} ops/s"),
         Resource::IoReadBytesPerS
         | Resource::IoWriteBytesPerS
         | Resource::NetworkReceivedBytesPerS

@@ -71,6 +71,8 @@ pub struct RunRow {
     pub cpu_cores_mean: Option<f64>,
     pub memory_peak_bytes: Option<f64>,
     pub io_read_bytes_per_s: Option<f64>,
+    pub io_read_ops_per_s: Option<f64>,
+    pub io_write_ops_per_s: Option<f64>,
     pub io_write_bytes_per_s: Option<f64>,
     pub network_received_bytes_per_s: Option<f64>,
     pub network_sent_bytes_per_s: Option<f64>,
@@ -304,7 +306,7 @@ fn tasks(db: &Connection, task_type: Option<&str>) -> Result<Vec<TaskRow>> {
 
 const RUN_ROW: &str = "
     SELECT r.*, l.*, t.task_type, t.user, t.uid, a.cpu_cores_mean, a.io_read_bytes_per_s, a.io_write_bytes_per_s,
-           a.network_received_bytes_per_s, a.network_sent_bytes_per_s,
+           a.io_read_ops_per_s, a.io_write_ops_per_s, a.network_received_bytes_per_s, a.network_sent_bytes_per_s,
            (SELECT sources FROM coverage WHERE coverage.id = r.coverage_id) AS coverage
     FROM run r JOIN task t ON t.id = r.task_id JOIN run_launch l ON l.run_id = r.id
     JOIN run_actual a ON a.run_id = r.id";
@@ -352,6 +354,8 @@ fn run_row(row: &Row<'_>) -> Result<RunRow> {
         cpu_cores_mean: row.get("cpu_cores_mean")?,
         memory_peak_bytes: memory_peak_bytes.map(|bytes| bytes as f64),
         io_read_bytes_per_s: row.get("io_read_bytes_per_s")?,
+        io_read_ops_per_s: row.get("io_read_ops_per_s")?,
+        io_write_ops_per_s: row.get("io_write_ops_per_s")?,
         io_write_bytes_per_s: row.get("io_write_bytes_per_s")?,
         network_received_bytes_per_s: row.get("network_received_bytes_per_s")?,
         network_sent_bytes_per_s: row.get("network_sent_bytes_per_s")?,
