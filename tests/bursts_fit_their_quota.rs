@@ -50,7 +50,8 @@ fn a_bursty_job_is_held_back_about_as_often_as_asked_and_far_more_at_its_mean() 
     for _ in 0..3 {
         throttled(&sandbox, &["--policy", "observe"]);
     }
-    let learnt: i64 = sandbox.sql("SELECT count(*) FROM observation WHERE cpu_cores_p95_100ms > cpu_cores_p95_1s");
+    let learnt: i64 =
+        sandbox.sql("SELECT count(*) FROM observation WHERE cpu_cores_p95_100ms > cpu_cores_p95_1s");
     require!(learnt == 3, "the probes do not tell demand per window here");
     let predicted = throttled(&sandbox, &["--policy", "strict"]);
     let limit = |name: &str| -> f64 {
@@ -58,7 +59,9 @@ fn a_bursty_job_is_held_back_about_as_often_as_asked_and_far_more_at_its_mean() 
     };
     let (quota, burst) = (limit("cpu_max_cores"), limit("cpu_burst_cores"));
     let mean: f64 = sandbox.sql("SELECT avg(cpu_cores_mean) FROM observation WHERE run_id <= 3");
-    eprintln!("mean {mean:.3}, quota {quota:.3}, burst {burst:.3} cores; held back in {predicted:.3} of periods");
+    eprintln!(
+        "mean {mean:.3}, quota {quota:.3}, burst {burst:.3} cores; held back in {predicted:.3} of periods"
+    );
     assert!(quota > 0.0 && burst > 0.0 && burst <= quota, "quota {quota}, burst {burst}");
     let at_mean = throttled(&sandbox, &["--policy", "observe", "--limit-cpu", &format!("{mean:.3}")]);
     eprintln!("at the mean and without burst: in {at_mean:.3}");

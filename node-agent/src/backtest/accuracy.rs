@@ -18,6 +18,8 @@ pub struct Accuracy {
     pub median_error_percent: f64,
     /// Share of runs at or below the upper bound, percent.
     pub covered_percent: f64,
+    /// The same of the later half of predictions.
+    pub covered_late_percent: f64,
     /// Sum of upper bounds ÷ sum of what was used.
     pub upper_over_used: f64,
 }
@@ -27,7 +29,7 @@ pub fn measure(trace: &Trace, resource: Resource, risk: f64) -> Accuracy {
     let tasks = &trace.tasks;
     let mut past = Known::default();
     let mut errors = Vec::new();
-    let (mut covered, mut upper, mut used) = (0_usize, 0.0, 0.0);
+    let (mut covered, mut upper, mut used) = (Vec::new(), 0.0, 0.0);
     for (place, task) in tasks.iter().enumerate() {
         past.until(task.start_ms, tasks, resource);
         let history = past.history(task, tasks, resource);
@@ -40,7 +42,7 @@ pub fn measure(trace: &Trace, resource: Resource, risk: f64) -> Accuracy {
             continue;
         }
         errors.push((estimate.expected - actual).abs() / actual * 100.0);
-        covered += usize::from(actual <= estimate.upper);
+        covered.push(actual <= estimate.upper);
         upper += estimate.upper;
         used += actual;
     }
@@ -48,9 +50,14 @@ pub fn measure(trace: &Trace, resource: Resource, risk: f64) -> Accuracy {
     Accuracy {
         predictions: errors.len(),
         median_error_percent: errors.get(errors.len() / 2).copied().unwrap_or(0.0),
-        covered_percent: 100.0 * covered as f64 / errors.len().max(1) as f64,
+        covered_percent: percent(&covered),
+        covered_late_percent: percent(&covered[covered.len() / 2..]),
         upper_over_used: if used > 0.0 { upper / used } else { 0.0 },
     }
+}
+
+fn percent(covered: &[bool]) -> f64 {
+    100.0 * covered.iter().filter(|covered| **covered).count() as f64 / covered.len().max(1) as f64
 }
 
 /// What is known at a moment of a trace.

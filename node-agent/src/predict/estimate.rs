@@ -15,7 +15,7 @@
 use super::base::{Base, Known};
 use super::columns::Columns;
 use super::learner::{CENSORED, Candidate, Learner, Objective};
-use super::{Estimate, History, Level, Observation, Resource, calibration};
+use super::{Estimate, History, Level, Observation, Resource, calibration, seasonal};
 use crate::fingerprint::key::Feature;
 use crate::units::{format_bytes, format_duration, format_rate};
 
@@ -150,6 +150,9 @@ impl Evidence {
         let least = if resource == Resource::MemoryPeakBytes { MEMORY_LEAST_BYTES } else { 0.0 };
         let expected = middle.map_or(0.0, |middle| middle.amount());
         let expected = if expected <= negligible(resource) * 1.001 { 0.0 } else { expected };
+        if let Some(estimate) = self.next_hour(features, history, resource, risk) {
+            return estimate;
+        }
         let mut reason = self.reason(resource, model, only_bounds, (upper, censored, least));
         let mut upper = upper.max(censored).max(least).max(expected).max(self.largest_of_few(resource));
         let width = calibration::width(expected, upper).filter(|_| self.is_calibrated(resource));
@@ -159,7 +162,16 @@ impl Evidence {
             upper = (expected * (width * factor).exp()).min(most).max(expected).max(censored);
             reason += &calibrated(factor);
         }
-        Estimate { resource, expected, upper, risk, samples: self.samples(), level: self.level, width, reason }
+        Estimate {
+            resource,
+            expected,
+            upper,
+            risk,
+            samples: self.samples(),
+            level: self.level,
+            width,
+            reason,
+        }
     }
 
     /// Two or three runs, of which one did without what another needed, are no reason to bound a peak, a count
@@ -183,6 +195,37 @@ impl Evidence {
     pub(super) fn reservations(&self, features: &[Feature]) -> Vec<Candidate> {
         let objective = Objective::Reserve { per_failure: PER_FAILURE };
         self.learner.candidates(&self.columns.known(features), &[], objective)
+    }
+
+    /// Where the runs are hours of something that goes on, the next hour.
+    fn next_hour(
+        &self,
+        features: &[Feature],
+        history: &History,
+        resource: Resource,
+        risk: f64,
+    ) -> Option<Estimate> {
+        let runs = match self.level {
+            Level::TaskAndUser => &history.task_and_user,
+            Level::Task => &history.task,
+            Level::Host => return None,
+        };
+        if resource == Resource::DurationS || self.bound.is_some() {
+            return None;
+        }
+        let hours = seasonal::hours(runs, features, resource);
+        let middle = seasonal::next_hour(&hours, 0.5)?;
+        let bound = seasonal::next_hour(&hours, 1.0 - risk)?;
+        let reason = format!(
+            "{} ×{:.2} for the next hour, by the last {} hours of {}",
+            bound.model.words(),
+            bound.multiplier,
+            hours.len(),
+            if self.level == Level::TaskAndUser { "this user" } else { "any user" }
+        );
+        let upper = bound.value.max(middle.value);
+        let (expected, samples, level) = (middle.value, hours.len(), self.level);
+        Some(Estimate { resource, expected, upper, risk, samples, level, width: None, reason })
     }
 
     fn is_calibrated(&self, resource: Resource) -> bool {
@@ -277,7 +320,9 @@ impl Evidence {
 /// In words, where a bound is not left as it is.
 fn calibrated(factor: f64) -> String {
     match factor {
-        factor if factor > 1.02 => format!("; {:.0} % wider, by how bounds here held", (factor - 1.0) * 100.0),
+        factor if factor > 1.02 => {
+            format!("; {:.0} % wider, by how bounds here held", (factor - 1.0) * 100.0)
+        }
         factor if factor < 0.98 => {
             format!("; {:.0} % narrower, by how bounds here held", (1.0 - factor) * 100.0)
         }

@@ -8,6 +8,7 @@ mod estimate;
 pub mod explain;
 pub mod learner;
 mod residual;
+pub mod seasonal;
 pub mod sizing;
 #[cfg(test)]
 mod tests;

@@ -234,12 +234,7 @@ pub(super) struct Running {
 /// only a lower bound is known: what is left above a ratio is the product-limit estimate of it (Kaplan and Meier 1958).
 /// Where more is left above the largest error than may be, the logarithms of errors are taken to fall off
 /// exponentially from there, with `spread` as their mean. `None` without errors.
-pub(super) fn bound(
-    sorted: &[Weighted],
-    running: &mut [Running],
-    share: f64,
-    spread: f64,
-) -> Option<f64> {
+pub(super) fn bound(sorted: &[Weighted], running: &mut [Running], share: f64, spread: f64) -> Option<f64> {
     let largest = sorted.last()?.ratio;
     running.sort_by(|a, b| a.ratio.total_cmp(&b.ratio));
     let mut running = running.iter().peekable();

@@ -186,10 +186,12 @@ fn any_runs() -> impl Strategy<Value = Vec<Observation>> {
 
 fn any_outcomes() -> impl Strategy<Value = Vec<Outcome>> {
     let number = || any_value().prop_map(|value| value.unwrap_or(1.0));
-    let outcome = (prop::sample::select(Resource::ALL.to_vec()), prop::array::uniform4(number()), any::<usize>());
-    let outcome = (outcome, any::<bool>()).prop_map(|((resource, [expected, width, risk, actual], samples), ended)| {
-        Outcome { resource, expected, width, risk, samples, actual, ended }
-    });
+    let outcome =
+        (prop::sample::select(Resource::ALL.to_vec()), prop::array::uniform4(number()), any::<usize>());
+    let outcome =
+        (outcome, any::<bool>()).prop_map(|((resource, [expected, width, risk, actual], samples), ended)| {
+            Outcome { resource, expected, width, risk, samples, actual, ended }
+        });
     prop::collection::vec(outcome, 0..40)
 }
 
@@ -231,7 +233,8 @@ fn time_of_a_prediction() {
             features: Vec::new(),
         })
         .collect();
-    let history = History { task_and_user: runs.clone(), task: runs.clone(), host: runs, ..History::default() };
+    let history =
+        History { task_and_user: runs.clone(), task: runs.clone(), host: runs, ..History::default() };
     let started = std::time::Instant::now();
     let rounds = 200;
     for _ in 0..rounds {

@@ -173,8 +173,7 @@ fn predicted(prediction: &Prediction, manual: Manual, capacity: Capacity) -> Vec
     let low = memory.map_or(0.0, |memory| memory.expected).max(bounds.floor).min(bounds.ceiling);
     let cores = estimate(prediction, Resource::CpuCoresMean).map_or(0.0, |cpu| cpu.expected);
     let cores = cores.max(manual.cpu_floor_cores.unwrap_or(0.0));
-    let quota =
-        if manual.cpu_quota == Some(true) { quota(prediction, manual, capacity) } else { Vec::new() };
+    let quota = if manual.cpu_quota == Some(true) { quota(prediction, manual, capacity) } else { Vec::new() };
     let of = |resource| estimate(prediction, resource).map_or(0.0, |rate| rate.expected);
     let traffic = of(Resource::IoReadBytesPerS) + of(Resource::IoWriteBytesPerS);
     let protected = Some(whole(low)).filter(|low| *low > 0).map(Limit::MemoryLow);

@@ -94,9 +94,7 @@ fn failures_are_samples_only_where_they_tell_something() {
     ran(&mut store, &new, throttled, 20);
     let runs = history(&store);
     assert_eq!(runs.len(), 2, "now that a run ended well the stopped one is out");
-    let cpu = [
-        false, true, true, false, false, false, false, false, false, true, true, false, false,
-    ];
+    let cpu = [false, true, true, false, false, false, false, false, false, true, true, false, false];
     assert_eq!(runs[0].censored, cpu);
 }
 
