@@ -6,6 +6,7 @@ use super::run::parse_feature;
 use super::settings::Settings;
 use super::table::{Align, Table};
 use crate::fingerprint::key::{self, Feature, TaskKey};
+use crate::predict::licenses::{self, LicenseEstimate};
 use crate::predict::{Level, Prediction, Resource, predict};
 use crate::store::Reader;
 use crate::units::{format_bytes, format_duration, format_rate};
@@ -77,11 +78,14 @@ struct Predicted<'a> {
     uid: u32,
     #[serde(flatten)]
     prediction: Prediction,
+    licenses: Vec<LicenseEstimate>,
 }
 
 pub(super) fn run(settings: &Settings, arguments: &PredictArgs) -> anyhow::Result<u8> {
     let key = arguments.task.key();
-    let history = Reader::open(&settings.database_to_read())?.history(&key)?;
+    let reader = Reader::open(&settings.database_to_read())?;
+    let history = reader.history(&key)?;
+    let licenses = licenses::learn(&reader.licenses_used(&key)?, settings.config.run.risk);
     let prediction = predict(&history, &arguments.task.features(), settings.config.run.risk);
     let known = prediction.estimates.iter().any(|estimate| estimate.level != Level::Host);
     if arguments.json {
@@ -90,9 +94,10 @@ pub(super) fn run(settings: &Settings, arguments: &PredictArgs) -> anyhow::Resul
             task_type: &key.task_type,
             uid: key.uid,
             prediction,
+            licenses,
         })?;
     } else if known {
-        print(table(&prediction))?;
+        print(table(&prediction, &licenses))?;
     }
     if known {
         return Ok(0);
@@ -102,7 +107,7 @@ pub(super) fn run(settings: &Settings, arguments: &PredictArgs) -> anyhow::Resul
 }
 
 /// A line per resource.
-pub(super) fn table(prediction: &Prediction) -> Table {
+pub(super) fn table(prediction: &Prediction, licenses: &[LicenseEstimate]) -> Table {
     use Align::{Left, Right};
     let mut table = Table::new(&[
         ("RESOURCE", Left),
@@ -119,6 +124,18 @@ pub(super) fn table(prediction: &Prediction) -> Table {
             format(estimate.upper),
             estimate.samples.to_string(),
             estimate.reason.clone(),
+        ]);
+    }
+    for pool in licenses {
+        table.row([
+            format!("licences of {}", pool.license),
+            pool.expected.to_string(),
+            pool.upper.to_string(),
+            pool.samples.to_string(),
+            format!(
+                "the last {} runs of this task by this user were seen to use so many at once",
+                pool.samples
+            ),
         ]);
     }
     table

@@ -7,6 +7,7 @@ pub mod columns;
 mod estimate;
 pub mod explain;
 pub mod learner;
+pub mod licenses;
 mod residual;
 pub mod seasonal;
 pub mod sizing;

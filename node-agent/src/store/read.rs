@@ -14,6 +14,7 @@ use crate::size::admission::Licenses;
 use crate::size::{Limits, Origin, Policy};
 use rusqlite::{Connection, OptionalExtension, Params, Result, Row, params};
 use serde::Serialize;
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 /// Runs that [`Reader::task`] returns.
@@ -248,6 +249,15 @@ impl Reader {
     /// As [`Reader::tasks`].
     pub fn licenses_learned(&self, key: &TaskKey) -> Result<Licenses, StoreError> {
         self.run_query(|db| admission::learned(db, key))
+    }
+
+    /// The most licences of each pool that each of the newest runs of a task used at once: for
+    /// [`learn`](crate::predict::licenses::learn).
+    ///
+    /// # Errors
+    /// As [`Reader::tasks`].
+    pub fn licenses_used(&self, key: &TaskKey) -> Result<BTreeMap<String, Vec<u32>>, StoreError> {
+        self.run_query(|db| admission::used(db, key))
     }
 
     /// The newest events, newest first: at most `limit`.
