@@ -212,7 +212,8 @@ fn a_full_disk_stops_no_job() {
     let sandbox = Sandbox::new();
     let place = sandbox.path("small");
     fs::create_dir(&place).unwrap();
-    let mounted = Command::new("mount").args(["-t", "tmpfs", "-o", "size=1m", "none"]).arg(&place).status();
+    let mounted =
+        Command::new("mount").args(["-t", "tmpfs", "-o", "size=1m,mode=0755", "none"]).arg(&place).status();
     require!(mounted.is_ok_and(|status| status.success()), "no file system can be mounted here");
     let database = place.join("x.db");
     let before = run_job(sandbox.standin(["run", "--no-agent", "--db"]).arg(&database));

@@ -73,14 +73,34 @@ fn show_begins_with_what_matters() {
     let sandbox = with_history();
     let shown = text(&sandbox, &["show", "sample"]);
     let place = |text: &str| shown.find(text).unwrap_or_else(|| panic!("no {text:?} in {shown}"));
-    let order = ["TASK", "Run 2: sample by", "command   sh -c exit 0", "rows 12", "RESOURCE", "Measured"];
+    let order = [
+        "sample: 3 runs by",
+        "Run 2: sample by",
+        "command   sh -c exit 0",
+        "rows 12",
+        "RESOURCE",
+        "Next run",
+        "Last runs",
+    ];
     assert!(order.map(place).is_sorted(), "{shown}");
+    assert!(shown.lines().all(|line| line.chars().count() <= 80), "{shown}");
+    assert!(!shown.contains('\u{1b}') && !shown.contains("Measured"), "{shown}");
+    let full = text(&sandbox, &["show", "sample", "--full"]);
+    assert!(full.contains("Measured\n") && full.contains("Where the numbers come from"), "{full}");
     let memory = shown.lines().find(|line| line.starts_with("memory ")).unwrap();
-    assert!(!columns(memory).contains(&"-"), "needed and expected: {memory}");
+    assert!(
+        columns(memory).len() >= 4 && !columns(memory)[1..4].contains(&"-"),
+        "needed and expected: {memory}"
+    );
     assert!(text(&sandbox, &["show", "--run", "3"]).contains("exit 9"));
     let shown = json(&sandbox, &["show", "sample", "--json"]);
     assert_eq!(shown["run"]["run_id"], 2);
     assert_eq!(shown["task"]["users"][0]["runs"], 3);
+    assert!(shown["summary"].as_str().is_some_and(|summary| summary.ends_with('.')), "{}", shown["summary"]);
+    assert!(
+        shown["traits"].is_array()
+            && shown["next"]["estimates"].as_array().is_some_and(|all| !all.is_empty())
+    );
     assert!(shown["run"]["fingerprint"]["duration_ns"].as_u64().unwrap() > 0);
     assert!(shown["run"]["coverage"].as_array().is_some_and(|sources| !sources.is_empty()));
 }

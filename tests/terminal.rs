@@ -5,9 +5,9 @@ mod support;
 
 use std::fs::File;
 use std::io::{Read, Write};
-use std::os::fd::{AsRawFd, OwnedFd};
-use std::os::unix::process::{CommandExt, ExitStatusExt};
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::os::fd::AsRawFd;
+use std::os::unix::process::ExitStatusExt;
+use std::process::{Child, Command, ExitStatus};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use support::{Agent, Sandbox, has, is_root, wait_until};
@@ -20,25 +20,8 @@ struct Terminal {
 }
 
 impl Terminal {
-    fn start(mut command: Command) -> Self {
-        let size = nix::pty::Winsize { ws_row: 33, ws_col: 99, ws_xpixel: 0, ws_ypixel: 0 };
-        let pair = nix::pty::openpty(Some(&size), None).unwrap();
-        let end = |fd: &OwnedFd| Stdio::from(fd.try_clone().unwrap());
-        command.stdin(end(&pair.slave)).stdout(end(&pair.slave)).stderr(end(&pair.slave));
-        command.env("TERM", "dumb");
-        let master = pair.master.as_raw_fd();
-        // SAFETY: only system calls between fork and exec.
-        unsafe {
-            command.pre_exec(move || {
-                libc::close(master);
-                if libc::setsid() < 0 || libc::ioctl(0, libc::TIOCSCTTY, 0) < 0 {
-                    return Err(std::io::Error::last_os_error());
-                }
-                Ok(())
-            });
-        }
-        let child = command.spawn().unwrap();
-        let keys = File::from(pair.master);
+    fn start(command: Command) -> Self {
+        let (keys, child) = support::pty::start(command, (33, 99), "dumb");
         let shown = Arc::new(Mutex::new(String::new()));
         watch(keys.try_clone().unwrap(), Arc::clone(&shown));
         Self { keys, shown, child }

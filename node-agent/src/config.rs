@@ -7,6 +7,7 @@ pub use sizing::{Admission, Host, License, Share, Size, TaskRule};
 use crate::size::Policy;
 use serde::Deserialize;
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 /// Where it is read from when nobody says otherwise. Need not exist.
@@ -28,6 +29,8 @@ pub struct Config {
     pub run: Run,
     /// See [`Retention`].
     pub retention: Retention,
+    /// See [`Metrics`].
+    pub metrics: Metrics,
     /// See [`Host`].
     pub host: Host,
     /// See [`Admission`].
@@ -48,6 +51,8 @@ pub struct Agent {
     pub socket: PathBuf,
     /// Group whose members may use the socket; nobody but root if there is no such group.
     pub socket_group: String,
+    /// Group whose members may read the whole database, with the runs of all users; nobody but root if empty.
+    pub database_group: String,
     /// Cgroup under which runs get theirs: a relative path of plain names.
     pub cgroup_parent: String,
     /// Whether BPF programs are loaded; without them the kernel's own accounts serve.
@@ -76,6 +81,7 @@ impl Default for Agent {
             database: None,
             socket: DEFAULT_SOCKET.into(),
             socket_group: "standin".into(),
+            database_group: String::new(),
             cgroup_parent: "standin".into(),
             probes: true,
             bpffs: None,
@@ -107,6 +113,24 @@ impl Default for Run {
     }
 }
 
+/// `[metrics]`: where they are served, as Prometheus text. Nowhere, if nothing is named.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Metrics {
+    /// Unix socket, for root and the group of the agent's.
+    pub socket: Option<PathBuf>,
+    /// Address and port of this host itself: `127.0.0.1:9750`. Whoever is on the host may read there.
+    pub listen: Option<SocketAddr>,
+    /// Most kinds of tasks, each with a user, that have series of their own; 0 for none.
+    pub tasks_max: u32,
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        Self { socket: None, listen: None, tasks_max: 100 }
+    }
+}
+
 /// `[retention]`: how long single runs are kept. The totals of a task outlive them.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -134,6 +158,9 @@ pub enum ConfigError {
         /// Why.
         source: std::io::Error,
     },
+    /// Others than root could have written it, and root reads it.
+    #[error(transparent)]
+    Untrusted(#[from] crate::trust::Untrusted),
     /// The file is not what is allowed.
     #[error("{}{}: {message}", path.display(), line.map(|line| format!(":{line}")).unwrap_or_default())]
     Invalid {
@@ -154,7 +181,10 @@ impl Config {
     pub fn load(path: Option<&Path>) -> Result<Self, ConfigError> {
         let wanted = path.unwrap_or(Path::new(DEFAULT_PATH));
         match std::fs::read_to_string(wanted) {
-            Ok(text) => Self::parse(wanted, &text),
+            Ok(text) => {
+                crate::trust::check_file_of_root(wanted)?;
+                Self::parse(wanted, &text)
+            }
             Err(error) if path.is_none() && error.kind() == std::io::ErrorKind::NotFound => {
                 Ok(Self::default())
             }
@@ -197,7 +227,13 @@ impl Config {
                 format!("is {}: {allowed}", self.agent.budget_percent),
             ));
         }
+        if let Some(address) = self.metrics.listen.filter(|address| !address.ip().is_loopback()) {
+            let allowed =
+                "allowed is an address of this host itself, such as \"127.0.0.1:9750\": there is no password";
+            return Err(("metrics.listen".into(), format!("is \"{address}\": {allowed}")));
+        }
         let bounds = [
+            ("metrics.tasks_max", u64::from(self.metrics.tasks_max), 0, 10_000),
             ("agent.host_cgroups", u64::from(self.agent.host_cgroups), 0, 65_536),
             ("agent.host_record_s", self.agent.host_record_s, 0, 2_592_000),
             ("agent.cost_interval_s", self.agent.cost_interval_s, 2, 86_400),
@@ -222,7 +258,7 @@ fn in_words(text: &str, line: Option<usize>, message: &str) -> String {
         message.replace(&format!("expected {name}"), "expected a whole number that is not negative")
     });
     let message = message.replace("expected f64", "expected a number").replace("path string", "a path");
-    let tables = ["Agent", "Run", "Retention", "Host", "Admission", "License", "TaskRule"];
+    let tables = ["Agent", "Run", "Metrics", "Retention", "Host", "Admission", "License", "TaskRule"];
     let message = tables.iter().fold(message, |message, name| {
         message.replace(&format!("struct {name}"), "a table, written [agent], [run], [task.NAME], …")
     });
@@ -240,6 +276,8 @@ fn key_of(line: &str) -> Option<&str> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::hostile;
+    use proptest::prelude::*;
 
     fn error(text: &str) -> String {
         Config::parse(Path::new("config.toml"), text).unwrap_err().to_string()
@@ -291,8 +329,85 @@ mod tests {
         assert!(more.contains("asks for 2 of x"), "{more}");
         let less = error("[task.a]\nlimit_memory = 100\nreserve_memory = \"1K\"\n");
         assert!(less.starts_with("config.toml:3: task.a.reserve_memory"), "{less}");
+        let open = error("[metrics]\nlisten = \"0.0.0.0:9750\"\n");
+        assert!(
+            open.starts_with("config.toml:2: metrics.listen is \"0.0.0.0:9750\"")
+                && open.contains("127.0.0.1"),
+            "{open}"
+        );
+        assert!(error("[metrics]\nlisten = \"9750\"\n").starts_with("config.toml:2: listen: "));
         let kind = error("[agent]\ntasks_max = \"x\"\n");
         assert!(kind.starts_with("config.toml:2: tasks_max: ") && kind.contains("whole number"), "{kind}");
         assert!(!error("[agent\n").contains('\n'));
+    }
+
+    const LINES: &[&str] = &[
+        "[agent]",
+        "[run]",
+        "[host]",
+        "[admission]",
+        "[retention]",
+        "[license.x]",
+        "[task.a]",
+        "[task.\"b c\"]",
+        "[[agent]]",
+        "policy = \"strict\"",
+        "cgroup_parent = \"a/b\"",
+        "cgroup_parent = \"../x\"",
+        "cgroup_parent = \"/\"",
+        "total = 2",
+        "licenses = { x = 1 }",
+        "server = \"127.0.0.1:1\"",
+        "when_full = \"wait\"",
+    ];
+    const KEYS: &[&str] = &[
+        "tasks_max",
+        "host_cgroups",
+        "budget_percent",
+        "cost_interval_s",
+        "checkpoint_s",
+        "risk",
+        "runs_per_task",
+        "days",
+        "reserve_memory",
+        "cpu_overcommit",
+        "unknown_memory",
+        "total",
+        "priority",
+        "limit_memory",
+        "limit_cpu",
+        "limit_tasks",
+        "reserve_cpu",
+        "limit_read",
+    ];
+
+    fn config_text() -> impl Strategy<Value = String> {
+        let value = prop_oneof![hostile::number(), hostile::number().prop_map(|text| format!("{text:?}"))];
+        let line = prop_oneof![
+            3 => hostile::word_of(LINES),
+            4 => (prop::sample::select(KEYS), value).prop_map(|(key, value)| format!("{key} = {value}")),
+        ];
+        proptest::collection::vec(line, 0..8).prop_map(|lines| lines.join("\n"))
+    }
+
+    proptest! {
+        /// What is taken can be used; what is not is told in one line.
+        #[test]
+        fn hostile_configs(text in config_text()) {
+            match Config::parse(Path::new("config.toml"), &text) {
+                Err(error) => prop_assert_eq!(error.to_string().lines().count(), 1),
+                Ok(config) => {
+                    prop_assert!(config.run.risk > 0.0 && config.run.risk < 1.0);
+                    prop_assert!(config.host.reserve_memory.of(1 << 30) <= 1 << 30);
+                    prop_assert!(config.admission.cpu_overcommit.is_finite());
+                    let plain = |part: &str| !matches!(part, "" | "." | "..");
+                    prop_assert!(config.agent.cgroup_parent.split('/').all(plain));
+                    for rule in config.task.values() {
+                        let cores = [rule.limit_cpu, rule.reserve_cpu];
+                        prop_assert!(cores.iter().flatten().all(|cores| cores.is_finite() && *cores > 0.0));
+                    }
+                }
+            }
+        }
     }
 }

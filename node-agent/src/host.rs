@@ -27,6 +27,14 @@ impl ProcessId {
         Self::of(pid).unwrap_or_else(|| Self { pid, start_ticks: 0, boot_id: boot_id() })
     }
 
+    /// How long ago it started, at a moment of `CLOCK_BOOTTIME`; `None` in another boot.
+    pub fn age_at(&self, since_boot_ns: u64) -> Option<Duration> {
+        let ticks = procfs::ticks_per_second().max(1);
+        let started_ns = u128::from(self.start_ticks) * 1_000_000_000 / u128::from(ticks);
+        let age = u128::from(since_boot_ns).saturating_sub(started_ns);
+        (self.boot_id == boot_id()).then(|| Duration::from_nanos(u64::try_from(age).unwrap_or(u64::MAX)))
+    }
+
     /// Whether that very process still runs. A zombie does not.
     pub fn is_alive(&self) -> bool {
         let Ok(stat) = procfs::process::Process::new(self.pid).and_then(|process| process.stat()) else {
@@ -87,6 +95,11 @@ pub fn now_ms() -> i64 {
 /// Nanoseconds since boot, time asleep included: `CLOCK_BOOTTIME`.
 pub fn since_boot_ns() -> u64 {
     clock_ns(rustix::time::ClockId::Boottime)
+}
+
+/// Milliseconds since boot: a time that nobody sets.
+pub fn uptime_ms() -> i64 {
+    i64::try_from(since_boot_ns() / 1_000_000).unwrap_or(i64::MAX)
 }
 
 /// Nanoseconds of `CLOCK_MONOTONIC`, the clock of `bpf_ktime_get_ns`.
@@ -161,41 +174,79 @@ pub fn memory_available_bytes() -> u64 {
     procfs::Meminfo::current().ok().and_then(|memory| memory.mem_available).unwrap_or(0)
 }
 
+/// CPU time of all CPUs since boot, in ticks.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CpuTicks {
+    /// In user mode.
+    pub user: u64,
+    /// In the kernel, interrupts included.
+    pub system: u64,
+    /// Nothing to do, waits for I/O included.
+    pub idle: u64,
+    /// Taken away by the hypervisor.
+    pub stolen: u64,
+}
+
+impl CpuTicks {
+    /// As they are now; `None` where `/proc` does not tell.
+    pub fn now() -> Option<Self> {
+        Self::of(&std::fs::read_to_string("/proc/stat").unwrap_or_default())
+    }
+
+    /// All of them.
+    pub fn all(&self) -> u64 {
+        [self.system, self.idle, self.stolen].into_iter().fold(self.user, u64::saturating_add)
+    }
+
+    /// From the first line of `/proc/stat`: user, nice, system, idle, iowait, irq, softirq, steal.
+    fn of(text: &str) -> Option<Self> {
+        let ticks = text.lines().next()?.strip_prefix("cpu ")?.split_whitespace().take(8);
+        let ticks: Vec<u64> = ticks.map_while(|tick| tick.parse().ok()).collect();
+        let [user, nice, system, idle, waiting, irq, softirq, stolen] = ticks.try_into().ok()?;
+        let user = user.saturating_add(nice);
+        let system = system.saturating_add(irq).saturating_add(softirq);
+        Some(Self { user, system, idle: idle.saturating_add(waiting), stolen })
+    }
+}
+
 /// How much of the host's CPUs idles: shares between two looks.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct Idle {
-    idle: u64,
-    all: u64,
-}
+pub struct Idle(CpuTicks);
 
 impl Idle {
     /// Cores that idled since the last look; 0 at the first one.
     pub fn cores(&mut self) -> f64 {
-        let text = std::fs::read_to_string("/proc/stat").unwrap_or_default();
-        let now = Self::of(&text).unwrap_or(*self);
-        let before = std::mem::replace(self, now);
-        let (idle, all) = (now.idle.saturating_sub(before.idle), now.all.saturating_sub(before.all));
-        if before.all == 0 || all == 0 { 0.0 } else { idle as f64 / all as f64 * cpus() as f64 }
-    }
-
-    /// From `/proc/stat`: its first line has user, nice, system, idle, iowait, irq, softirq, steal, in ticks.
-    fn of(text: &str) -> Option<Self> {
-        let ticks = text.lines().next()?.strip_prefix("cpu ")?.split_whitespace().take(8);
-        let ticks: Vec<u64> = ticks.map_while(|tick| tick.parse().ok()).collect();
-        Some(Self { idle: ticks.get(3)? + ticks.get(4)?, all: ticks.iter().sum() })
+        let now = CpuTicks::now().unwrap_or(self.0);
+        let before = std::mem::replace(&mut self.0, now);
+        let (idle, all) = (now.idle.saturating_sub(before.idle), now.all().saturating_sub(before.all()));
+        if before.all() == 0 || all == 0 { 0.0 } else { idle as f64 / all as f64 * cpus() as f64 }
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::hostile;
+    use proptest::prelude::*;
 
     #[test]
     fn idle_is_what_no_one_used() {
-        let idle = Idle::of("cpu  100 0 50 800 50 0 0 0 0 0\ncpu0 1 2 3\n").unwrap();
-        assert_eq!((idle.idle, idle.all), (850, 1000));
+        let ticks = CpuTicks::of("cpu  100 1 50 800 50 2 3 4 0 0\ncpu0 1 2 3\n").unwrap();
+        assert_eq!(ticks, CpuTicks { user: 101, system: 55, idle: 850, stolen: 4 });
+        assert_eq!(ticks.all(), 1010);
+        assert_eq!(CpuTicks::of("cpu  1 2\n"), None);
         let mut looked = Idle::default();
         assert_eq!(looked.cores(), 0.0, "one look tells nothing");
         assert!((0.0..=cpus() as f64).contains(&looked.cores()));
+    }
+
+    proptest! {
+        #[test]
+        fn hostile_stat(text in hostile::keyed_lines(&["cpu", "cpu0", "7 (a) b) ", "7 (x) R 1", "cpu  1 2 3"])) {
+            _ = task_state(&text);
+            if let Some(ticks) = CpuTicks::of(&text) {
+                prop_assert!(ticks.idle <= ticks.all());
+            }
+        }
     }
 }

@@ -14,15 +14,24 @@ pub mod config;
 pub mod fingerprint;
 pub mod host;
 pub mod launch;
+pub mod live;
+pub mod metrics;
+pub mod pidfd;
 pub mod predict;
+pub mod printable;
 pub mod probe;
+pub mod report;
 pub mod service;
 pub mod shadow;
 pub mod size;
 pub mod steer;
 pub mod store;
+pub mod trust;
 pub mod units;
 pub mod wire;
+
+#[cfg(test)]
+mod hostile;
 
 #[cfg(test)]
 #[path = "../../tests/support/skip.rs"]

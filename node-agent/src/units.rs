@@ -89,6 +89,17 @@ pub fn format_bytes(bytes: f64) -> String {
     format!("{value:.1} {unit}")
 }
 
+/// A count with its thousands apart: `1,234,567`.
+pub fn format_count(count: u64) -> String {
+    let digits = count.to_string();
+    let places = digits.len();
+    let apart = |(place, digit): (usize, char)| {
+        let comma = place > 0 && (places - place).is_multiple_of(3);
+        comma.then_some(',').into_iter().chain([digit])
+    };
+    digits.chars().enumerate().flat_map(apart).collect()
+}
+
 /// Bytes per second: `1.5 MiB/s`.
 pub fn format_rate(bytes_per_s: f64) -> String {
     format!("{}/s", format_bytes(bytes_per_s))
@@ -121,6 +132,26 @@ pub fn format_duration(seconds: f64) -> String {
     }
 }
 
+/// The local date and time, to the millisecond: `2026-02-03 04:05:06.789`.
+pub fn format_clock(at_ms: i64) -> String {
+    let (seconds, millis) = (at_ms.div_euclid(1000), at_ms.rem_euclid(1000));
+    // SAFETY: all-zero is a valid tm, and both pointers are valid for the call.
+    let local = unsafe {
+        let mut local: libc::tm = std::mem::zeroed();
+        libc::localtime_r(&raw const seconds, &raw mut local);
+        local
+    };
+    format!(
+        "{:04}-{:02}-{:02} {:02}:{:02}:{:02}.{millis:03}",
+        local.tm_year + 1900,
+        local.tm_mon + 1,
+        local.tm_mday,
+        local.tm_hour,
+        local.tm_min,
+        local.tm_sec
+    )
+}
+
 /// Not a number and below zero print as zero: these are for people, and a profiler has no such amounts.
 fn clean(number: f64) -> f64 {
     if number.is_nan() { 0.0 } else { number.clamp(0.0, 1e30) }
@@ -129,6 +160,8 @@ fn clean(number: f64) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::hostile;
+    use proptest::prelude::*;
 
     #[test]
     fn times_are_parsed() {
@@ -191,7 +224,21 @@ mod tests {
         ] {
             assert_eq!(format_duration(seconds), text);
         }
+        for (count, text) in [(0, "0"), (999, "999"), (1000, "1,000"), (1_234_567, "1,234,567")] {
+            assert_eq!(format_count(count), text);
+        }
         assert!(!format_duration(f64::INFINITY).is_empty());
         assert_eq!(format_rate(2048.0), "2.0 KiB/s");
+    }
+
+    proptest! {
+        #[test]
+        fn hostile_amounts(text in prop_oneof![hostile::number(), any::<String>()], amount in any::<f64>()) {
+            if let Ok(bytes) = parse_bytes(&text) {
+                prop_assert!(bytes > 0);
+            }
+            _ = parse_duration(&text);
+            prop_assert!(!format_bytes(amount).contains("NaN") && !format_duration(amount).contains("NaN"));
+        }
     }
 }

@@ -3,6 +3,7 @@
 #![allow(dead_code, unused_imports, reason = "every test takes what it needs")]
 #![allow(missing_docs, unreachable_pub, clippy::unwrap_used, reason = "this is no library")]
 
+pub mod pty;
 mod skip;
 
 use serde_json::Value;

@@ -9,27 +9,33 @@ use anyhow::{Context, Result};
 use crate::{debian, process};
 
 /// Programs that tests use, and Debian's packages with them.
-const PROGRAMS: [(&str, &str); 20] = [
+const PROGRAMS: [(&str, &str); 26] = [
     ("bash", "bash"),
     ("busybox", "busybox-static"),
     ("cc", "gcc libc6-dev"),
+    ("chromium", "chromium"),
     ("crun", "crun"),
     ("curl", "curl"),
     ("fio", "fio"),
+    ("fish", "fish"),
     ("iperf3", "iperf3"),
     ("mount", "mount"),
     ("nginx", "nginx-light"),
     ("podman", "podman"),
+    ("prometheus", "prometheus"),
     ("ps", "procps"),
     ("python3", "python3"),
+    ("redis-server", "redis-server"),
     ("script", "bsdutils"),
     ("setpriv", "util-linux"),
     ("setsid", "util-linux"),
     ("sqlite3", "sqlite3"),
     ("stress-ng", "stress-ng"),
+    ("systemd-analyze", "systemd"),
     ("tar", "tar"),
     ("unshare", "util-linux"),
     ("xz", "xz-utils"),
+    ("zsh", "zsh"),
 ];
 
 /// Options of `cargo xtask test`.

@@ -122,6 +122,11 @@ impl Engine {
         self.probes.as_ref().map(Probes::lost).unwrap_or_default()
     }
 
+    /// The same as it was about a second ago: costs nothing.
+    pub(super) fn lost_lately(&self) -> &[(String, u64)] {
+        &self.lost
+    }
+
     /// The cgroup hierarchies.
     pub fn hierarchies(&self) -> &Hierarchies {
         &self.hierarchies
@@ -395,6 +400,12 @@ impl Engine {
     pub fn take_exit(&mut self, pid: i32) -> Option<ProcessExit> {
         self.drain_exits();
         self.exits.remove(&pid.cast_unsigned()).flatten()
+    }
+
+    /// Whether the probes have seen the process `pid` end.
+    pub(super) fn has_seen_end(&mut self, pid: i32) -> bool {
+        self.drain_exits();
+        self.exits.get(&pid.cast_unsigned()).is_some_and(Option::is_some)
     }
 
     /// Empties the ring buffer of exits.

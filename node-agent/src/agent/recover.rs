@@ -18,7 +18,7 @@ pub(super) fn sweep_cgroups(hierarchies: &Hierarchies, parent: &Path) {
         let Some(owner) = name.to_str().and_then(owner_of) else {
             continue;
         };
-        if Path::new(&format!("/proc/{owner}")).exists() {
+        if is_process(owner) {
             continue;
         }
         if let Some(cgroup) = RunCgroup::existing(hierarchies, &parent.join(&name))
@@ -27,6 +27,11 @@ pub(super) fn sweep_cgroups(hierarchies: &Hierarchies, parent: &Path) {
             _ = remove(&cgroup);
         }
     }
+}
+
+/// Whether there is a process of this number.
+pub(super) fn is_process(pid: i32) -> bool {
+    Path::new(&format!("/proc/{pid}")).exists()
 }
 
 /// Removes the cgroup of a run, and the steering that was lent to it if it was a service.

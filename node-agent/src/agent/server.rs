@@ -9,54 +9,66 @@ mod budget;
 mod connection;
 mod container;
 mod forecast;
+mod guests;
+mod history;
 mod keeper;
 mod licenses;
 mod life;
+mod live;
+mod manager;
+mod metrics;
 mod others;
 mod pressure;
 mod queue;
+mod rate;
+mod reload;
 mod socket;
 mod steering;
+mod strays;
 
 use super::{Engine, EngineOptions, Task, recover, terms};
-use crate::config::Config;
+use crate::config::{Config, ConfigError};
 use crate::fingerprint::Measured;
 use crate::fingerprint::key::{Feature, TaskKey};
 use crate::host::{self, OwnCost, ProcessId};
+use crate::metrics::Tally;
+use crate::pidfd;
 use crate::probe::{Found, Probes, State};
 use crate::store::record::{Admission, Ending, Engine as EngineKind, NewRun, RunId};
 use crate::store::{Reader, Store, StoreError, Writer};
 use crate::wire::{AgentStatus, Start};
 use anyhow::{Context, bail};
 use forecast::Forecasts;
+use guests::Guests;
 use life::Life;
+use manager::Manager;
 use queue::{Entry, Queue};
+use rate::Rate;
 use std::cell::{Cell, RefCell};
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
-use tokio::net::{UnixListener, UnixStream};
+use tokio::net::UnixStream;
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot, watch};
+use tokio::sync::{Semaphore, oneshot, watch};
 use tokio::task::{JoinSet, LocalSet};
-
-/// Most connections at once; further ones wait to be accepted.
-const CONNECTIONS_MAX: usize = 4096;
 
 /// Pause between two looks at exits and released cgroups.
 const HOUSEKEEPING: Duration = Duration::from_secs(1);
 
-/// Pause between two prunings of old runs.
+/// Pause between two prunings of old runs, and most runs between them: a user in a loop makes thousands an hour.
 const PRUNING: Duration = Duration::from_secs(3600);
+const PRUNE_EVERY_RUNS: u64 = 1000;
 
 /// What the daemon shares between its futures.
 struct Agent {
-    config: Config,
+    /// As it was read last; see [`Agent::config`].
+    config: RefCell<Rc<Config>>,
     database: PathBuf,
     identity: ProcessId,
     engine: RefCell<Engine>,
@@ -68,17 +80,28 @@ struct Agent {
     /// How long the last look at what the probes have took.
     drain: Cell<Duration>,
     /// Licence servers whose connections are counted.
-    pools: licenses::Pools,
+    pools: RefCell<licenses::Pools>,
     /// Who gives memory back first when the host is out of room. Warm spares are to be added here.
     claims: RefCell<Vec<Box<dyn pressure::Claim>>>,
     /// Memory that idle tasks are to give back, bytes.
     wanted: watch::Sender<u64>,
     /// Promises, and who waits for one.
     queue: Queue,
+    /// Tasks under way, as they are shown.
+    board: live::Board,
+    /// What all tasks have used since the agent started.
+    tally: RefCell<Tally>,
     /// Tasks under way.
     active: Cell<usize>,
     /// Runs recorded.
     recorded: Cell<u64>,
+    manager: Manager,
+    /// Who is connected.
+    guests: Rc<Guests>,
+    /// Failovers that users have recorded.
+    failovers: RefCell<Rate>,
+    /// Copies of a user's part of the database that are being made.
+    copying: Semaphore,
     /// Becomes true when the daemon ends.
     stop: watch::Sender<bool>,
     lives: RefCell<JoinSet<()>>,
@@ -97,6 +120,21 @@ impl Process {
         let id = ProcessId::of(pid).ok_or(io::ErrorKind::NotFound)?;
         Ok(Self { id, pidfd: watch(pidfd, Interest::READABLE)? })
     }
+
+    /// Whether it still runs: then its number is nobody else's.
+    fn is_running(&self) -> bool {
+        use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+        let mut watched = [PollFd::new(self.pidfd.get_ref().as_fd(), PollFlags::POLLIN)];
+        poll(&mut watched, PollTimeout::ZERO) == Ok(0)
+    }
+}
+
+impl Process {
+    /// How it ended, where the kernel tells by its pidfd. What the probes tell is there sooner; but in a namespace of
+    /// processes they call it by another number.
+    fn exit_status(&self) -> Option<i32> {
+        pidfd::exit_status(self.pidfd.as_fd())
+    }
 }
 
 /// Has the event loop watch a descriptor.
@@ -105,47 +143,68 @@ fn watch<F: Into<OwnedFd>>(fd: F, interest: Interest) -> io::Result<AsyncFd<Owne
     Ok(unsafe { AsyncFd::register_with_interest(fd.into(), interest)? })
 }
 
-/// Runs the daemon until SIGTERM or SIGINT. Tasks under way go on without it.
+/// Where the configuration is read again from.
+pub type ReadConfig = Arc<dyn Fn() -> Result<Config, ConfigError> + Send + Sync>;
+
+/// Runs the daemon until SIGTERM or SIGINT. Tasks under way go on without it. At SIGHUP `read_config` is asked for
+/// the configuration again.
 ///
 /// # Errors
 /// Whatever keeps it from starting: no cgroups, no database, a socket that another agent holds.
-pub fn serve(config: Config, database: PathBuf, socket: &Path) -> anyhow::Result<()> {
+pub fn serve(
+    config: Config,
+    database: PathBuf,
+    socket: &Path,
+    read_config: &ReadConfig,
+) -> anyhow::Result<()> {
     let _keeper = keeper::start(Path::new(&config.agent.cgroup_parent));
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    LocalSet::new().block_on(&runtime, run(config, database, socket))
+    LocalSet::new().block_on(&runtime, run(config, database, socket, read_config))
 }
 
-async fn run(config: Config, database: PathBuf, socket: &Path) -> anyhow::Result<()> {
+async fn run(
+    config: Config,
+    database: PathBuf,
+    socket: &Path,
+    read_config: &ReadConfig,
+) -> anyhow::Result<()> {
     raise_descriptor_limit();
-    let listener = socket::listen(socket, &config.agent.socket_group)?;
-    let agent = Agent::start(config, database).inspect_err(|_| _ = std::fs::remove_file(socket))?;
+    let door = socket::open(socket, &config.agent.socket_group)?;
+    let mut hangup = signal(SignalKind::hangup())?;
+    let agent = Agent::start(config, database).inspect_err(|_| door.close(socket))?;
     agent.report_probes();
     tokio::task::spawn_local(pressure::watch(Rc::clone(&agent)));
+    let metrics = metrics::start(&agent, socket);
     tracing::info!("listening on {}, recording in {}", socket.display(), agent.database.display());
-    _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
+    agent.manager.ready();
 
-    let connections = Arc::new(Semaphore::new(CONNECTIONS_MAX));
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut housekeeping = tokio::time::interval(HOUSEKEEPING);
     let mut pruning = tokio::time::interval(PRUNING);
     loop {
         tokio::select! {
-            accepted = accept(&listener, &connections) => match accepted {
-                Ok((stream, permit)) => agent.serve(stream, permit),
+            accepted = door.listener.accept() => match accepted {
+                Ok((stream, _)) => agent.serve(stream),
                 Err(error) => {
                     tracing::warn!("failed to accept a connection: {error}");
                     tokio::time::sleep(Duration::from_millis(100)).await;
                 }
             },
-            _ = housekeeping.tick() => agent.keep_house(),
+            _ = housekeeping.tick() => {
+                agent.keep_house();
+                // Only here: whoever hears of it knows that requests and housekeeping get their turn.
+                agent.manager.alive(|| agent.in_words());
+            }
+            _ = hangup.recv() => agent.reload(read_config),
             _ = pruning.tick() => agent.prune(),
             _ = terminate.recv() => break,
             _ = interrupt.recv() => break,
         }
     }
-    _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
-    _ = std::fs::remove_file(socket);
+    agent.manager.stopping();
+    door.close(socket);
+    metrics.inspect(|socket| _ = std::fs::remove_file(socket));
     agent.end().await;
     Ok(())
 }
@@ -158,25 +217,16 @@ fn raise_descriptor_limit() {
     }
 }
 
-async fn accept(
-    listener: &UnixListener,
-    connections: &Arc<Semaphore>,
-) -> io::Result<(UnixStream, OwnedSemaphorePermit)> {
-    let permit = Arc::clone(connections).acquire_owned().await.map_err(io::Error::other)?;
-    let (stream, _) = listener.accept().await?;
-    Ok((stream, permit))
-}
-
 impl Agent {
     /// Loads probes, opens the database and takes up what the last agent left.
     fn start(config: Config, database: PathBuf) -> anyhow::Result<Rc<Self>> {
         let mut engine = Engine::new(&EngineOptions { pinned: true, ..EngineOptions::new(&config) })?;
-        if !engine.hierarchies().is_writable() {
+        if !engine.hierarchies().is_writable(engine.parent()) {
             bail!("the agent has to make cgroups and must be root; `standin run` works without an agent");
         }
         let opened = Store::open(&database)?;
-        if let Err(error) = socket::share(&database, &config.agent.socket_group) {
-            tracing::warn!("the database can't be read by group {}: {error}", config.agent.socket_group);
+        if let Err(error) = socket::share(&database, &config.agent.database_group) {
+            tracing::warn!("the database can't be read by group {}: {error}", config.agent.database_group);
         }
         if let Some(path) = &opened.moved_aside {
             tracing::warn!(
@@ -187,17 +237,22 @@ impl Agent {
         let mut store = opened.store;
         // Those that are taken up get their limits again; nobody would follow the others.
         keeper::let_go(engine.hierarchies(), engine.parent());
+        if let Err(error) = strays::record(&engine, &mut store, config.run.policy) {
+            tracing::warn!("tasks without a record stay without: {error}");
+        }
         let (adopted, of_others) = adopt::runs(&mut engine, &mut store)?;
         let others = others::Others::start(&mut engine, config.agent.host_cgroups, of_others);
         recover::sweep_cgroups(engine.hierarchies(), engine.parent());
         let reader = Reader::open(&database).context("failed to read the database just opened")?;
         let queue = Queue::new(terms::total(&config, engine.capacity()));
+        let tally = Tally::new(config.metrics.tasks_max as usize);
         let agent = Rc::new(Self {
             queue,
             claims: RefCell::default(),
             wanted: watch::Sender::new(0),
-            pools: licenses::Pools::new(&config),
-            config,
+            pools: RefCell::new(licenses::Pools::new(&config)),
+            config: RefCell::new(Rc::new(config)),
+            manager: Manager::default(),
             database,
             identity: ProcessId::current(),
             engine: RefCell::new(engine),
@@ -207,8 +262,13 @@ impl Agent {
             others: RefCell::new(others),
             budget: RefCell::default(),
             drain: Cell::default(),
+            board: live::Board::default(),
+            tally: RefCell::new(tally),
             active: Cell::new(0),
             recorded: Cell::new(0),
+            guests: Rc::default(),
+            failovers: RefCell::new(Rate::of(rate::FAILOVERS_MAX)),
+            copying: Semaphore::new(1),
             stop: watch::Sender::new(false),
             lives: RefCell::new(JoinSet::new()),
         });
@@ -220,6 +280,16 @@ impl Agent {
             agent.spawn(life::lead(Rc::clone(&agent), life, executed, oneshot::channel().0));
         }
         Ok(agent)
+    }
+
+    /// The configuration that holds now: it changes when the daemon is told to read it again.
+    fn config(&self) -> Rc<Config> {
+        Rc::clone(&self.config.borrow())
+    }
+
+    /// How things are, for the service manager's status line.
+    fn in_words(&self) -> String {
+        format!("{} tasks running, {} recorded", self.active.get(), self.recorded.get())
     }
 
     fn report_probes(&self) {
@@ -245,7 +315,7 @@ impl Agent {
             priority: admission.priority,
             promise: admission.promise.clone(),
             duration_ms: None,
-            since_ms: host::now_ms(),
+            since_uptime_ms: host::uptime_ms(),
             run: None,
         };
         self.hold(entry, admission)
@@ -256,12 +326,9 @@ impl Agent {
         self.lives.borrow_mut().spawn_local(life);
     }
 
-    fn serve(self: &Rc<Self>, stream: UnixStream, permit: OwnedSemaphorePermit) {
+    fn serve(self: &Rc<Self>, stream: UnixStream) {
         let agent = Rc::clone(self);
-        tokio::task::spawn_local(async move {
-            connection::serve(&agent, stream).await;
-            drop(permit);
-        });
+        tokio::task::spawn_local(async move { connection::serve(&agent, stream).await });
     }
 
     fn keep_house(self: &Rc<Self>) {
@@ -282,8 +349,17 @@ impl Agent {
         }
     }
 
+    fn count_recorded(&self) {
+        let recorded = self.recorded.get() + 1;
+        self.recorded.set(recorded);
+        if recorded.is_multiple_of(PRUNE_EVERY_RUNS) {
+            self.prune();
+        }
+    }
+
     fn prune(&self) {
-        let retention = &self.config.retention;
+        let config = self.config();
+        let retention = &config.retention;
         let report = |result| match result {
             Ok(0) => {}
             Ok(runs) => tracing::info!("{runs} old runs dropped"),

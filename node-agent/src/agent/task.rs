@@ -11,6 +11,7 @@ use crate::probe::Slot;
 use crate::size::{self, Limit, Limits, Manual, Origin, Policy};
 use crate::store::record::{Ending, OpenRun};
 use crate::wire::Leftover;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 /// A quota that ran out in more than this share of its periods held the task back.
@@ -36,11 +37,23 @@ pub struct Plan {
     pub manual: Manual,
 }
 
+/// How long a run has gone on that another agent began. The clock of the wall may have been set meanwhile: it is
+/// believed as far as the run is not shorter than was recorded, nor longer than its main process lives.
+pub(super) fn elapsed_at(run: &OpenRun, since_boot_ns: u64, now_ms: i64) -> Duration {
+    let recorded = Duration::from_nanos(run.measured.fingerprint.duration_ns);
+    let by_clock = u64::try_from(now_ms.saturating_sub(run.started_at_ms)).unwrap_or(0);
+    let age = run.main.as_ref().and_then(|main| main.age_at(since_boot_ns));
+    let waited = Duration::from_millis(run.admission.as_ref().map_or(0, |admission| admission.waited_ms));
+    // A tick of the process's start is a hundredth of a second.
+    let most = age.map_or(Duration::MAX, |age| age.saturating_sub(waited) + Duration::from_millis(20));
+    Duration::from_millis(by_clock).clamp(recorded.min(most), most)
+}
+
 /// See the head of this file.
 #[derive(Debug)]
 pub struct Task {
     cgroup: RunCgroup,
-    watch: Watch,
+    watch: Arc<Watch>,
     slot: Option<Slot>,
     plan: Plan,
     notes: Vec<String>,
@@ -66,7 +79,7 @@ impl Task {
         lost_before: &[(String, u64)],
     ) -> Self {
         let collector = Collector::new(measures, coverage);
-        let (watch, started) = (cgroup.watch(), Instant::now());
+        let (watch, started) = (Arc::new(cgroup.watch()), Instant::now());
         let follow = Follow::new(size::following(&plan.limits, plan.policy, plan.manual, capacity));
         let lost_before = lost_before.to_vec();
         Self {
@@ -104,7 +117,7 @@ impl Task {
         let mut task = Self {
             follow: Follow::new(size::following(&run.limits, run.policy, manual, engine.capacity())),
             collector: Collector::resume(measures, coverage, run.measured.clone()),
-            watch: cgroup.watch(),
+            watch: Arc::new(cgroup.watch()),
             cgroup,
             slot,
             plan: Plan {
@@ -117,9 +130,7 @@ impl Task {
             started: Instant::now(),
             lost_before: engine.lost(),
             active_at: Instant::now(),
-            elapsed_before: Duration::from_millis(
-                u64::try_from(host::now_ms() - run.started_at_ms).unwrap_or(0),
-            ),
+            elapsed_before: elapsed_at(run, host::since_boot_ns(), host::now_ms()),
         };
         let sample = task.look(engine);
         task.collector.start_at(sample);
@@ -147,6 +158,16 @@ impl Task {
     pub(super) fn ended_after(&mut self, elapsed: Duration) {
         self.elapsed_before = elapsed;
         self.started = Instant::now();
+    }
+
+    /// The accounts that are looked at often.
+    pub(super) fn watch(&self) -> &Arc<Watch> {
+        &self.watch
+    }
+
+    /// What is measured of it.
+    pub(super) fn measures(&self) -> &Measures {
+        self.collector.measures()
     }
 
     /// Its cgroup.
@@ -237,7 +258,7 @@ impl Task {
         let (used, cpu_ns) = (sample.accounts.memory_bytes, sample.accounts.cpu_ns);
         let followed = self.follow.look(
             (self.elapsed(), used.unwrap_or(0), cpu_ns.unwrap_or(0)),
-            (&self.cgroup, &self.watch),
+            (&self.cgroup, &*self.watch),
             || engine.room(),
             &mut self.plan.limits,
         );

@@ -108,7 +108,10 @@ pub(super) fn duration_ms(prediction: &Prediction) -> Option<i64> {
 mod tests {
     use super::*;
     use crate::predict::Estimate;
+    use crate::size::admission::Ledger;
     use crate::wire::Leftover;
+    use crate::wire::Request;
+    use proptest::prelude::*;
 
     fn start() -> Start {
         Start {
@@ -191,5 +194,46 @@ mod tests {
         assert_eq!(of(None, None, &Prediction::default()), (128 << 20, 1.0));
         assert_eq!(of(None, Some(900), &Prediction::default()), (900, 1.0));
         assert_eq!(duration_ms(&prediction), Some(2000));
+    }
+
+    fn amounts() -> impl Strategy<Value = Manual> {
+        let bytes = || prop::option::of(any::<u64>());
+        let cores = || prop::option::of(any::<f64>());
+        (bytes(), cores(), bytes(), bytes(), cores()).prop_map(|(memory, cores, tasks, floor, cpu_floor)| {
+            Manual {
+                memory_bytes: memory,
+                cpu_cores: cores,
+                tasks,
+                memory_floor_bytes: floor,
+                cpu_floor_cores: cpu_floor,
+                ..Manual::default()
+            }
+        })
+    }
+
+    proptest! {
+        /// Whatever gets past the border can be promised and taken back, and leaves nothing behind.
+        #[test]
+        fn hostile_promises(asked in proptest::collection::vec(amounts(), 1..6), since_ms in any::<i64>()) {
+            let mut ledger = Ledger::new(total(&Config::default(), Capacity { cpus: 4, memory_bytes: 8 << 30 }));
+            let nothing = ledger.promised();
+            let mut tickets = Vec::new();
+            for manual in asked {
+                let start = Start { manual, ..start() };
+                if Request::Start(Box::new(start.clone())).check().is_err() {
+                    continue;
+                }
+                let terms = terms(&config(), "train", &start);
+                let promise = promise(&Prediction::default(), &terms, Licenses::new(), &Config::default());
+                prop_assert!(promise.cpu_cores.is_finite() && promise.cpu_cores >= 0.0);
+                tickets.push(ledger.promise(promise.clone(), Some(since_ms)));
+                let rank = (terms.priority, since_ms);
+                tickets.extend(ledger.wait(promise, false, rank, Some(1)));
+            }
+            _ = ledger.queue(since_ms);
+            tickets.into_iter().for_each(|ticket| ledger.release(ticket));
+            prop_assert_eq!(ledger.promised().memory_bytes, nothing.memory_bytes);
+            prop_assert!(ledger.promised().cpu_cores.abs() < 1e-3);
+        }
     }
 }

@@ -8,6 +8,7 @@
 
 pub mod accuracy;
 pub mod csv;
+pub mod own;
 pub mod plot;
 pub mod recipe;
 mod sacct;

@@ -352,7 +352,11 @@ impl Reading {
         self.task.duration_s = self.duration_s.ok_or_else(|| missing("duration_s"))?;
         self.task.memory_peak_bytes = self.peak_bytes.ok_or_else(|| missing("memory_peak_bytes"))?;
         if let Some(cpu_s) = self.cpu_s.filter(|_| self.task.duration_s > 0.0) {
-            self.task.cpu_cores_mean = Some(cpu_s / self.task.duration_s);
+            let cores = cpu_s / self.task.duration_s;
+            if cores > CORES_MAX {
+                return Err(("duration_s", format!("{cpu_s} s of CPU time within it cannot be")));
+            }
+            self.task.cpu_cores_mean = Some(cores);
         }
         Ok(self.task)
     }
@@ -438,6 +442,9 @@ fn date_ms(text: &str) -> Option<i64> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::hostile;
+    use proptest::collection::vec;
+    use proptest::prelude::*;
 
     const HEADER: &str = "task_type,start_s,duration_s,memory_peak_bytes,memory_request_bytes,input_bytes\n";
 
@@ -493,5 +500,103 @@ mod tests {
         assert_eq!(moment_ms("1970-01-02T00:00:01", Scale::One), Ok(86_401_000));
         assert_eq!(moment_ms("2023-01-23 16:08:25", Scale::One), Ok(1_674_490_105_000));
         assert!(seconds("99:99:99", Scale::One).is_err());
+    }
+
+    const NAMES: &[&str] = &[
+        "task_type",
+        "user",
+        "start_s",
+        "end",
+        "duration_s",
+        "memory_peak_bytes",
+        "memory_request_gib",
+        "cpu_percent",
+        "cpu_time_s",
+        "io_read_bytes",
+        "state",
+        "feature:x",
+        "process",
+        "start",
+        "complete",
+        "realtime",
+        "rss",
+        "peak_rss",
+        "memory",
+        "%cpu",
+        "status",
+        "rchar",
+        "JobID",
+        "JobName",
+        "User",
+        "Start",
+        "End",
+        "Elapsed",
+        "MaxRSS",
+        "ReqMem",
+        "AllocCPUS",
+        "TotalCPU",
+        "State",
+    ];
+
+    /// The columns that each preset can't do without, so that rows are looked at.
+    const NEEDED: [(Preset, &str); 3] = [
+        (Preset::Generic, "task_type,duration_s,memory_peak_bytes"),
+        (Preset::Sizey, "process,realtime,rss"),
+        (Preset::Sacct, "JobName,Elapsed,MaxRSS"),
+    ];
+
+    fn file() -> impl Strategy<Value = (Preset, String)> {
+        let cell = prop_oneof![
+            6 => hostile::number(),
+            2 => hostile::word_of(&["COMPLETED", "FAILED", "a", "b", "-", "", "7.batch", "7", "\"x\"", "4Gc"]),
+            1 => any::<String>(),
+        ];
+        let delimiter = prop::sample::select(vec![",", "|", "\t"]);
+        let end = prop::sample::select(vec!["\n", "\r\n", "\n\n", ""]);
+        let names = vec(hostile::word_of(NAMES), 0..6);
+        let rows = vec(vec(cell, 0..10), 0..6);
+        (prop::sample::select(NEEDED.to_vec()), names, rows, delimiter, end, any::<bool>()).prop_map(
+            |((preset, needed), names, rows, delimiter, end, fits)| {
+                let mut header: Vec<String> = needed.split(',').map(str::to_owned).collect();
+                header.extend(names);
+                let width = header.len();
+                let line = |mut cells: Vec<String>| {
+                    if fits {
+                        cells.resize(width, "1".into());
+                    }
+                    cells.join(delimiter) + end
+                };
+                let rows: String = rows.into_iter().map(line).collect();
+                (preset, header.join(delimiter) + "\n" + &rows)
+            },
+        )
+    }
+
+    proptest! {
+        #[test]
+        fn hostile_traces((preset, text) in file(), skip_bad in any::<bool>()) {
+            let mapping = Mapping { preset, skip_bad, ..Mapping::default() };
+            let Ok(trace) = read(&text, &mapping) else { return Ok(()) };
+            for task in trace.tasks {
+                prop_assert!(!task.task_type.is_empty() && !task.task_type.chars().any(char::is_control));
+                prop_assert!((0.0..=SECONDS_MAX * 2.0).contains(&task.duration_s), "{}", task.duration_s);
+                prop_assert!((0.0..=MEMORY_BYTES_MAX).contains(&task.memory_peak_bytes));
+                let bytes = [task.io_read_bytes, task.io_write_bytes, task.memory_request_bytes];
+                prop_assert!(bytes.iter().flatten().all(|bytes| (0.0..=BYTES_MAX).contains(bytes)));
+                let cores = [task.cpu_cores_mean, task.cpu_request_cores];
+                prop_assert!(cores.iter().flatten().all(|cores| (0.0..=CORES_MAX).contains(cores)), "{cores:?}");
+                let moments = [Some(task.start_ms), task.end_ms];
+                prop_assert!(moments.iter().flatten().all(|ms| (0..=17_000_000_000_000).contains(ms)));
+            }
+        }
+
+        #[test]
+        fn hostile_text(text in any::<String>()) {
+            for (preset, _) in NEEDED {
+                if let Err(bad) = read(&text, &Mapping { preset, ..Mapping::default() }) {
+                    prop_assert!(bad.line <= text.lines().count() + 1);
+                }
+            }
+        }
     }
 }

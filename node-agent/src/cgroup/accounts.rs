@@ -51,27 +51,40 @@ const ACCOUNT_BYTES_MAX: usize = 8192;
 impl Watch {
     /// CPU time; the other accounts stay `None`.
     pub fn cpu(&self) -> Accounts {
-        let stat = self.cpu.as_ref().and_then(reread).unwrap_or_default();
-        let nanoseconds = |key| keyed(&stat, key).map(|us| us * 1000);
-        Accounts {
-            cpu_ns: nanoseconds("usage_usec"),
-            cpu_user_ns: nanoseconds("user_usec"),
-            cpu_system_ns: nanoseconds("system_usec"),
-            ..Accounts::default()
-        }
+        cpu_of(&self.cpu.as_ref().and_then(reread).unwrap_or_default())
     }
 
     /// Memory in use: anonymous and shared, and the working set; the other accounts stay `None`.
     pub fn memory(&self) -> Accounts {
         let stat = self.memory.as_ref().and_then(reread).unwrap_or_default();
-        let [anonymous, shared, inactive] = self.memory_keys.map(|key| keyed(&stat, key));
-        let charge = self.charge.as_ref().and_then(reread).and_then(|text| text.trim().parse::<u64>().ok());
-        Accounts {
-            memory_bytes: anonymous.map(|anonymous| anonymous + shared.unwrap_or(0)),
-            working_set_bytes: charge.zip(inactive).map(|(charge, inactive)| charge.saturating_sub(inactive)),
-            ..Accounts::default()
-        }
+        memory_of(&stat, self.charge.as_ref().and_then(reread).as_deref(), self.memory_keys)
     }
+}
+
+/// CPU time from `cpu.stat` of v2.
+fn cpu_of(stat: &str) -> Accounts {
+    let nanoseconds = |key| keyed(stat, key).map(nanoseconds);
+    Accounts {
+        cpu_ns: nanoseconds("usage_usec"),
+        cpu_user_ns: nanoseconds("user_usec"),
+        cpu_system_ns: nanoseconds("system_usec"),
+        ..Accounts::default()
+    }
+}
+
+/// Memory from `memory.stat` and the charge, by the keys of anonymous, shared and inactive file memory.
+fn memory_of(stat: &str, charge: Option<&str>, keys: [&str; 3]) -> Accounts {
+    let [anonymous, shared, inactive] = keys.map(|key| keyed(stat, key));
+    let charge = charge.and_then(|text| text.trim().parse::<u64>().ok());
+    Accounts {
+        memory_bytes: anonymous.map(|anonymous| anonymous.saturating_add(shared.unwrap_or(0))),
+        working_set_bytes: charge.zip(inactive).map(|(charge, inactive)| charge.saturating_sub(inactive)),
+        ..Accounts::default()
+    }
+}
+
+fn nanoseconds(us: u64) -> u64 {
+    us.saturating_mul(1000)
 }
 
 /// What tells whether a task's limits are right: see [`Watch::held_back`].
@@ -149,7 +162,7 @@ impl RunCgroup {
         let memory = watch.memory();
         Accounts {
             throttled_ns: keyed(&quota, "throttled_time")
-                .or(keyed(&quota, "throttled_usec").map(|us| us * 1000)),
+                .or(keyed(&quota, "throttled_usec").map(nanoseconds)),
             memory_charged_peak_bytes: peak.and_then(|text| text.trim().parse().ok()),
             oom_kills: oom.and_then(|text| keyed(&text, "oom_kill")),
             pids_max_hits: pids.and_then(|text| keyed(&text, "max")),
@@ -177,11 +190,26 @@ impl RunCgroup {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::hostile;
+    use proptest::prelude::*;
 
     #[test]
     fn stalls_are_the_total_of_some() {
         let text = "some avg10=0.00 avg60=0.00 avg300=0.00 total=49074\nfull avg10=0.00 avg60=0.00 avg300=0.00 total=1\n";
         assert_eq!(stalled_us(text), Some(49_074));
         assert_eq!(stalled_us(""), None);
+    }
+
+    const KEYS: &[&str] =
+        &["usage_usec", "user_usec", "anon", "shmem", "inactive_file", "oom_kill", "some", "total=", "max"];
+
+    proptest! {
+        #[test]
+        fn hostile_accounts(text in hostile::keyed_lines(KEYS)) {
+            _ = stalled_us(&text);
+            let cpu = cpu_of(&text);
+            prop_assert!(cpu.cpu_ns.is_some() || keyed(&text, "usage_usec").is_none());
+            _ = memory_of(&text, Some(&text), ["anon", "shmem", "inactive_file"]);
+        }
     }
 }

@@ -94,10 +94,17 @@ impl RunCgroup {
 
 /// The part of a v2 path down to the directory that is named after the container: all of it is the container's.
 /// `None` where no directory is.
+///
+/// It is called `ID`, `PREFIX-ID` or `PREFIX-ID.scope` (libpod, crio, docker, cri-containerd, runc). A name that only
+/// has the ID in it is another's: whoever calls a container `a` would be handed `machine.slice`.
 fn own_part(path: &Path, container_id: &str) -> Option<PathBuf> {
-    let is_own = |name: &str| name.contains(container_id);
-    let depth = path.iter().position(|name| name.to_str().is_some_and(is_own))?;
-    Some(path.iter().take(depth + 1).collect())
+    let is_own = |name: &str| {
+        let name = name.strip_suffix(".scope").unwrap_or(name);
+        name.strip_suffix(container_id).is_some_and(|prefix| prefix.is_empty() || prefix.ends_with('-'))
+    };
+    let own: Vec<_> = path.iter().collect();
+    let depth = own.iter().rposition(|name| name.to_str().is_some_and(is_own))?;
+    Some(own[..=depth].iter().collect())
 }
 
 fn not_found() -> std::io::Error {
@@ -107,6 +114,7 @@ fn not_found() -> std::io::Error {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
 
     #[test]
     fn a_containers_own_cgroup_is_named_after_it() {
@@ -116,6 +124,11 @@ mod tests {
         assert_eq!(part(&format!("{scope}/container")), Some(scope.into()));
         assert_eq!(part(""), None);
         assert_eq!(part("user.slice/session-1.scope"), None);
+        let named =
+            |id: &str, path: &str| own_part(Path::new(path), id).map(|path| path.display().to_string());
+        assert_eq!(named("a", "machine.slice/a"), Some("machine.slice/a".into()), "not all of machine.slice");
+        assert_eq!(named("web", "system.slice/crio-web.scope"), Some("system.slice/crio-web.scope".into()));
+        assert_eq!(named("web", "webservers.slice/other"), None);
     }
 
     #[test]
@@ -124,5 +137,17 @@ mod tests {
         let places = places(&hierarchies, std::process::id().cast_signed()).unwrap();
         assert_eq!(places.v1.len(), hierarchies.v1.len());
         assert!(super::places(&hierarchies, -1).is_none());
+    }
+
+    proptest! {
+        #[test]
+        fn hostile_paths(path in "[/.a-z%\\PC]{0,40}", id in "[a-z0-9.]{1,4}") {
+            let path = Path::new(path.trim_start_matches('/'));
+            if let Some(own) = own_part(path, &id) {
+                prop_assert!(path.starts_with(&own));
+                let name = own.iter().next_back().unwrap().to_string_lossy().into_owned();
+                prop_assert!(name.trim_end_matches(".scope").ends_with(&id), "{name} for {id}");
+            }
+        }
     }
 }

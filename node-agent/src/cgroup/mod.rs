@@ -120,10 +120,13 @@ impl Hierarchies {
         self.unified_controllers.iter().any(|name| name == v2_name).then_some(Home::V2)
     }
 
-    /// Whether this process may make cgroups below `parent`.
-    pub fn is_writable(&self) -> bool {
+    /// Whether this process may make cgroups below `parent`, or make that. (The root's directory is closed even to its
+    /// owner, but for CAP_DAC_OVERRIDE.)
+    pub fn is_writable(&self, parent: &Path) -> bool {
         use nix::unistd::{AccessFlags, access};
-        access(&self.unified, AccessFlags::W_OK).is_ok()
+        let path = self.unified.join(parent);
+        let nearest = path.ancestors().find(|ancestor| ancestor.is_dir());
+        nearest.is_some_and(|directory| access(directory, AccessFlags::W_OK).is_ok())
     }
 
     /// Makes `parent` (a relative path of plain names) in every hierarchy and turns on the v2 controllers for

@@ -1,14 +1,14 @@
 //! `standin backtest`: the past replayed, standin beside the recipes in use.
 
 use super::exit::print;
-use super::report::{JSON_VERSION, print_json};
+use super::output::{JSON_VERSION, print_json};
+use super::progress::Progress;
 use super::settings::Settings;
 use super::table::{Align, Table};
 use super::trace_file::TraceArgs;
 use crate::backtest::recipe::{self, Retry};
-use crate::backtest::trace::{Task, Trace};
-use crate::backtest::{Outcome, Rules, plot, replay};
-use crate::fingerprint::key::{Feature, FeatureValue};
+use crate::backtest::trace::Trace;
+use crate::backtest::{Outcome, Rules, own, plot, replay};
 use crate::store::Reader;
 use crate::store::past::PastRun;
 use crate::units;
@@ -81,10 +81,14 @@ pub(super) fn run(settings: &Settings, arguments: &BacktestArgs) -> anyhow::Resu
         RetryArg::Kill => Retry::Kill,
         RetryArg::Elastic => Retry::Elastic,
     };
-    let outcomes: Vec<_> = recipe::all(retry, rules.host_bytes)
-        .iter_mut()
-        .map(|recipe| replay(&trace, rules, recipe.as_mut()))
-        .collect();
+    let mut recipes = recipe::all(retry, rules.host_bytes);
+    let (all, mut progress) = (recipes.len(), Progress::new("replayed"));
+    let mut outcomes = Vec::new();
+    for (done, recipe) in recipes.iter_mut().enumerate() {
+        progress.tell(done, all, "recipes");
+        outcomes.push(replay(&trace, rules, recipe.as_mut()));
+    }
+    drop(progress);
     if let Some(path) = &arguments.svg {
         let failed = || format!("failed to write {}", path.display());
         std::fs::write(path, plot::cumulative_waste(&outcomes)).with_context(failed)?;
@@ -134,28 +138,9 @@ fn table(outcomes: &[Outcome]) -> Table {
     table
 }
 
-/// Name of the feature that keeps what the user asked for.
-pub(super) const REQUEST: &str = "memory_request_bytes";
-
 fn own_history(runs: &[PastRun]) -> anyhow::Result<Trace> {
     if runs.is_empty() {
         bail!("no run that ended well is known yet; replay a trace with --csv FILE");
     }
-    let request = |feature: &Feature| match &feature.value {
-        FeatureValue::Number(bytes) if feature.name == REQUEST => Some(*bytes),
-        _ => None,
-    };
-    let tasks = runs.iter().map(|run| Task {
-        task_type: run.task_type.clone(),
-        user: run.user.clone(),
-        start_ms: run.started_at_ms,
-        duration_s: run.duration_s,
-        memory_peak_bytes: run.memory_peak_bytes,
-        memory_request_bytes: run.features.iter().find_map(request).or(run.memory_limit_bytes),
-        cpu_cores_mean: run.cpu_cores_mean,
-        succeeded: true,
-        features: run.features.clone(),
-        ..Task::default()
-    });
-    Ok(Trace { tasks: tasks.collect(), ..Trace::default() })
+    Ok(own::history(runs))
 }

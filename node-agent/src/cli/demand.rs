@@ -14,7 +14,7 @@ const THROTTLED_SHARE: f64 = 0.01;
 const BUCKETS_PER_LINE: usize = 8;
 
 /// Widest bar, characters.
-const BAR_WIDTH: u64 = 16;
+const BAR_WIDTH: u64 = 12;
 
 /// Figures and histograms.
 pub(super) fn describe(demand: &CpuDemand) -> String {

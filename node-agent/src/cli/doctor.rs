@@ -1,10 +1,13 @@
 //! `standin doctor`: what works on this host, and what does not, why, and what is used instead.
 
 mod failover;
+mod start;
+
+pub(super) use start::check;
 
 use super::exit::print;
+use super::output::{JSON_VERSION, print_json};
 use super::reach::{self, Unreachable};
-use super::report::{JSON_VERSION, print_json};
 use super::settings::Settings;
 use super::table::{Align, Table};
 use crate::cgroup::{CONTROLLERS, Hierarchies, Mode};
@@ -156,6 +159,9 @@ fn agent(status: &Result<AgentStatus, Unreachable>) -> Finding {
 }
 
 fn database(path: &Path) -> Finding {
+    if let Err(untrusted) = crate::trust::check_file_of_root(path) {
+        return Finding::of("host", "database", Err(untrusted.to_string()));
+    }
     let shown = path.display();
     let is_writable = |path: &Path| access(path, AccessFlags::W_OK).is_ok();
     let result = if path.exists() {

@@ -1,15 +1,16 @@
 //! `standin events`: what standin did to tasks, and when: limits that followed, waits for room, licences.
 
 use super::exit::print;
-use super::report::{JSON_VERSION, print_json};
+use super::output::{JSON_VERSION, print_json};
 use super::settings::Settings;
 use super::sizing::parse_time;
 use super::table::{Align, Table, printable};
-use super::{runs, when};
+use super::{completions, runs, when};
 use crate::host;
 use crate::store::Reader;
 use crate::store::event::{EventRow, Filter, Severity};
 use clap::{Args, ValueEnum};
+use clap_complete::ArgValueCandidates;
 use serde::Serialize;
 use std::time::Duration;
 
@@ -28,13 +29,13 @@ Examples:
   standin events --follow")]
 pub(super) struct EventsArgs {
     /// Only events about this kind of task
-    #[arg(long, value_name = "NAME")]
+    #[arg(long, value_name = "NAME", add = ArgValueCandidates::new(completions::tasks))]
     task: Option<String>,
     /// Only events about this run
     #[arg(long, value_name = "N")]
     run: Option<i64>,
     /// Only events about this service
-    #[arg(long, value_name = "NAME")]
+    #[arg(long, value_name = "NAME", add = ArgValueCandidates::new(completions::services))]
     service: Option<String>,
     /// Only events of this kind, such as limit_raised
     #[arg(long, value_name = "KIND")]
@@ -81,6 +82,7 @@ impl EventsArgs {
                 SeverityArg::Error => Severity::Error,
             },
             since_ms: self.since.map_or(0, |span| host::now_ms().saturating_sub(span_ms(span))),
+            until_ms: None,
             after: 0,
         }
     }
@@ -93,13 +95,15 @@ struct Events {
 }
 
 pub(super) fn run(settings: &Settings, arguments: &EventsArgs) -> anyhow::Result<u8> {
-    let reader = Reader::open(&settings.database_to_read())?;
+    let mut reader = Reader::open(&settings.database_to_read())?;
     let mut filter = arguments.filter();
     let mut events = reader.events(&filter, arguments.limit)?;
     if arguments.follow {
         loop {
             show_lines(&mut events, arguments.json, &mut filter)?;
             std::thread::sleep(FOLLOW_PAUSE);
+            // What an ordinary user reads is a copy.
+            reader = Reader::open(&settings.database_to_read())?;
             events = reader.events(&filter, FOLLOW_MAX)?;
         }
     }

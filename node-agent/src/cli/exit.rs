@@ -4,7 +4,7 @@
 //! |---|---|
 //! | the job's | `run`: the command's own exit code; death by a signal is passed on as that |
 //! | 0 | done |
-//! | 1 | a read verb found no such task or run |
+//! | 1 | a read verb found no such task or run; `agent --check`: the agent would start, but has to do without something |
 //! | 125 | standin itself failed, or was asked for something that can't be |
 //! | 126 | `run`: the command can't be executed |
 //! | 127 | `run`: the command was not found |
@@ -12,8 +12,8 @@
 use super::settings::Settings;
 use super::table::printable;
 use super::{
-    Cli, Verb, agent, backtest, db, doctor, events, explain, import, ls, oci_hook, predict, ps, queue, run,
-    runs, show,
+    Cli, Verb, agent, backtest, completions, db, doctor, events, explain, import, ls, oci_hook, predict, ps,
+    queue, report, runs, show, top,
 };
 use crate::causes::in_one_line;
 use clap::error::ErrorKind;
@@ -28,10 +28,15 @@ const DONE: u8 = 0;
 pub(super) const NOT_KNOWN: u8 = 1;
 /// Standin's own failure.
 pub(super) const FAILED: u8 = 125;
+/// It works, but something is missing.
+pub(super) const INCOMPLETE: u8 = 1;
 
 /// Runs one command line and gives its exit code.
 pub fn main(arguments: impl IntoIterator<Item = OsString>) -> u8 {
     let arguments: Vec<_> = arguments.into_iter().collect();
+    if completions::answer(&arguments) {
+        return DONE;
+    }
     let cli = match Cli::try_parse_from(&arguments) {
         Ok(cli) => cli,
         Err(error) if matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion) => {
@@ -45,32 +50,44 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> u8 {
     };
     // A hook that fails keeps a container from starting.
     let failed = if matches!(&cli.verb, Verb::OciHook(hook) if hook.is_called()) { DONE } else { FAILED };
-    let done =
-        Settings::resolve(cli.overrides).map_err(anyhow::Error::from).and_then(|settings| match cli.verb {
-            Verb::Run(arguments) => run::run(&settings, *arguments),
-            Verb::Agent(arguments) => agent::run(settings, &arguments),
-            Verb::Ps(arguments) => ps::ps(&settings, &arguments),
-            Verb::Failover(arguments) => ps::failover(&settings, &arguments),
-            Verb::Stop(arguments) => ps::stop(&settings, &arguments),
-            Verb::Ls(arguments) => ls::run(&settings, &arguments),
-            Verb::Show(arguments) => show::run(&settings, &arguments),
-            Verb::Runs(arguments) => runs::run(&settings, &arguments),
-            Verb::Predict(arguments) => predict::run(&settings, &arguments),
-            Verb::Explain(arguments) => explain::run(&settings, &arguments),
-            Verb::Backtest(arguments) => backtest::run(&settings, &arguments),
-            Verb::Import(arguments) => import::run(&settings, &arguments),
-            Verb::OciHook(arguments) => oci_hook::run(&settings, &arguments),
-            Verb::Queue(arguments) => queue::run(&settings, &arguments),
-            Verb::Events(arguments) => events::run(&settings, &arguments),
-            Verb::Doctor(arguments) => doctor::run(&settings, &arguments),
-            Verb::Db(verb) => db::run(&settings, &verb),
-        });
+    let done = match cli.verb {
+        // It needs no settings, and a configuration that is broken must not spoil a shell's start.
+        Verb::Completions(arguments) => completions::run(&arguments),
+        verb => Settings::resolve(cli.overrides)
+            .map_err(anyhow::Error::from)
+            .and_then(|settings| run(settings, verb)),
+    };
     match done {
         Ok(code) => code,
         Err(error) => {
             complain(&in_one_line(error.as_ref()));
             failed
         }
+    }
+}
+
+fn run(settings: Settings, verb: Verb) -> anyhow::Result<u8> {
+    match verb {
+        Verb::Run(arguments) => super::run::run(&settings, *arguments),
+        Verb::Agent(arguments) => agent::run(settings, &arguments),
+        Verb::Ps(arguments) => ps::ps(&settings, &arguments),
+        Verb::Top(arguments) => top::run(&settings, &arguments),
+        Verb::Failover(arguments) => ps::failover(&settings, &arguments),
+        Verb::Stop(arguments) => ps::stop(&settings, &arguments),
+        Verb::Ls(arguments) => ls::run(&settings, &arguments),
+        Verb::Show(arguments) => show::run(&settings, &arguments),
+        Verb::Runs(arguments) => runs::run(&settings, &arguments),
+        Verb::Report(arguments) => report::run(&settings, &arguments),
+        Verb::Predict(arguments) => predict::run(&settings, &arguments),
+        Verb::Explain(arguments) => explain::run(&settings, &arguments),
+        Verb::Backtest(arguments) => backtest::run(&settings, &arguments),
+        Verb::Import(arguments) => import::run(&settings, &arguments),
+        Verb::OciHook(arguments) => oci_hook::run(&settings, &arguments),
+        Verb::Queue(arguments) => queue::run(&settings, &arguments),
+        Verb::Events(arguments) => events::run(&settings, &arguments),
+        Verb::Doctor(arguments) => doctor::run(&settings, &arguments),
+        Verb::Db(verb) => db::run(&settings, &verb),
+        Verb::Completions(arguments) => completions::run(&arguments),
     }
 }
 

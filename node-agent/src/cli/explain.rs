@@ -1,8 +1,8 @@
 //! `standin explain`: why a task's memory is sized as it is.
 
 use super::exit::{NOT_KNOWN, complain, print};
+use super::output::{JSON_VERSION, print_json};
 use super::predict::{TaskArgs, describe};
-use super::report::{JSON_VERSION, print_json};
 use super::settings::Settings;
 use super::table::{Align, Table};
 use crate::fingerprint::key::{Feature, FeatureValue};

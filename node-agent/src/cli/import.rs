@@ -1,16 +1,17 @@
 //! `standin import`: runs that were measured elsewhere, as a starting point for predictions.
 
-use super::backtest::REQUEST;
 use super::exit::complain;
+use super::progress::Progress;
 use super::settings::Settings;
 use super::trace_file::{CsvArg, TraceArgs};
+use crate::backtest::own::REQUEST;
 use crate::backtest::trace::Task;
 use crate::fingerprint::key::{Feature, FeatureValue, TaskKey};
 use crate::fingerprint::{Coverage, Fingerprint, Measured, Source};
 use crate::host::{self, ProcessId};
 use crate::size::Policy;
 use crate::store::Store;
-use crate::store::past::ForeignRun;
+use crate::store::past::{ForeignRun, PORTION};
 use crate::store::record::{Engine, NewRun};
 use clap::Args;
 use nix::unistd::User;
@@ -33,7 +34,12 @@ pub(super) fn run(settings: &Settings, arguments: &ImportArgs) -> anyhow::Result
     let mut users = HashMap::new();
     let runs: Vec<_> = trace.tasks.iter().map(|task| foreign(task, &mut users)).collect();
     let mut opened = Store::open(&settings.database)?;
-    opened.store.import(&runs)?;
+    let mut progress = Progress::new("took in");
+    for (done, portion) in runs.chunks(PORTION).enumerate() {
+        opened.store.import(portion)?;
+        progress.tell(done * PORTION + portion.len(), runs.len(), "runs");
+    }
+    drop(progress);
     complain(&format!("{} runs taken into {}", runs.len(), settings.database.display()));
     Ok(0)
 }

@@ -1,7 +1,7 @@
 //! `standin ls`: the tasks that are known.
 
 use super::exit::print;
-use super::report::{JSON_VERSION, print_json};
+use super::output::{JSON_VERSION, print_json};
 use super::settings::Settings;
 use super::table::{Align, Table};
 use super::when;

@@ -3,17 +3,22 @@
 mod agent;
 mod ask;
 mod backtest;
+mod completions;
 mod db;
 mod demand;
 mod doctor;
 mod events;
 mod exit;
 mod explain;
+mod glance;
 mod import;
 mod ls;
 mod numbers;
 mod oci_hook;
+mod output;
+mod own_history;
 mod predict;
+mod progress;
 mod ps;
 mod queue;
 mod reach;
@@ -24,12 +29,13 @@ mod settings;
 mod show;
 mod sizing;
 mod table;
+mod top;
 mod trace_file;
 mod when;
 
 pub use exit::main;
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, CommandFactory, Parser, Subcommand};
 use std::path::PathBuf;
 
 /// Profiles every task with eBPF, remembers what it needed, and sizes the next one before it starts.
@@ -67,6 +73,11 @@ struct Overrides {
     config: Option<PathBuf>,
 }
 
+/// The whole command line, for manual pages and completions that are made of it.
+pub fn command() -> clap::Command {
+    Cli::command()
+}
+
 #[derive(Debug, Subcommand)]
 enum Verb {
     /// Run a command: profiled, remembered, sized
@@ -75,6 +86,8 @@ enum Verb {
     Agent(agent::AgentArgs),
     /// List the services that run, with their shadows
     Ps(ps::PsArgs),
+    /// Watch tasks, services and the queue, now or at a moment of the past
+    Top(top::TopArgs),
     /// Move the traffic of a service to a shadow
     Failover(ps::FailoverArgs),
     /// End a service
@@ -85,6 +98,8 @@ enum Verb {
     Show(show::ShowArgs),
     /// List runs, newest first
     Runs(runs::RunsArgs),
+    /// Write a page about a task or the whole host: runs, predictions, failovers, what was saved
+    Report(report::ReportArgs),
     /// Say what a task will need, and why
     Predict(predict::PredictArgs),
     /// Say why memory is sized as it is: what each way would cost, and which feature matters
@@ -99,6 +114,8 @@ enum Verb {
     Queue(queue::QueueArgs),
     /// Say what standin did to tasks, and when: limits that followed, waits, releases
     Events(events::EventsArgs),
+    /// Print what a shell needs to complete command lines
+    Completions(completions::CompletionsArgs),
     /// Say what works on this host, and what does not and why
     Doctor(doctor::DoctorArgs),
     /// About the database

@@ -213,6 +213,8 @@ fn install(settings: &Settings, directory: &Path) -> anyhow::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::hostile;
+    use proptest::prelude::*;
 
     fn state(annotations: &[(&str, &str)]) -> State {
         State {
@@ -252,5 +254,62 @@ mod tests {
         let free = container(&state(&[]), &config, None);
         assert_eq!(free.start.manual, Manual::default());
         assert!(!free.has_cpu_weight && !free.has_memory_target);
+    }
+
+    fn json() -> impl Strategy<Value = Value> {
+        let leaf = prop_oneof![
+            any::<i64>().prop_map(Value::from),
+            any::<f64>().prop_map(Value::from),
+            any::<String>().prop_map(Value::from),
+            Just(Value::Null),
+        ];
+        let keys = [
+            "process",
+            "args",
+            "cwd",
+            "linux",
+            "resources",
+            "unified",
+            "memory.max",
+            "pids.max",
+            "cpu",
+            "quota",
+            "period",
+            "shares",
+            "memory",
+            "limit",
+            "reservation",
+            "pids",
+            "blockIO",
+            "weight",
+        ];
+        leaf.prop_recursive(6, 40, 6, move |inner| {
+            let object = proptest::collection::btree_map(prop::sample::select(keys.to_vec()), inner.clone(), 0..6);
+            prop_oneof![
+                4 => object.prop_map(|map| map.into_iter().map(|(key, value)| (key.to_owned(), value)).collect()),
+                1 => proptest::collection::vec(inner, 0..4).prop_map(Value::from),
+            ]
+        })
+    }
+
+    proptest! {
+        /// Whatever a bundle says becomes a request or is refused.
+        #[test]
+        fn hostile_bundles(config in json(), id in any::<String>(), image in any::<String>()) {
+            let state = State { id, ..state(&[("io.kubernetes.cri.image-name", &image)]) };
+            let container = container(&state, &config, None);
+            prop_assert!(!container.start.task_type.is_empty());
+            let manual = container.start.manual;
+            prop_assert!(manual.cpu_cores.is_none_or(|cores| cores.is_finite() && cores > 0.0));
+            _ = Request::Container(Box::new(container)).check();
+        }
+
+        #[test]
+        fn hostile_states(text in any::<String>(), bytes in hostile::bent(vec![
+            br#"{"id":"a","pid":7,"bundle":"/b","annotations":{"k":"v"}}"#.to_vec(),
+        ])) {
+            _ = serde_json::from_str::<State>(&text);
+            _ = serde_json::from_slice::<State>(&bytes);
+        }
     }
 }

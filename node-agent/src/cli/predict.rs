@@ -1,7 +1,8 @@
 //! `standin predict`: what a task will need, how sure that is, and why.
 
+use super::completions;
 use super::exit::{NOT_KNOWN, complain, print};
-use super::report::{JSON_VERSION, print_json};
+use super::output::{JSON_VERSION, print_json};
 use super::run::parse_feature;
 use super::settings::Settings;
 use super::table::{Align, Table};
@@ -11,6 +12,7 @@ use crate::predict::{Level, Prediction, Resource, predict};
 use crate::store::Reader;
 use crate::units::{format_bytes, format_duration, format_rate};
 use clap::Args;
+use clap_complete::ArgValueCandidates;
 use nix::unistd::User;
 use serde::Serialize;
 use std::ffi::OsString;
@@ -19,6 +21,7 @@ use std::ffi::OsString;
 #[derive(Debug, Args)]
 pub(super) struct TaskArgs {
     /// Name of the task, as `standin ls` has it
+    #[arg(add = ArgValueCandidates::new(completions::tasks))]
     task: String,
     /// For this user [default: yourself]
     #[arg(long, value_parser = parse_user, value_name = "USER")]

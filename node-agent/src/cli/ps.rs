@@ -1,18 +1,18 @@
 //! `standin ps`, `failover` and `stop`: the services that run, and what can be done to them.
 
 use super::exit::print;
-use super::report::{JSON_VERSION, print_json};
+use super::output::{JSON_VERSION, print_json};
 use super::settings::Settings;
 use super::table::{Align, Table};
-use super::when;
+use super::{completions, when};
 use crate::service::adopt;
-use crate::service::control::{Reply, Request, Status, ask};
+use crate::service::control::{Reply, Request, Status, ask, sockets, statuses};
 use crate::service::{ControlPlace, control_directory};
 use crate::units::format_bytes;
 use anyhow::bail;
 use clap::Args;
+use clap_complete::ArgValueCandidates;
 use serde::Serialize;
-use std::fs;
 use std::path::Path;
 
 #[derive(Debug, Args)]
@@ -32,6 +32,7 @@ Examples:
   standin failover web                 move the traffic to a shadow; the old instance finishes and ends")]
 pub(super) struct FailoverArgs {
     /// Name of the service
+    #[arg(add = ArgValueCandidates::new(completions::services))]
     service: String,
 }
 
@@ -41,6 +42,7 @@ Examples:
   standin stop web                     SIGTERM to the primary; its exit code is that of standin run")]
 pub(super) struct StopArgs {
     /// Name of the service
+    #[arg(add = ArgValueCandidates::new(completions::services))]
     service: String,
 }
 
@@ -64,26 +66,9 @@ pub(super) fn ps(settings: &Settings, arguments: &PsArgs) -> anyhow::Result<u8> 
     Ok(0)
 }
 
-/// Of all services that answer; those whose supervisor is gone are named.
-fn statuses(directory: &Path) -> Vec<Status> {
-    let entries = fs::read_dir(directory).into_iter().flatten().flatten();
-    let mut found: Vec<Status> = entries
-        .filter(|entry| entry.path().extension().is_some_and(|extension| extension == "sock"))
-        .filter_map(|entry| match ask(&entry.path(), &Request::Status) {
-            Ok(Reply::Status(status)) => Some(*status),
-            _ => unsupervised(directory, &entry.path()),
-        })
-        .collect();
-    found.sort_by(|a, b| a.name.cmp(&b.name));
-    found
-}
-
-/// A service whose supervisor was killed.
-fn unsupervised(directory: &Path, socket: &Path) -> Option<Status> {
-    let name = socket.file_stem()?.to_str()?;
-    let left = adopt::left(&ControlPlace::new(directory, name))?;
-    let instances = left.survivors.iter().map(|survivor| survivor.describe()).collect();
-    Some(Status { name: name.to_owned(), mode: "unsupervised".into(), instances, ..Status::default() })
+/// Names of the services that have a socket, whether they answer or not.
+pub(super) fn names(directory: &Path) -> Vec<String> {
+    sockets(directory).filter_map(|socket| Some(socket.file_stem()?.to_str()?.to_owned())).collect()
 }
 
 fn table(services: &[Status]) -> Table {

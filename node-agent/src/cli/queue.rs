@@ -1,8 +1,8 @@
 //! `standin queue`: what is promised to whom, and who waits.
 
 use super::exit::print;
+use super::output::{JSON_VERSION, print_json};
 use super::reach;
-use super::report::{JSON_VERSION, print_json};
 use super::settings::Settings;
 use super::table::{Align, Table};
 use super::when;

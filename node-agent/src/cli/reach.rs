@@ -50,7 +50,7 @@ pub(super) fn ask(socket: &Path, request: &Request) -> Result<Reply, Unreachable
     answer.map_err(|error| broken(socket, &error.to_string()))
 }
 
-fn broken(socket: &Path, problem: &str) -> Unreachable {
+pub(super) fn broken(socket: &Path, problem: &str) -> Unreachable {
     Unreachable { absent: false, message: format!("agent at {}: {problem}", socket.display()) }
 }
 

@@ -1,183 +1,102 @@
-//! A plan, a limit and a finished run, in one line for people or as JSON for programs.
+//! `standin report`: a page of HTML about a task or the whole host, in one file.
 
-use super::exit::print;
-use crate::fingerprint::Fingerprint;
-use crate::predict::{Level, Prediction, Resource};
-use crate::size::{Limit, Limits, Origin};
-use crate::store::record::Ending;
-use crate::units::{format_bytes, format_duration, format_rate};
-use crate::wire::Finished;
-use serde::Serialize;
-use std::fs::File;
-use std::io::{self, Write};
+use super::completions;
+use super::exit::{NOT_KNOWN, complain, print_bytes};
+use super::progress::Progress;
+use super::settings::Settings;
+use crate::host;
+use crate::report::{self, MARK, Scope};
+use crate::store::Reader;
+use anyhow::{Context, bail};
+use clap::Args;
+use clap_complete::ArgValueCandidates;
+use std::fs::{self, File};
+use std::io::{Read, Write};
+use std::path::{Path, PathBuf};
 
-/// Version of every JSON form of this program.
-pub(super) const JSON_VERSION: u32 = 1;
-
-/// Prints a value for programs.
-pub(super) fn print_json(value: &impl Serialize) -> io::Result<()> {
-    print(format_args!("{}\n", serde_json::to_string_pretty(value)?))
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  standin report --html host.html              all tasks of this host
+  standin report align.py --html align.html    one task: runs, predictions, histograms, what was saved
+  standin report --html - | gzip > host.html.gz")]
+pub(super) struct ReportArgs {
+    /// Only this task [default: the whole host]
+    #[arg(add = ArgValueCandidates::new(completions::tasks))]
+    task: Option<String>,
+    /// Where to write the page; - is standard output. An older report there is replaced
+    #[arg(long, value_name = "FILE")]
+    html: PathBuf,
+    /// Replace FILE even if it is no report
+    #[arg(long)]
+    force: bool,
 }
 
-/// What is expected and what is limited.
-pub(super) fn plan(prediction: &Prediction, limits: &Limits) -> String {
-    let expected = match expected(prediction) {
-        Some(expected) => format!("predicted {expected}"),
-        None => "no successful run of this task is known".into(),
-    };
-    format!("{expected}; {}", describe_limits(limits))
-}
-
-/// All limits of a run.
-pub(super) fn describe_limits(limits: &Limits) -> String {
-    if limits.0.is_empty() {
-        return "no limits".into();
+pub(super) fn run(settings: &Settings, arguments: &ReportArgs) -> anyhow::Result<u8> {
+    let to_stdout = arguments.html.as_os_str() == "-";
+    if !to_stdout && !arguments.force {
+        keep_others(&arguments.html)?;
     }
-    let limits: Vec<_> = limits.0.iter().map(|(limit, origin)| describe_limit(*limit, *origin)).collect();
-    format!("limits: {}", limits.join(", "))
-}
-
-/// `None` without a run of the very task: what others needed says little.
-fn expected(prediction: &Prediction) -> Option<String> {
-    let of = |resource, format: fn(f64) -> String| {
-        let estimate = prediction.estimate(resource).filter(|estimate| estimate.level != Level::Host)?;
-        Some(format!("{} (at most {})", format(estimate.expected), format(estimate.upper)))
+    let reader = Reader::open(&settings.database_to_read())?;
+    let scope = Scope {
+        task: arguments.task.as_deref(),
+        risk: settings.config.run.risk,
+        host_bytes: host::capacity().memory_bytes as f64,
     };
-    let parts: Vec<_> = [
-        of(Resource::MemoryPeakBytes, format_bytes).map(|text| format!("{text} of memory")),
-        of(Resource::CpuCoresMean, |cores| format!("{cores:.2}")).map(|text| format!("{text} cores")),
-        of(Resource::DurationS, format_duration),
-    ]
-    .into_iter()
-    .flatten()
-    .collect();
-    let of_task = prediction.estimates.iter().filter(|estimate| estimate.level != Level::Host);
-    let samples = of_task.map(|estimate| estimate.samples).max()?;
-    let runs = if samples == 1 { "run" } else { "runs" };
-    Some(format!("{} from {samples} {runs}", parts.join(", ")))
-}
-
-/// `memory.high 530 MiB`, with a word if the user asked for it.
-fn describe_limit(limit: Limit, origin: Origin) -> String {
-    let text = match limit {
-        Limit::MemoryMax(bytes) => format!("memory.max {}", format_bytes(bytes as f64)),
-        Limit::MemoryHigh(bytes) => format!("memory.high {}", format_bytes(bytes as f64)),
-        Limit::CpuMax(cores) => format!("cpu.max {cores:.2} cores"),
-        Limit::CpuWeight(weight) => format!("cpu.weight {weight}"),
-        Limit::PidsMax(tasks) => format!("pids.max {tasks}"),
-        Limit::MemoryLow(bytes) => format!("memory.low {}", format_bytes(bytes as f64)),
-        Limit::CpuBurst(cores) => format!("cpu.max.burst {cores:.2} cores"),
-        Limit::IoWeight(weight) => format!("io.weight {weight}"),
-        Limit::IoReadMax(rate) => format!("io.max reads {}", format_rate(rate as f64)),
-        Limit::IoWriteMax(rate) => format!("io.max writes {}", format_rate(rate as f64)),
+    let mut progress = Progress::new("gathering");
+    let Some(gathered) = report::gather(&reader, scope, |done, of| progress.tell(done, of, "parts"))? else {
+        complain(&match &arguments.task {
+            Some(name) => format!("no run of {name:?} is known; `standin ls` lists what is"),
+            None => "no run is known yet; `standin run -- COMMAND` makes one".into(),
+        });
+        return Ok(NOT_KNOWN);
     };
-    match origin {
-        Origin::Predicted => text,
-        Origin::Manual => format!("{text} (by hand)"),
+    let page = report::page(&gathered);
+    drop(progress);
+    if to_stdout {
+        print_bytes(page.as_bytes())?;
+    } else {
+        write(&arguments.html, page.as_bytes())
+            .with_context(|| format!("failed to write {}", arguments.html.display()))?;
     }
+    Ok(0)
 }
 
-/// What a run did, in one line.
-pub(super) fn run(finished: &Finished) -> String {
-    let name = match finished.run {
-        Some(run) => format!("run {run}, {}", finished.task_type),
-        None => format!("{} (not recorded)", finished.task_type),
-    };
-    format!("{name}: {}, {}", ending(&finished.ending), numbers(&finished.measured.fingerprint))
-}
-
-/// How a run ended, in words.
-pub(super) fn ending(ending: &Ending) -> String {
-    let main = match (ending.exit_code, ending.signal, ending.exec_errno) {
-        (_, _, Some(errno)) => {
-            format!("could not be executed ({})", nix::errno::Errno::from_raw(errno).desc())
-        }
-        (_, Some(signal), _) => match nix::sys::signal::Signal::try_from(signal) {
-            Ok(signal) => format!("killed by {signal}"),
-            Err(_) => format!("killed by signal {signal}"),
-        },
-        (Some(code), _, _) => format!("exit {code}"),
-        _ => "ended".into(),
-    };
-    let marks = [
-        (ending.out_of_memory, "out of memory"),
-        (ending.out_of_tasks, "out of tasks"),
-        (ending.throttled, "held back by its CPU limit"),
-    ];
-    marks.into_iter().filter(|(set, _)| *set).fold(main, |text, (_, mark)| format!("{text}, {mark}"))
-}
-
-/// The main numbers of a fingerprint.
-fn numbers(fingerprint: &Fingerprint) -> String {
-    let seconds = fingerprint.duration_ns as f64 / 1e9;
-    let mut parts = vec![format_duration(seconds)];
-    if let Some(cpu_ns) = fingerprint.cpu_ns {
-        let cores = if seconds > 0.0 { cpu_ns as f64 / 1e9 / seconds } else { 0.0 };
-        parts.push(format!("{} of CPU ({cores:.2} cores)", format_duration(cpu_ns as f64 / 1e9)));
+/// Refuses to replace a file that is no report: a slip of the keyboard must not cost somebody's work.
+fn keep_others(path: &Path) -> anyhow::Result<()> {
+    let Ok(metadata) = fs::metadata(path) else { return Ok(()) };
+    if metadata.is_dir() {
+        bail!("{} is a directory; name a file in it", path.display());
     }
-    if let Some(bytes) = fingerprint.memory_peak_bytes {
-        parts.push(format!("{} of memory", format_bytes(bytes as f64)));
+    if !metadata.is_file() || metadata.len() == 0 {
+        return Ok(());
     }
-    let sum = |a: Option<u64>, b: Option<u64>| a.unwrap_or(0) + b.unwrap_or(0);
-    let traffic = [
-        ("read", fingerprint.block_read_bytes.max(fingerprint.storage_read_bytes).unwrap_or(0)),
-        ("written", fingerprint.block_write_bytes.max(fingerprint.storage_write_bytes).unwrap_or(0)),
-        ("received", sum(fingerprint.tcp_received_bytes, fingerprint.udp_received_bytes)),
-        ("sent", sum(fingerprint.tcp_sent_bytes, fingerprint.udp_sent_bytes)),
-    ];
-    parts.extend(
-        traffic
-            .into_iter()
-            .filter(|(_, bytes)| *bytes > 0)
-            .map(|(what, bytes)| format!("{} {what}", format_bytes(bytes as f64))),
-    );
-    parts.join(", ")
-}
-
-#[derive(Serialize)]
-struct Result<'a> {
-    version: u32,
-    #[serde(flatten)]
-    finished: &'a Finished,
-    /// The kernel's own account, beside what was measured.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    rusage: Option<Usage>,
-}
-
-/// `getrusage(2)` of the main process and the children it waited for.
-#[derive(Serialize)]
-struct Usage {
-    user_s: f64,
-    system_s: f64,
-    rss_peak_bytes: i64,
-    faults_minor: i64,
-    faults_major: i64,
-    switches_voluntary: i64,
-    switches_forced: i64,
-}
-
-impl From<&libc::rusage> for Usage {
-    fn from(usage: &libc::rusage) -> Self {
-        let seconds = |time: libc::timeval| time.tv_sec as f64 + time.tv_usec as f64 / 1e6;
-        Self {
-            user_s: seconds(usage.ru_utime),
-            system_s: seconds(usage.ru_stime),
-            rss_peak_bytes: usage.ru_maxrss * 1024,
-            faults_minor: usage.ru_minflt,
-            faults_major: usage.ru_majflt,
-            switches_voluntary: usage.ru_nvcsw,
-            switches_forced: usage.ru_nivcsw,
-        }
+    let mut head = vec![0; MARK.len()];
+    let is_ours =
+        File::open(path).and_then(|mut file| file.read_exact(&mut head)).is_ok() && head == MARK.as_bytes();
+    if !is_ours {
+        bail!("{} is there and no report of standin; --force replaces it", path.display());
     }
+    Ok(())
 }
 
-/// Writes the result of a run for programs.
-pub(super) fn write_json(
-    mut file: &File,
-    finished: &Finished,
-    usage: Option<&libc::rusage>,
-) -> io::Result<()> {
-    let result = Result { version: JSON_VERSION, finished, rusage: usage.map(Usage::from) };
-    serde_json::to_writer_pretty(file, &result)?;
-    file.write_all(b"\n")
+/// Into a file beside it first, so that whoever has the page open never sees half of one. What is no plain file is
+/// written in place.
+fn write(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
+    let real = fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
+    if fs::metadata(&real).is_ok_and(|metadata| !metadata.is_file()) {
+        return File::options().write(true).open(&real)?.write_all(bytes);
+    }
+    let mut name = real.file_name().unwrap_or_default().to_owned();
+    name.push(format!(".{}.tmp", std::process::id()));
+    let beside = real.with_file_name(name);
+    let written = File::options().write(true).create_new(true).open(&beside).and_then(|mut file| {
+        file.write_all(bytes)?;
+        file.sync_all()?;
+        fs::rename(&beside, &real)
+    });
+    if written.is_err() {
+        _ = fs::remove_file(&beside);
+    }
+    written
 }

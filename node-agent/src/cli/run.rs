@@ -10,7 +10,7 @@ use super::ask::{Answer, Asking};
 use super::exit::{FAILED, complain};
 use super::settings::Settings;
 use super::sizing::SizingArgs;
-use super::{reach, report};
+use super::{output, reach};
 use crate::agent::embedded::{Embedded, Outcome};
 use crate::fingerprint::key::{self, Feature, FeatureValue};
 use crate::launch::{Child, Command, StartError, Unrunnable, pass_on};
@@ -313,7 +313,7 @@ impl Launcher<'_> {
             None => self.say(&embedded.mode()),
         }
         let plan = embedded.plan();
-        self.say(&report::plan(&plan.prediction, &plan.limits));
+        self.say(&output::plan(&plan.prediction, &plan.limits));
         if let Some(without) = self.arguments.sizing.needs_agent() {
             self.say(without);
         }
@@ -342,14 +342,14 @@ impl Launcher<'_> {
 
     fn say_plan(&self, started: &Started) {
         started.notes.iter().for_each(|note| self.say(note));
-        self.say(&report::plan(&started.prediction, &started.limits));
+        self.say(&output::plan(&started.prediction, &started.limits));
     }
 
     /// The result for people and for `--json`.
     fn tell(&self, finished: &Finished, usage: Option<&libc::rusage>) {
-        self.say(&report::run(finished));
+        self.say(&output::run(finished));
         if let Some(file) = &self.result
-            && let Err(error) = report::write_json(file, finished, usage)
+            && let Err(error) = output::write_json(file, finished, usage)
         {
             complain(&format!("failed to write the result: {error}"));
         }

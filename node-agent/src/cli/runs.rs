@@ -1,20 +1,22 @@
 //! `standin runs`: runs, newest first.
 
 use super::exit::{NOT_KNOWN, complain, print};
-use super::report::{self, JSON_VERSION, print_json};
+use super::output::{self, JSON_VERSION, print_json};
 use super::settings::Settings;
 use super::table::{Align, Table};
-use super::when;
+use super::{completions, when};
 use crate::store::Reader;
 use crate::store::read::RunRow;
 use crate::store::record::Ending;
 use crate::units::{format_bytes, format_duration};
 use clap::Args;
+use clap_complete::ArgValueCandidates;
 use serde::Serialize;
 
 #[derive(Debug, Args)]
 pub(super) struct RunsArgs {
     /// Only runs of this task
+    #[arg(add = ArgValueCandidates::new(completions::tasks))]
     task: Option<String>,
     /// How many at most
     #[arg(long, short = 'n', default_value_t = 20, value_name = "N", value_parser = parse_limit)]
@@ -83,7 +85,7 @@ pub(super) fn table(runs: &[RunRow]) -> Table {
 pub(super) fn ending(run: &RunRow) -> String {
     match run.state.as_str() {
         "running" | "lost" => run.state.clone(),
-        _ => report::ending(&Ending {
+        _ => output::ending(&Ending {
             exit_code: run.exit_code,
             signal: run.signal,
             exec_errno: run.exec_errno,

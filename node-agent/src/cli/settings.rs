@@ -1,6 +1,7 @@
 //! Overrides, configuration and defaults, resolved to the places that are used.
 
-use super::{Overrides, reach};
+use super::exit::complain;
+use super::{Overrides, own_history, reach};
 use crate::config::{Config, ConfigError, DEFAULT_DATABASE, DEFAULT_SOCKET};
 use nix::unistd::{User, geteuid, getuid};
 use std::path::PathBuf;
@@ -9,6 +10,8 @@ use std::path::PathBuf;
 #[derive(Clone, Debug)]
 pub(super) struct Settings {
     pub(super) config: Config,
+    /// Where it was read from, if that was named.
+    pub(super) config_path: Option<PathBuf>,
     pub(super) database: PathBuf,
     pub(super) socket: PathBuf,
     /// Somebody named the database for this call.
@@ -20,7 +23,8 @@ pub(super) struct Settings {
 impl Settings {
     pub(super) fn resolve(overrides: Overrides) -> Result<Self, ConfigError> {
         let given = |flag: Option<PathBuf>, variable| flag.or_else(|| path_in(variable));
-        let config = Config::load(given(overrides.config, "STANDIN_CONFIG").as_deref())?;
+        let config_path = given(overrides.config, "STANDIN_CONFIG");
+        let config = Config::load(config_path.as_deref())?;
         let (db, socket) = (given(overrides.db, "STANDIN_DB"), given(overrides.socket, "STANDIN_SOCKET"));
         let is_database_named = db.is_some();
         let named_database_only = is_database_named && socket.is_none();
@@ -28,16 +32,21 @@ impl Settings {
         let database = db.or(configured).unwrap_or_else(default_database);
         let socket = socket.unwrap_or_else(|| config.agent.socket.clone());
         let prefers_embedded = named_database_only && socket.as_os_str() == DEFAULT_SOCKET;
-        Ok(Self { config, database, socket, is_database_named, prefers_embedded })
+        Ok(Self { config, config_path, database, socket, is_database_named, prefers_embedded })
     }
 
-    /// The database that read verbs look into: for ordinary users who named none that of the agent, where one
+    /// The database that read verbs look into: for ordinary users who named none their part of the agent's, where one
     /// answers, as it records their runs.
     pub(super) fn database_to_read(&self) -> PathBuf {
         if self.is_database_named || geteuid().is_root() {
             return self.database.clone();
         }
-        reach::status(&self.socket).map_or_else(|_| self.database.clone(), |status| status.database.into())
+        let Ok(status) = reach::status(&self.socket) else { return self.database.clone() };
+        let of_agent = PathBuf::from(status.database);
+        own_history::database(&self.socket, &of_agent).unwrap_or_else(|why| {
+            complain(&why);
+            of_agent
+        })
     }
 }
 

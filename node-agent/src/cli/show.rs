@@ -1,29 +1,38 @@
-//! `standin show`: the fingerprint of a task, of its last finished run or of one that is named.
+//! `standin show`: the fingerprint of a task, of its last finished run or of one that is named: at a glance, and
+//! with `--full` every number.
 
 use super::exit::{NOT_KNOWN, complain, print};
 use super::numbers::{draw, histograms, numbers, peers};
-use super::report::{JSON_VERSION, describe_limits, print_json};
+use super::output::{self, JSON_VERSION, describe_limits, print_json};
 use super::settings::Settings;
 use super::table::{Align, Table, printable};
-use super::{demand, ls, predict, runs, when};
+use super::{completions, demand, glance, predict, runs, when};
 use crate::cgroup::Hierarchies;
-use crate::fingerprint::key::{Feature, FeatureValue};
-use crate::predict::{Level, Resource};
+use crate::fingerprint::character::Character;
+use crate::fingerprint::key::{Feature, FeatureValue, TaskKey};
+use crate::fingerprint::sentence::sentence;
+use crate::predict::explain::{Explanation, explain};
+use crate::predict::{Level, Prediction, Resource, predict as predict_all};
 use crate::size::Policy;
-use crate::store::Reader;
-use crate::store::read::{AccuracySummary, RunDetail, RunRow, TaskDetail};
+use crate::store::failover::FailoverRow;
+use crate::store::read::{AccuracySummary, RunDetail, RunRow, TaskDetail, TaskRow};
 use crate::store::record::RunId;
-use crate::units::format_bytes;
+use crate::store::{Reader, StoreError};
+use crate::units::{format_bytes, format_duration};
 use clap::Args;
+use clap_complete::ArgValueCandidates;
 use serde::Serialize;
+use std::fmt::Display;
 
-/// Most recent runs listed above the one that is shown.
+/// Most recent runs listed.
 const RECENT_SHOWN: usize = 5;
+/// Failovers listed.
+const FAILOVERS_SHOWN: usize = 5;
 
 #[derive(Debug, Args)]
 pub(super) struct ShowArgs {
     /// Name of the task, as `standin ls` has it
-    #[arg(required_unless_present_any = ["run", "cgroup"])]
+    #[arg(required_unless_present_any = ["run", "cgroup"], add = ArgValueCandidates::new(completions::tasks))]
     task: Option<String>,
     /// This run instead of the task's last finished one
     #[arg(long, value_name = "N", conflicts_with = "task", value_parser = parse_run)]
@@ -31,6 +40,9 @@ pub(super) struct ShowArgs {
     /// The last that was measured in this cgroup: a systemd unit, a container, whoever made it
     #[arg(long, value_name = "PATH", conflicts_with_all = ["task", "run"])]
     cgroup: Option<String>,
+    /// All numbers, full histograms, peers, and where each number comes from
+    #[arg(long, conflicts_with = "json")]
+    full: bool,
     /// Print JSON
     #[arg(long)]
     json: bool,
@@ -46,8 +58,15 @@ struct Shown {
     #[serde(skip_serializing_if = "Option::is_none")]
     task: Option<TaskDetail>,
     run: Option<RunDetail>,
+    /// What the run is like, in a sentence and as words for programs.
+    summary: String,
+    traits: Vec<&'static str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    next: Option<Prediction>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     accuracy: Vec<AccuracySummary>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    failovers: Vec<FailoverRow>,
 }
 
 pub(super) fn run(settings: &Settings, arguments: &ShowArgs) -> anyhow::Result<u8> {
@@ -82,15 +101,56 @@ pub(super) fn run(settings: &Settings, arguments: &ShowArgs) -> anyhow::Result<u
         return Ok(not_known(&format!("there is no run {number}; `standin runs` lists them")));
     }
     let accuracy = match &arguments.task {
-        Some(name) => reader.accuracy_summary(name)?,
+        Some(name) => reader.accuracy_summary(Some(name))?,
         None => Vec::new(),
     };
+    let failovers = match &arguments.task {
+        Some(name) => reader.failovers(Some(name), FAILOVERS_SHOWN)?,
+        None => Vec::new(),
+    };
+    let (character, next) = match &detail {
+        Some(run) => known_of(&reader, run, settings.config.run.risk)?,
+        None => (None, None),
+    };
+    let summary = character.as_ref().map(sentence).unwrap_or_default();
+    let next = next.filter(|_| task.is_some());
     if arguments.json {
-        print_json(&Shown { version: JSON_VERSION, task, run: detail, accuracy })?;
-    } else {
-        print(describe(task.as_ref(), detail.as_ref(), &accuracy))?;
+        let traits = character.as_ref().map(Character::traits).unwrap_or_default();
+        let version = JSON_VERSION;
+        print_json(&Shown { version, task, run: detail, summary, traits, next, accuracy, failovers })?;
+        return Ok(0);
+    }
+    let (task, run) = (task.as_ref(), detail.as_ref());
+    let view = View {
+        task,
+        run,
+        summary: &summary,
+        next: next.as_ref(),
+        accuracy: &accuracy,
+        failovers: &failovers,
+    };
+    print(describe(&view))?;
+    match run {
+        Some(run) if arguments.full => print(format!("\n{}", in_full(run)))?,
+        Some(_) => print("\n`--full` shows all numbers and where each comes from.\n")?,
+        None => {}
     }
     Ok(0)
+}
+
+/// What a run is like, by its own numbers and by what its task's memory goes with; and what the next one like it
+/// is expected to need.
+fn known_of(
+    reader: &Reader,
+    run: &RunDetail,
+    risk: f64,
+) -> Result<(Option<Character>, Option<Prediction>), StoreError> {
+    let key = TaskKey { task_type: run.run.task_type.clone(), uid: run.run.uid };
+    let history = reader.history(&key)?;
+    let explanation = explain(&history, &run.features);
+    let growth = explanation.as_ref().and_then(Explanation::growth);
+    let character = Character::new(&run.fingerprint, &run.series, growth);
+    Ok((Some(character), Some(predict_all(&history, &run.features, risk))))
 }
 
 /// A cgroup's path as people give it: from the root of the file system, of the hierarchy, or below it.
@@ -105,71 +165,164 @@ fn not_known(message: &str) -> u8 {
     NOT_KNOWN
 }
 
-/// What matters first: what it is, what it needed against what was expected, then the numbers behind that.
-fn describe(task: Option<&TaskDetail>, run: Option<&RunDetail>, accuracy: &[AccuracySummary]) -> String {
+/// Everything that is shown.
+struct View<'a> {
+    task: Option<&'a TaskDetail>,
+    run: Option<&'a RunDetail>,
+    summary: &'a str,
+    next: Option<&'a Prediction>,
+    accuracy: &'a [AccuracySummary],
+    failovers: &'a [FailoverRow],
+}
+
+/// What matters first: what it is like, in a sentence and at a glance; what it needs, and how well that was
+/// predicted; what happened lately.
+fn describe(view: &View<'_>) -> String {
     let mut parts = Vec::new();
-    if let Some(task) = task {
-        parts.push(format!("{}\n{}", ls::table(&task.users), recent(&task.recent_runs)));
+    if let Some(run) = view.run {
+        let fingerprint = &run.fingerprint;
+        parts.push(heading(view.task, run) + &sentence_lines(view.summary));
+        parts.push(titled("Its course", glance::course(&run.series)));
+        let demand = fingerprint.cpu_demand.as_ref().map(glance::demand).unwrap_or_default();
+        parts.push(titled("Cores in use, by share of windows", demand));
+        parts.push(titled("How long things took, by their number", glance::times(fingerprint)));
+        parts.push(needs(run, view.accuracy).to_string());
+        parts.push(next_run(view.next));
     }
-    if let Some(run) = run {
-        parts.push(format!("{}\n{}", heading(run), needs(run)));
-        if !accuracy.is_empty() {
-            parts.push(format!("How good predictions were so far\n{}", accuracies(accuracy)));
-        }
-        parts.push(format!("Measured\n{}", numbers(&run.fingerprint)));
-        if let Some(demand) = &run.fingerprint.cpu_demand {
-            parts.push(format!("CPU demand, cores in use per window\n{}", demand::describe(demand)));
-        }
-        parts.extend(
-            histograms(&run.fingerprint).map(|(title, histogram)| format!("{title}\n{}", draw(histogram))),
-        );
-        if let Some(known) = &run.fingerprint.peers {
-            parts.push(format!("Peers\n{}", peers(known)));
-        }
-        parts.push(format!("Where the numbers come from\n{}", sources(run)));
+    if let Some(task) = view.task {
+        parts.push(titled("Last runs", recent(&task.recent_runs)));
     }
+    if !view.failovers.is_empty() {
+        parts.push(titled("Failovers", failovers(view.failovers).to_string()));
+    }
+    if let Some(run) = view.run {
+        parts.push(not_measured(run));
+    }
+    parts.retain(|part| !part.is_empty());
     parts.join("\n")
 }
 
-fn accuracies(accuracy: &[AccuracySummary]) -> Table {
+/// A title above a text; nothing where there is none.
+fn titled(title: &str, text: impl Display) -> String {
+    let text = text.to_string();
+    if text.is_empty() { text } else { format!("{title}\n{text}") }
+}
+
+fn sentence_lines(summary: &str) -> String {
+    if summary.is_empty() { String::new() } else { format!("\n{}", glance::wrapped(summary)) }
+}
+
+/// All numbers behind that, and where they come from.
+fn in_full(run: &RunDetail) -> String {
+    let command = printable(&run.run.command.join(" "));
+    let mut parts =
+        vec![format!("Command\n  {command}\n"), format!("Measured\n{}", numbers(&run.fingerprint))];
+    if let Some(demand) = &run.fingerprint.cpu_demand {
+        parts.push(format!("CPU demand, cores in use per window\n{}", demand::describe(demand)));
+    }
+    parts.extend(
+        histograms(&run.fingerprint).map(|(title, histogram)| format!("{title}\n{}", draw(histogram))),
+    );
+    if let Some(known) = run.fingerprint.peers.as_ref().filter(|peers| !peers.is_empty()) {
+        parts.push(format!("Peers\n{}", peers(known)));
+    }
+    parts.push(format!("Where the numbers come from\n{}", sources(run)));
+    parts.join("\n")
+}
+
+/// What the next run is expected to need, as `standin run` says it.
+fn next_run(next: Option<&Prediction>) -> String {
+    let expected = next.and_then(output::expected);
+    expected.map_or_else(String::new, |text| glance::wrapped(&format!("Next run: {text}.")))
+}
+
+/// What a better source is missing for: a run with few numbers says so.
+fn not_measured(run: &RunDetail) -> String {
+    let missing = run.coverage.0.iter().filter(|source| source.source.is_none());
+    let names: Vec<_> = missing.map(|source| source.measure.as_str()).collect();
+    if names.is_empty() {
+        return String::new();
+    }
+    let text = format!(
+        "Not measured: {}; `standin show --run {} --full` says why.",
+        names.join(", "),
+        run.run.run_id.0
+    );
+    glance::wrapped(&printable(&text))
+}
+
+fn failovers(rows: &[FailoverRow]) -> Table {
     use Align::{Left, Right};
-    let mut table =
-        Table::new(&[("", Left), ("RUNS", Right), ("MEAN ERROR", Right), ("WITHIN BOUND", Right)]);
-    let percent = |share: Option<f64>| share.map_or_else(|| "-".into(), |share| format!("{share:.0} %"));
-    for row in accuracy {
+    let mut table = Table::new(&[("  WHEN", Left), ("CAUSE", Left), ("MOVED", Right), ("EVIDENCE", Left)]);
+    for row in rows {
         table.row([
-            predict::describe(row.resource).0.into(),
-            row.runs.to_string(),
-            percent(row.mean_error_percent),
-            percent(row.within_upper_percent),
+            format!("  {}", when::ago(row.at_ms)),
+            row.cause.clone(),
+            row.migrated.to_string(),
+            row.evidence.clone(),
         ]);
     }
     table
 }
 
 fn recent(recent_runs: &[RunRow]) -> Table {
-    runs::table(&recent_runs[..recent_runs.len().min(RECENT_SHOWN)])
+    use Align::{Left, Right};
+    let mut table = Table::new(&[
+        ("  RUN", Right),
+        ("STARTED", Left),
+        ("DURATION", Right),
+        ("CORES", Right),
+        ("MEMORY", Right),
+        ("ENDING", Left),
+    ]);
+    let or_dash = |text: Option<String>| text.unwrap_or_else(|| "-".into());
+    for run in recent_runs.iter().take(RECENT_SHOWN) {
+        table.row([
+            run.run_id.0.to_string(),
+            when::ago(run.started_at_ms),
+            or_dash(run.duration_s.map(format_duration)),
+            or_dash(run.cpu_cores_mean.map(|cores| format!("{cores:.2}"))),
+            or_dash(run.memory_peak_bytes.map(format_bytes)),
+            runs::ending(run),
+        ]);
+    }
+    table
 }
 
-fn heading(run: &RunDetail) -> String {
+/// Whose task it is and how often it ran, then which run is shown.
+fn heading(task: Option<&TaskDetail>, run: &RunDetail) -> String {
+    let users = task.map(|task| &task.users[..]).unwrap_or_default();
+    let users: String = users.iter().map(|user| printable(&of_user(user)) + "\n").collect();
+    users + &about(run)
+}
+
+fn of_user(user: &TaskRow) -> String {
+    let TaskRow { task_type, user: name, runs, failed, lost, .. } = user;
+    let plural = if *runs == 1 { "run" } else { "runs" };
+    let bad = match failed + lost {
+        0 => String::new(),
+        bad => format!(", {bad} of them failed or lost"),
+    };
+    format!("{task_type}: {runs} {plural} by {name}{bad}")
+}
+
+fn about(run: &RunDetail) -> String {
     let row = &run.run;
+    let (number, ago, ending) = (row.run_id.0, when::ago(row.started_at_ms), runs::ending(row));
+    let mut text =
+        printable(&format!("Run {number}: {} by {}, {ago}: {ending}", row.task_type, row.user)) + "\n";
+    let facts = [("command", row.command.join(" ")), ("in", run.directory.clone())];
+    for (name, fact) in facts.iter().filter(|(_, fact)| !fact.is_empty()) {
+        text += &(glance::cut(&printable(&format!("  {name:<9} {fact}"))) + "\n");
+    }
     let features: Vec<_> = run.features.iter().map(feature).collect();
-    [
-        format!(
-            "Run {}: {} by {}, {}: {}",
-            row.run_id.0,
-            row.task_type,
-            row.user,
-            when::ago(row.started_at_ms),
-            runs::ending(row)
-        ),
-        format!("  command   {}", row.command.join(" ")),
-        format!("  in        {}", run.directory),
-        format!("  known     {}", features.join(", ")),
-        format!("  decided   policy {}; {}", policy_name(row.policy), describe_limits(&run.limits)),
-    ]
-    .map(|line| printable(&line) + "\n")
-    .concat()
+    let decided = format!("policy {}; {}", policy_name(row.policy), describe_limits(&run.limits));
+    for (name, fact) in [("known", features.join(", ")), ("decided", decided)] {
+        if !fact.is_empty() {
+            text += &glance::hanging(&format!("  {name:<9} "), &printable(&fact));
+        }
+    }
+    text
 }
 
 fn policy_name(policy: Policy) -> &'static str {
@@ -191,27 +344,40 @@ fn feature(feature: &Feature) -> String {
     }
 }
 
-/// What the run needed of each resource, beside what was expected before it started.
-fn needs(run: &RunDetail) -> Table {
+/// What the run needed of each resource, beside what was expected before it started, and how good the predictions
+/// of this task were so far.
+fn needs(run: &RunDetail, accuracy: &[AccuracySummary]) -> Table {
     use Align::{Left, Right};
-    let columns =
-        [("RESOURCE", Left), ("NEEDED", Right), ("EXPECTED", Right), ("AT MOST", Right), ("", Left)];
-    let mut table = Table::new(&columns);
+    let columns = [
+        ("RESOURCE", Left),
+        ("NEEDED", Right),
+        ("EXPECTED", Right),
+        ("AT MOST", Right),
+        ("ERROR", Right),
+        ("WITHIN", Right),
+        ("", Left),
+    ];
+    let mut table = Table::new(&columns[..if accuracy.is_empty() { 4 } else { 7 }]);
     for resource in Resource::ALL {
         let (name, format) = predict::describe(resource);
         let estimate = run.prediction.estimate(resource).filter(|estimate| estimate.level != Level::Host);
         let needed = needed(run, resource);
-        if needed.is_none() && estimate.is_none() {
+        let nothing = needed.unwrap_or(0.0) == 0.0;
+        if nothing && estimate.is_none_or(|estimate| estimate.expected == 0.0) {
             continue;
         }
         let or_dash = |number: Option<f64>| number.map_or_else(|| "-".into(), format);
         let over = needed.zip(estimate).is_some_and(|(needed, estimate)| needed > estimate.upper);
+        let known = accuracy.iter().find(|known| known.resource == resource);
+        let percent = |share: Option<f64>| share.map_or_else(|| "-".into(), |share| format!("{share:.0} %"));
         table.row([
             name.into(),
             or_dash(needed),
             or_dash(estimate.map(|estimate| estimate.expected)),
             or_dash(estimate.map(|estimate| estimate.upper)),
-            if over { "more than expected".into() } else { String::new() },
+            percent(known.and_then(|known| known.mean_error_percent)),
+            percent(known.and_then(|known| known.within_upper_percent)),
+            if over { "more".into() } else { String::new() },
         ]);
     }
     table

@@ -1,5 +1,6 @@
 //! Tables for people: columns as wide as they need to be, numbers to the right, nothing but text.
 
+pub(super) use crate::printable::printable;
 use std::fmt::{self, Display};
 
 /// Which side a column's texts keep to.
@@ -25,13 +26,6 @@ impl Table {
     pub(super) fn row(&mut self, cells: impl IntoIterator<Item = String>) {
         self.rows.push(cells.into_iter().map(|cell| printable(&cell)).collect());
     }
-}
-
-/// A text of one line that can do nothing to a terminal: control characters, and those that turn the direction
-/// of writing, become `?`.
-pub(super) fn printable(text: &str) -> String {
-    let turns = |c| matches!(c, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
-    text.chars().map(|c| if c.is_control() || turns(c) { '?' } else { c }).collect()
 }
 
 impl Display for Table {

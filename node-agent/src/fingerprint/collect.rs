@@ -26,6 +26,9 @@ const UNSEEN: &str = "the kernel did not show every switch: waits and faults are
 const INTERVAL_MIN: Duration = Duration::from_millis(10);
 const INTERVAL_MAX: Duration = Duration::from_secs(1);
 
+/// Shortest stretch of a course: two looks right after another (a sample and a record) are one.
+const STRETCH_MIN_NS: u64 = 5_000_000;
+
 /// The interval grows with the run: a sixteenth of what has passed.
 const INTERVAL_SHARE: u32 = 16;
 
@@ -34,7 +37,8 @@ const INTERVAL_SHARE: u32 = 16;
 pub struct Measures(pub Vec<Measure>);
 
 impl Measures {
-    fn has(&self, measure: Measure) -> bool {
+    /// Whether a measure is real.
+    pub fn has(&self, measure: Measure) -> bool {
         self.0.contains(&measure)
     }
 }
@@ -59,6 +63,8 @@ pub struct Collector {
     before: Fingerprint,
     series: Series,
     last: Sample,
+    /// The sample that the last stretch of the course ends with.
+    stretch: Sample,
     /// CPU demand when it was looked at last.
     demand: Option<[Scale; SCALES]>,
     /// Start of the window for cores at peak: elapsed and CPU time.
@@ -87,6 +93,7 @@ impl Collector {
             before: before.fingerprint,
             series: before.series,
             last: Sample::default(),
+            stretch: Sample::default(),
             demand: None,
             window: (0, 0),
         }
@@ -95,7 +102,12 @@ impl Collector {
     /// Sets where counting starts, for a task that has used something before.
     pub fn start_at(&mut self, sample: Sample) {
         self.window = (sample.elapsed_ns, sample.accounts.cpu_ns.unwrap_or(0));
-        self.last = sample;
+        (self.last, self.stretch) = (sample, sample);
+    }
+
+    /// What is real for this task.
+    pub fn measures(&self) -> &Measures {
+        &self.measures
     }
 
     /// The last sample.
@@ -113,17 +125,25 @@ impl Collector {
         self.memory_peak = self.memory_peak.max(sample.accounts.memory_bytes);
         self.working_set = self.working_set.max(sample.accounts.working_set_bytes);
         self.close_window(&sample);
-        let (before, now) = (&self.last, &sample);
+        self.last = sample;
+        self.end_stretch(STRETCH_MIN_NS);
+    }
+
+    /// Adds what happened since the last stretch to the course, if that is at least `least_ns`.
+    fn end_stretch(&mut self, least_ns: u64) {
+        let (before, now) = (&self.stretch, &self.last);
         let length_ns = now.elapsed_ns.saturating_sub(before.elapsed_ns);
-        if length_ns > 0 {
+        let (from_ms, at_ms) = (before.elapsed_ns / 1_000_000, now.elapsed_ns / 1_000_000);
+        // Two samples within a millisecond would be two points of one time, and the database keeps one.
+        if length_ns >= least_ns && at_ms > from_ms {
             let rate = |of: fn(&Counters) -> u64| {
                 let total = |sample: &Sample| sample.counted.map_or(0, |(counters, _)| of(&counters));
                 total(now).saturating_sub(total(before)) as f64 * 1e9 / length_ns as f64
             };
             let cpu = |sample: &Sample| sample.accounts.cpu_ns.unwrap_or(0);
             self.series.push(Point {
-                at_ms: now.elapsed_ns / 1_000_000,
-                length_ms: (now.elapsed_ns / 1_000_000).saturating_sub(before.elapsed_ns / 1_000_000),
+                at_ms,
+                length_ms: at_ms - from_ms,
                 cpu_cores: cpu(now).saturating_sub(cpu(before)) as f64 / length_ns as f64,
                 memory_bytes: now.accounts.memory_bytes.unwrap_or(0),
                 read_bytes_per_s: rate(|c| c.block_read_bytes),
@@ -131,8 +151,8 @@ impl Collector {
                 received_bytes_per_s: rate(|c| c.tcp_received_bytes + c.udp_received_bytes),
                 sent_bytes_per_s: rate(|c| c.tcp_sent_bytes + c.udp_sent_bytes),
             });
+            self.stretch = self.last;
         }
-        self.last = sample;
     }
 
     /// Ends the window for cores at peak if it is long enough.
@@ -172,6 +192,7 @@ impl Collector {
     /// The result, after the last `sample`.
     pub fn finish(mut self, sample: Sample) -> Measured {
         self.sample(sample);
+        self.end_stretch(1);
         // The peak is no less than the mean, also in a run shorter than a window.
         if let Some(cpu_ns) = sample.accounts.cpu_ns
             && sample.elapsed_ns > 0
@@ -311,6 +332,28 @@ mod tests {
         assert_eq!(fingerprint.block_read_bytes, Some(1_000_000));
         assert_eq!(fingerprint.forks, None, "what is not measured is not zero");
         assert_eq!(measured.series.points()[0].read_bytes_per_s, 1e6);
+    }
+
+    #[test]
+    fn two_looks_right_after_another_are_one_stretch() {
+        let mut collector = collector(Measured::default());
+        collector.sample(sample(1000, 500, 500));
+        collector.sample(sample(1001, 500, 500));
+        let last = collector.measured().series.points().last().copied();
+        assert_eq!(last.map(|point| (point.at_ms, point.cpu_cores)), Some((1000, 0.5)));
+        let points = collector.finish(sample(1002, 502, 1)).series.points().to_vec();
+        assert_eq!((points.len(), points[1].length_ms, points[1].cpu_cores), (2, 2, 1.0), "nothing is lost");
+    }
+
+    #[test]
+    fn samples_within_a_millisecond_are_one_point() {
+        let mut collector = collector(Measured::default());
+        collector.sample(sample(100, 50, 500));
+        let late = Sample { elapsed_ns: 100_400_000, ..sample(100, 50, 700) };
+        let measured = collector.finish(late);
+        let points: Vec<_> = measured.series.points().iter().map(|p| (p.at_ms, p.length_ms)).collect();
+        assert_eq!(points, [(100, 100)]);
+        assert_eq!(measured.fingerprint.memory_peak_bytes, Some(700));
     }
 
     #[test]

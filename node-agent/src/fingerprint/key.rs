@@ -111,6 +111,8 @@ pub fn clean(name: &str) -> String {
     while name.len() > TASK_TYPE_BYTES_MAX {
         name.pop();
     }
+    // What was inside is an end now; and a name that is cleaned again must stay the same.
+    name.truncate(name.trim_end().len());
     if name.is_empty() { "unknown".into() } else { name }
 }
 
@@ -245,6 +247,8 @@ pub fn of_run(given: Vec<Feature>) -> Vec<Feature> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::hostile;
+    use proptest::prelude::*;
 
     fn of(command: &str) -> String {
         task_type(&command.split_whitespace().map(OsString::from).collect::<Vec<_>>())
@@ -287,5 +291,75 @@ mod tests {
         let features = input_features(&argv, &["a".into()], directory.path());
         let values: Vec<_> = features.into_iter().map(|f| f.value).collect();
         assert_eq!(values, [2.0, 40.0, 30.0].map(FeatureValue::Number));
+    }
+
+    const WORDS: &[&str] = &[
+        "env",
+        "nice",
+        "timeout",
+        "taskset",
+        "time",
+        "python3",
+        "python3.11",
+        "bash",
+        "sh",
+        "cargo",
+        "git",
+        "-n",
+        "-k",
+        "5",
+        "--",
+        "-",
+        "-m",
+        "-c",
+        "-e",
+        "-W",
+        "+nightly",
+        "A=1",
+        "/",
+        "..",
+        "a/",
+        "train.py",
+        "http.server",
+        "",
+        " ",
+        "\u{1b}[31m",
+        "\n",
+    ];
+
+    fn is_a_name(name: &str) -> bool {
+        !name.is_empty() && name.len() <= TASK_TYPE_BYTES_MAX && !name.chars().any(char::is_control)
+    }
+
+    proptest! {
+        #[test]
+        fn hostile_command_lines(argv in hostile::command_line(WORDS)) {
+            let name = task_type(&argv);
+            prop_assert!(is_a_name(&name), "{name:?}");
+            prop_assert_eq!(clean(&name), name, "a name is its own");
+        }
+
+        #[test]
+        fn hostile_names(name in any::<String>(), long in "\\PC{0,200}") {
+            for name in [name, long] {
+                let cleaned = clean(&name);
+                prop_assert!(is_a_name(&cleaned), "{cleaned:?}");
+                prop_assert_eq!(clean(&cleaned), cleaned);
+            }
+        }
+
+        #[test]
+        fn hostile_features(given in proptest::collection::vec(("\\PC{0,6}", "[\\PC\u{1b}]{0,6}"), 0..70)) {
+            let given = given.into_iter().map(|(name, value)| Feature { name, value: FeatureValue::parse(&value) });
+            let features = of_run(given.collect());
+            prop_assert!(features.len() <= FEATURES_MAX + 2);
+            for Feature { name, value } in features {
+                let is_sound = match value {
+                    FeatureValue::Number(number) => number.is_finite(),
+                    FeatureValue::Category(word) => is_a_name(&word),
+                };
+                prop_assert!(is_a_name(&name) && is_sound);
+            }
+        }
     }
 }

@@ -4,11 +4,14 @@
 //! Every number that may be missing is an `Option`: a source that this host lacks leaves `None` (`NULL` in
 //! the database) and a word in [`Coverage`], never a zero.
 
+pub mod character;
 mod collect;
 pub mod demand;
+pub mod histogram;
 pub mod key;
 mod rusage;
 mod seed;
+pub mod sentence;
 pub mod series;
 
 pub use collect::{CORES_WINDOW_NS, Collector, Measures, Sample};

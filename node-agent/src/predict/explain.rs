@@ -3,6 +3,7 @@
 use super::base::Base;
 use super::estimate::{self, MEMORY_EXTRA_BYTES, MEMORY_LEAST_BYTES};
 use super::{History, Level, Resource};
+use crate::fingerprint::character::Growth;
 use crate::fingerprint::key::Feature;
 use serde::Serialize;
 
@@ -50,6 +51,14 @@ pub struct Explanation {
     pub candidates: Vec<Candidate>,
     /// The most telling first.
     pub features: Vec<FeatureWeight>,
+}
+
+impl Explanation {
+    /// The number that memory goes with, where sizing looks at one.
+    pub fn growth(&self) -> Option<Growth<'_>> {
+        let used = self.features.iter().find(|feature| feature.used)?;
+        Some(Growth { feature: &used.name, correlation: used.correlation?, runs: self.samples })
+    }
 }
 
 /// Why the memory of a run with these features is sized as it is; `None` where no run of this task is known.

@@ -73,27 +73,52 @@ impl Probes {
     /// Hands out what became of cgroups of the host since the last call.
     pub fn drain_cgroups(&mut self, mut each: impl FnMut(CgroupChange)) {
         while let Some(record) = self.cgroups.next() {
-            if record.len() < size_of::<CgroupEvent>() {
-                continue;
-            }
-            // SAFETY: long enough, repr(C), and any bytes are valid.
-            let event = unsafe { record.as_ptr().cast::<CgroupEvent>().read_unaligned() };
+            let Some(event) = event_of(&record) else { continue };
             let CgroupEvent { cgroup, at_ns, slot, made, .. } = event;
             if made == 0 {
                 each(CgroupChange::Removed { cgroup, at_ns });
                 continue;
             }
-            if let Some(place) = self.tracked.get_mut(slot as usize).filter(|_| slot != NO_SLOT) {
+            let place = self.tracked.get_mut(slot as usize).filter(|_| slot != NO_SLOT);
+            let is_mapped = place.is_some() && self.tables.take_up(slot as usize).is_ok();
+            if let Some(place) = self.tracked.get_mut(slot as usize).filter(|_| is_mapped) {
                 *place = Some(cgroup);
             }
-            let is_mapped = slot != NO_SLOT && self.tables.take_up(slot as usize).is_ok();
             let slot = is_mapped.then_some(Slot(slot));
             each(CgroupChange::Made { cgroup, path: path_of(&event), slot, at_ns });
         }
     }
 }
 
+/// What a record of the ring says; `None` if it is too short to be one.
+fn event_of(record: &[u8]) -> Option<CgroupEvent> {
+    if record.len() < size_of::<CgroupEvent>() {
+        return None;
+    }
+    // SAFETY: long enough, repr(C), and any bytes are valid.
+    Some(unsafe { record.as_ptr().cast::<CgroupEvent>().read_unaligned() })
+}
+
 fn path_of(event: &CgroupEvent) -> String {
     let end = event.path.iter().position(|&byte| byte == 0).unwrap_or(event.path.len());
     String::from_utf8_lossy(&event.path[..end]).trim_start_matches('/').to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::hostile;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn hostile_cgroup_events(record in hostile::bytes(size_of::<CgroupEvent>() + 16)) {
+            let event = event_of(&record);
+            prop_assert_eq!(event.is_some(), record.len() >= size_of::<CgroupEvent>());
+            if let Some(event) = event {
+                let path = path_of(&event);
+                prop_assert!(!path.contains('\0') && !path.starts_with('/'));
+            }
+        }
+    }
 }

@@ -379,4 +379,14 @@ mod tests {
             Err(error) => crate::skip::skip(&error.to_string()),
         }
     }
+
+    proptest::proptest! {
+        #[test]
+        fn hostile_btf(bytes in crate::hostile::bent(vec![sample()])) {
+            if let Ok(btf) = KernelBtf::parse(bytes, &["inner", "outer"]) {
+                _ = (btf.offset("outer", "in.b"), btf.offset("outer", "first"), btf.tracepoint_arguments("ping"));
+                _ = btf.tracepoints_only();
+            }
+        }
+    }
 }

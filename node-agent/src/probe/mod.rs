@@ -386,4 +386,11 @@ mod tests {
     fn probes_can_move_between_threads() {
         assert_send::<Probes>();
     }
+
+    proptest::proptest! {
+        #[test]
+        fn hostile_exit_events(record in crate::hostile::bytes(size_of::<ProcessExit>() + 16)) {
+            proptest::prop_assert_eq!(exit_of(&record).is_some(), record.len() >= size_of::<ProcessExit>());
+        }
+    }
 }

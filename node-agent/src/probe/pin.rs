@@ -45,7 +45,10 @@ impl Instance {
         let root = bpf_file_system(bpffs)?;
         // Names in this file system may hold no dot (`bpf_lookup`, kernel/bpf/inode.c).
         let path = root.join("standin").join(name.replace(['/', '.'], "%"));
+        // A BPF file system may be open to all, as it is where nobody said otherwise.
+        crate::trust::check_directory(&root.join("standin"))?;
         DirBuilder::new().recursive(true).mode(0o700).create(&path)?;
+        crate::trust::check_directory(&path)?;
         let directory = lock_directory(&path).map_err(|error| match error.kind() {
             io::ErrorKind::WouldBlock => io::Error::new(
                 io::ErrorKind::AddrInUse,

@@ -1,6 +1,7 @@
 //! Asking a service how it is, and telling it to fail over or to stop: a unix socket per service, on which the
 //! supervisor answers one frame with one. Root and the user who runs the service may.
 
+use super::adopt;
 use super::guard::{Command as Say, Failover, Line, View};
 use super::places::Place;
 use super::supervisor::{Service, ServiceError};
@@ -13,7 +14,7 @@ use std::collections::VecDeque;
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::{UnixListener, UnixStream};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tokio::sync::mpsc::UnboundedSender;
@@ -217,7 +218,16 @@ impl Control {
 /// Whether the other side is root or who runs this.
 fn may(stream: &UnixStream) -> bool {
     let own = nix::unistd::geteuid().as_raw();
-    getsockopt(stream, sockopt::PeerCredentials).is_ok_and(|peer| peer.uid() == 0 || peer.uid() == own)
+    peer(stream).is_some_and(|peer| peer == 0 || peer == own)
+}
+
+fn peer(stream: &UnixStream) -> Option<u32> {
+    getsockopt(stream, sockopt::PeerCredentials).ok().map(|peer| peer.uid())
+}
+
+/// Whether what answers at a socket is root's or ours: anybody else's tells what it likes.
+fn is_believed(stream: &UnixStream) -> bool {
+    nix::unistd::geteuid().is_root() || may(stream)
 }
 
 fn answer(request: &Request, line: &Line, card: &Mutex<Card>, stop: &UnboundedSender<()>) -> Reply {
@@ -279,20 +289,24 @@ pub(super) struct Memory {
     pub(super) shared: u64,
 }
 
-/// From `smaps_rollup` of each process.
+/// Of all of them together.
 pub(super) fn memory(pids: &[i32]) -> Memory {
-    let mut memory = Memory::default();
-    for pid in pids {
-        let text = fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).unwrap_or_default();
-        let kib = |key: &str| -> u64 {
-            let line = text.lines().find_map(|line| line.strip_prefix(key));
-            line.and_then(|rest| rest.trim().strip_suffix(" kB")?.trim().parse().ok()).unwrap_or(0)
-        };
-        let private = kib("Private_Clean:") + kib("Private_Dirty:");
-        memory.private += private * 1024;
-        memory.shared += kib("Pss:").saturating_sub(private) * 1024;
-    }
-    memory
+    let text = |pid| fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).unwrap_or_default();
+    pids.iter().map(|pid| memory_of(&text(pid))).fold(Memory::default(), |all, one| Memory {
+        private: all.private.saturating_add(one.private),
+        shared: all.shared.saturating_add(one.shared),
+    })
+}
+
+/// From the `smaps_rollup` of a process.
+fn memory_of(text: &str) -> Memory {
+    let bytes = |key: &str| -> u64 {
+        let line = text.lines().find_map(|line| line.strip_prefix(key));
+        let kib: Option<u64> = line.and_then(|rest| rest.trim().strip_suffix(" kB")?.trim().parse().ok());
+        kib.unwrap_or(0).saturating_mul(1024)
+    };
+    let private = bytes("Private_Clean:").saturating_add(bytes("Private_Dirty:"));
+    Memory { private, shared: bytes("Pss:").saturating_sub(private) }
 }
 
 /// Asks the service whose control socket is `socket`.
@@ -301,8 +315,73 @@ pub(super) fn memory(pids: &[i32]) -> Memory {
 /// For people: nobody answers there, or something else does.
 pub fn ask(socket: &Path, request: &Request) -> Result<Reply, String> {
     let mut stream = UnixStream::connect(socket).map_err(|error| error.to_string())?;
+    if !is_believed(&stream) {
+        return Err("another user answers there".into());
+    }
     stream.set_read_timeout(Some(PATIENCE)).map_err(|error| error.to_string())?;
     wire::send(&mut stream, request)
         .and_then(|()| wire::receive(&mut stream))
         .map_err(|error| error.to_string())
+}
+
+/// The control sockets below a directory, whether anybody answers or not.
+pub fn sockets(directory: &Path) -> impl Iterator<Item = PathBuf> {
+    let entries = fs::read_dir(directory).into_iter().flatten().flatten();
+    let paths = entries.map(|entry| entry.path());
+    paths.filter(|path| path.extension().is_some_and(|extension| extension == "sock"))
+}
+
+/// Of all services that answer below `directory`, by name; those whose supervisor is gone are named. Blocks, and
+/// waits for each that is slow.
+pub fn statuses(directory: &Path) -> Vec<Status> {
+    let mut found: Vec<Status> = sockets(directory)
+        .filter_map(|socket| match ask(&socket, &Request::Status) {
+            Ok(Reply::Status(status)) => Some(*status),
+            _ => unsupervised(directory, &socket),
+        })
+        .collect();
+    found.sort_by(|a, b| a.name.cmp(&b.name));
+    found
+}
+
+/// A service whose supervisor was killed.
+fn unsupervised(directory: &Path, socket: &Path) -> Option<Status> {
+    let name = socket.file_stem()?.to_str()?;
+    let left = adopt::left(&Place::new(directory, name))?;
+    let instances = left.survivors.iter().map(|survivor| survivor.describe()).collect();
+    Some(Status { name: name.to_owned(), mode: "unsupervised".into(), instances, ..Status::default() })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::hostile;
+    use proptest::prelude::*;
+
+    #[test]
+    fn memory_is_what_the_kernel_says_in_kib() {
+        let text = "Rss: 20 kB\nPss: 12 kB\nPrivate_Clean: 3 kB\nPrivate_Dirty: 4 kB\n";
+        assert_eq!(memory_of(text), Memory { private: 7 << 10, shared: 5 << 10 });
+    }
+
+    fn frames() -> Vec<Vec<u8>> {
+        let requests = [Request::Status, Request::FailOver, Request::Stop];
+        let status = Status { name: "web".into(), instances: vec![Instance::default()], ..Status::default() };
+        let reply = wire::encode(&Reply::Status(Box::new(status))).unwrap();
+        requests.iter().map(|request| wire::encode(request).unwrap()).chain([reply]).collect()
+    }
+
+    proptest! {
+        #[test]
+        fn hostile_control(bytes in hostile::bent(frames())) {
+            _ = wire::receive::<Request>(&mut bytes.as_slice());
+            _ = wire::receive::<Reply>(&mut bytes.as_slice());
+        }
+
+        #[test]
+        fn hostile_memory_maps(text in hostile::keyed_lines(&["Pss:", "Private_Clean:", "Private_Dirty:"])) {
+            _ = memory_of(&text);
+            _ = memory_of(&text.replace('\n', " kB\n"));
+        }
+    }
 }

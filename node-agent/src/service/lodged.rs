@@ -4,12 +4,9 @@
 use super::home::Home;
 use super::supervisor::WARMING;
 use crate::cgroup::{Hierarchies, InstanceCgroup, cgroup_of};
-use crate::steer::{LENT, Steering, Wanted};
+use crate::steer::{Steering, Wanted};
 use crate::wire::{self, Reply, Request};
-use nix::sys::socket::{ControlMessageOwned, MsgFlags, recvmsg};
 use std::fs::File;
-use std::io::IoSliceMut;
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -36,28 +33,12 @@ impl Lodged {
             Ok(_) => return Err("the agent answered something else".into()),
             Err(error) => return Err(error.to_string()),
         }
-        let descriptors = receive_descriptors(&self.agent).map_err(|error| error.to_string())?;
+        let descriptors = wire::receive_descriptors(&self.agent).map_err(|error| error.to_string())?;
         let steering = Steering::lent(descriptors).map_err(|error| error.to_string())?;
         let run = self.cgroup.clone().ok_or("no cgroup")?;
         let warming = InstanceCgroup::open(&run.join(WARMING)).map_err(|error| error.to_string())?;
         Ok((steering, warming))
     }
-}
-
-fn receive_descriptors(stream: &UnixStream) -> nix::Result<Vec<OwnedFd>> {
-    let mut byte = [0];
-    let mut space = nix::cmsg_space!([RawFd; LENT]);
-    let mut parts = [IoSliceMut::new(&mut byte)];
-    let flags = MsgFlags::MSG_CMSG_CLOEXEC;
-    let message = recvmsg::<()>(stream.as_raw_fd(), &mut parts, Some(&mut space), flags)?;
-    let mut descriptors = Vec::new();
-    for control in message.cmsgs()? {
-        if let ControlMessageOwned::ScmRights(raw) = control {
-            // SAFETY: the kernel has just opened them for us.
-            descriptors.extend(raw.into_iter().map(|raw| unsafe { OwnedFd::from_raw_fd(raw) }));
-        }
-    }
-    Ok(descriptors)
 }
 
 impl Home for Lodged {

@@ -2,6 +2,7 @@
 //! can write to.
 
 use crate::probe::{bpf_file_system, find_bpf_file_system};
+use crate::trust;
 use std::fs;
 use std::io;
 use std::os::unix::ffi::OsStrExt;
@@ -22,10 +23,7 @@ pub fn control_directory(agent_socket: &Path) -> PathBuf {
     if nix::unistd::geteuid().is_root() {
         return agent_socket.parent().unwrap_or(Path::new("/run/standin")).join("services");
     }
-    let runtime = std::env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from);
-    runtime
-        .unwrap_or_else(|| format!("/tmp/standin-{}", nix::unistd::geteuid()).into())
-        .join("standin/services")
+    trust::own_directory_to_be().join("services")
 }
 
 /// Where the agent pins what it lends to the launcher of a run, by the run's cgroup, in a BPF file system.
@@ -75,14 +73,19 @@ impl Place {
         Some(bpf_file_system(None).ok().filter(|_| is_root)?.join(PINS).join(&self.pin_name))
     }
 
-    /// Makes the directory of the socket.
+    /// Makes the directory of the socket. Those of root are refused to others by who they are, not by this.
     ///
     /// # Errors
-    /// What the file system says.
+    /// What the file system says, or that others could have put something there.
     pub fn prepare(&self) -> io::Result<()> {
         let directory = self.socket.parent().unwrap_or(Path::new("/"));
+        if !nix::unistd::geteuid().is_root() {
+            trust::own_directory()?;
+            return trust::private_directory(directory);
+        }
         fs::create_dir_all(directory)?;
-        fs::set_permissions(directory, fs::Permissions::from_mode(0o755))
+        fs::set_permissions(directory, fs::Permissions::from_mode(0o755))?;
+        Ok(trust::check_directory(directory)?)
     }
 }
 
@@ -120,6 +123,7 @@ fn file_name(name: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
 
     #[test]
     fn names_become_files_and_never_meet() {
@@ -128,5 +132,19 @@ mod tests {
         let long = file_name(&"a".repeat(200));
         assert!(long.len() <= NAME_MAX);
         assert_ne!(long, file_name(&"a".repeat(201)));
+    }
+
+    proptest! {
+        #[test]
+        fn hostile_names(name in any::<String>(), other in any::<String>()) {
+            let file = file_name(&name);
+            prop_assert!(file.len() <= NAME_MAX);
+            prop_assert!(!file.contains('/') && !file.starts_with('.') && !file.contains('\0'));
+            prop_assert!(name == other || file != file_name(&other));
+            let directory = Path::new("/run/standin/services");
+            let place = Place::new(directory, &name);
+            prop_assert_eq!(place.socket.parent(), Some(directory));
+            prop_assert!(!place.pin_name.contains(['/', '.']));
+        }
     }
 }

@@ -8,6 +8,9 @@ use crate::wire::{self, Reply, Request};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 
+/// Longest evidence that is kept, characters: a probe's answer may be in it.
+const EVIDENCE_MAX: usize = 250;
+
 /// Where failovers of a service are recorded.
 #[derive(Clone, Debug)]
 pub struct Recorder {
@@ -63,7 +66,7 @@ impl Recorder {
             uid: self.uid,
             at_ms: failover.at_ms,
             cause: failover.cause.word().into(),
-            evidence: failover.cause.to_string(),
+            evidence: failover.cause.to_string().chars().take(EVIDENCE_MAX).collect(),
             from_instance: number(failover.from),
             from_pid: failover.from.map(|(_, pid)| pid),
             to_instance: number(Some(failover.to)).unwrap_or(0),

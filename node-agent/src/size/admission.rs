@@ -160,6 +160,11 @@ impl Ledger {
         &self.total
     }
 
+    /// There is more or less than before: whoever holds a promise keeps it.
+    pub fn set_total(&mut self, total: Total) {
+        self.total = total;
+    }
+
     /// What is promised: memory in bytes, cores, licences.
     pub fn promised(&self) -> Promise {
         let Taken { memory_bytes, cpu_cores, licenses } = self.taken.clone();

@@ -2,6 +2,7 @@
 
 use super::{SteerError, Steering, Switch};
 use crate::probe::{Mapped, lock_directory, offsets};
+use crate::trust;
 use aya::maps::{HashMap, Map, MapData, RingBuf, SockMap};
 use aya::programs::links::{FdLink, PinnedLink};
 use aya::programs::{
@@ -12,9 +13,11 @@ use aya::{Btf, Ebpf, EbpfLoader, Endianness};
 use ebpf_probes::Offsets;
 use ebpf_probes::steer::{Control, GROUPS_MAX, NOBODY, SLOTS_MAX, Steered};
 use serde::{Deserialize, Serialize};
-use std::fs::{self, File};
+use std::fs::{self, DirBuilder, File};
+use std::io;
 use std::mem::offset_of;
 use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::DirBuilderExt;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -75,7 +78,12 @@ impl Steering {
         let mut ebpf = object(&offsets)?;
         if let Some(pins) = pins {
             unpin(pins);
-            fs::create_dir_all(pins).map_err(|source| SteerError::Pin { path: pins.into(), source })?;
+            DirBuilder::new()
+                .recursive(true)
+                .mode(0o700)
+                .create(pins)
+                .and_then(|()| Ok(trust::check_directory(pins)?))
+                .map_err(|source| SteerError::Pin { path: pins.into(), source })?;
         }
         let held = pins.map(hold).transpose()?;
         let mut links = vec![
@@ -215,9 +223,12 @@ fn pin(pins: &Path, ebpf: &Ebpf, links: Vec<FdLink>) -> Result<Vec<FdLink>, Stee
     pinned.collect()
 }
 
-/// Locks a directory of pins.
+/// Locks a directory of pins, if nobody else can have put anything there.
 fn hold(pins: &Path) -> Result<File, SteerError> {
-    lock_directory(pins).map_err(|source| SteerError::Pin { path: pins.into(), source })
+    let trusted = trust::check_directory(pins).map_err(io::Error::from);
+    trusted
+        .and_then(|()| lock_directory(pins))
+        .map_err(|source| SteerError::Pin { path: pins.into(), source })
 }
 
 /// Removes the pins of a service.

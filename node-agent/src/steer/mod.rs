@@ -271,10 +271,7 @@ impl Steering {
     pub fn drain(&mut self) -> Vec<SteerEvent> {
         let mut events = Vec::new();
         while let Some(item) = self.events.next() {
-            if item.len() >= size_of::<SteerEvent>() {
-                // SAFETY: the kernel side writes whole `SteerEvent`s, which any bytes are valid for.
-                events.push(unsafe { std::ptr::read_unaligned(item.as_ptr().cast()) });
-            }
+            events.extend(event_of(&item));
         }
         events
     }
@@ -284,6 +281,34 @@ impl Steering {
     pub fn unpin(&mut self) {
         if let Some(pins) = self.pins.take() {
             load::unpin(&pins);
+        }
+    }
+}
+
+/// What a record of the ring says; `None` if it is too short to be one.
+fn event_of(record: &[u8]) -> Option<SteerEvent> {
+    // SAFETY: long enough, and any bytes are a valid `SteerEvent`.
+    (record.len() >= size_of::<SteerEvent>())
+        .then(|| unsafe { std::ptr::read_unaligned(record.as_ptr().cast()) })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::hostile;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn hostile_steer_events(record in hostile::bytes(size_of::<SteerEvent>() + 16)) {
+            prop_assert_eq!(event_of(&record).is_some(), record.len() >= size_of::<SteerEvent>());
+        }
+
+        /// Maps of a service are its user's as well, who may write anything there.
+        #[test]
+        fn hostile_groups(key in any::<[u8; size_of::<GroupKey>()]>()) {
+            let address = Address::from_key(&key);
+            prop_assert_eq!(Address::from_key(&address.key()), address);
         }
     }
 }

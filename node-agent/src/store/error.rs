@@ -49,6 +49,9 @@ pub enum StoreError {
         /// The database.
         path: PathBuf,
     },
+    /// Others than root could have put it there, and root opens it.
+    #[error(transparent)]
+    Untrusted(#[from] crate::trust::Untrusted),
     /// This user may not read or write it.
     #[error("no permission for {}: ask for access to the file and its directory, or name another", path.display())]
     Permission {

@@ -157,6 +157,8 @@ pub struct Filter {
     pub severity: Severity,
     /// At this time or later, milliseconds since the epoch.
     pub since_ms: i64,
+    /// At this time or earlier; `None`: up to now.
+    pub until_ms: Option<i64>,
     /// Logged after the event of this number.
     pub after: i64,
 }
@@ -191,7 +193,8 @@ pub(super) fn read(db: &Connection, filter: &Filter, limit: usize) -> Result<Vec
          WHERE e.id > ?1 AND e.at_ms >= ?2 AND e.severity IN (SELECT value FROM json_each(?3))
            AND (?4 IS NULL OR e.kind = ?4) AND (?5 IS NULL OR ifnull(e.task_type, t.task_type) = ?5)
            AND (?6 IS NULL OR e.run_id = ?6) AND (?7 IS NULL OR e.service = ?7)
-         ORDER BY e.id DESC LIMIT ?8",
+           AND (?8 IS NULL OR e.at_ms <= ?8)
+         ORDER BY e.id DESC LIMIT ?9",
     )?
     .query_map(
         params![
@@ -202,6 +205,7 @@ pub(super) fn read(db: &Connection, filter: &Filter, limit: usize) -> Result<Vec
             filter.task_type,
             filter.run,
             filter.service,
+            filter.until_ms,
             i64::try_from(limit).unwrap_or(i64::MAX)
         ],
         row,

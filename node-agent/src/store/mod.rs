@@ -25,13 +25,16 @@ mod error;
 pub mod event;
 pub mod failover;
 mod history;
+pub mod moment;
 mod open;
 mod outcomes;
+mod own;
 pub mod past;
 mod peers;
 mod prune;
 pub mod read;
 pub mod record;
+pub mod tail;
 #[cfg(test)]
 mod tests;
 mod write;

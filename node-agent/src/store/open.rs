@@ -48,7 +48,8 @@ pub(super) fn read_write(path: &Path) -> Result<(Connection, Option<PathBuf>), S
 }
 
 /// A connection that cannot write. With write permission or a running agent the log is read too; without
-/// either the file is read as it is, which is complete, since whoever closed it last emptied the log.
+/// either the file is read as it is, which is complete, since whoever closed it last emptied the log. So root reads one
+/// that others could have put there.
 pub(super) fn read_only(path: &Path) -> Result<Connection, StoreError> {
     must_be_file(path)?;
     match path.try_exists() {
@@ -59,6 +60,10 @@ pub(super) fn read_only(path: &Path) -> Result<Connection, StoreError> {
         Err(_) => {
             return Err(StoreError::Permission { path: path.to_owned() });
         }
+    }
+    // What lies beside it may be a link to anything, and even a reader writes the index of a log.
+    if crate::trust::check_file_of_root(path).is_err() {
+        return immutable(path);
     }
     let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let opened = Connection::open_with_flags(path, flags)
@@ -86,6 +91,13 @@ fn checked(connection: Connection, path: &Path) -> Result<Connection, StoreError
 fn immutable(path: &Path) -> Result<Connection, StoreError> {
     let flags =
         OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX | OpenFlags::SQLITE_OPEN_URI;
+    let connection = Connection::open_with_flags(uri(path, "immutable=1"), flags)
+        .map_err(|error| StoreError::of(path, error))?;
+    checked(connection, path)
+}
+
+/// The name of a file in SQLite's form for options (<https://sqlite.org/uri.html>).
+pub(super) fn uri(path: &Path, options: &str) -> String {
     let escaped: String = path.to_string_lossy().chars().fold(String::new(), |mut uri, c| {
         match c {
             '%' => uri.push_str("%25"),
@@ -95,9 +107,7 @@ fn immutable(path: &Path) -> Result<Connection, StoreError> {
         }
         uri
     });
-    let uri = format!("file:{escaped}?immutable=1");
-    let connection = Connection::open_with_flags(uri, flags).map_err(|error| StoreError::of(path, error))?;
-    checked(connection, path)
+    format!("file:{escaped}?{options}")
 }
 
 fn has_log(path: &Path) -> bool {
@@ -113,6 +123,8 @@ fn create(path: &Path) -> Result<(), StoreError> {
         .mode(0o750)
         .create(directory)
         .map_err(|source| file_error("create", directory, source))?;
+    // What is found beside a database (its log) is read and written as well.
+    crate::trust::check_file_of_root(path)?;
     match OpenOptions::new().write(true).create_new(true).mode(0o640).open(path) {
         // The mask of the caller must not decide who may read the history.
         Ok(file) => file
@@ -193,6 +205,11 @@ fn migrate(connection: &mut Connection, path: &Path) -> Result<(), StoreError> {
     connection
         .query_row("PRAGMA journal_mode = WAL", [], |_| Ok(()))
         .map_err(|error| StoreError::of(path, error))?;
+    to_latest(connection, path)
+}
+
+/// Brings a database to the current schema; `path` is what complaints name.
+pub(super) fn to_latest(connection: &mut Connection, path: &Path) -> Result<(), StoreError> {
     Migrations::from_slice(MIGRATIONS)
         .to_latest(connection)
         .map_err(|error| StoreError::of_migration(path, error))

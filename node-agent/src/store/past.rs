@@ -39,7 +39,7 @@ pub struct ForeignRun {
 }
 
 /// Runs written in one transaction.
-const PORTION: usize = 1000;
+pub const PORTION: usize = 1000;
 
 impl Store {
     /// Writes down runs that ended well elsewhere.

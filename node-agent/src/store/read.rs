@@ -3,7 +3,7 @@
 use super::error::StoreError;
 use super::past::{self, PastRun};
 use super::record::{Engine, OpenRun, RunId};
-use super::{admission, columns, demand, event, history, open, peers, write};
+use super::{admission, columns, demand, event, history, moment, open, peers, write};
 use crate::fingerprint::Measured;
 use crate::fingerprint::key::{Feature, FeatureValue, TaskKey};
 use crate::fingerprint::series::{Point, Series};
@@ -227,11 +227,11 @@ impl Reader {
         self.run_query(past::read)
     }
 
-    /// How good the predictions of a task were, per resource, over all kept runs and users.
+    /// How good the predictions of a task or of all were, per resource, over all kept runs and users.
     ///
     /// # Errors
     /// As [`Reader::tasks`].
-    pub fn accuracy_summary(&self, task_type: &str) -> Result<Vec<AccuracySummary>, StoreError> {
+    pub fn accuracy_summary(&self, task_type: Option<&str>) -> Result<Vec<AccuracySummary>, StoreError> {
         self.run_query(|db| accuracy_summary(db, task_type))
     }
 
@@ -273,7 +273,7 @@ impl Reader {
     }
 }
 
-fn collect<T>(
+pub(super) fn collect<T>(
     db: &Connection,
     sql: &str,
     parameters: impl Params,
@@ -451,18 +451,7 @@ fn limits(db: &Connection, id: RunId) -> Result<Limits> {
 
 fn points(db: &Connection, id: RunId) -> Result<Vec<Point>> {
     let sql = "SELECT * FROM run_series WHERE run_id = ? ORDER BY at_ms";
-    collect(db, sql, [id.0], |row| {
-        Ok(Point {
-            at_ms: count(row, "at_ms")?,
-            length_ms: count(row, "length_ms")?,
-            cpu_cores: row.get("cpu_cores")?,
-            memory_bytes: count(row, "memory_bytes")?,
-            read_bytes_per_s: row.get("read_bytes_per_s")?,
-            write_bytes_per_s: row.get("write_bytes_per_s")?,
-            received_bytes_per_s: row.get("received_bytes_per_s")?,
-            sent_bytes_per_s: row.get("sent_bytes_per_s")?,
-        })
-    })
+    collect(db, sql, [id.0], moment::point)
 }
 
 fn accuracy(db: &Connection, task_type: Option<&str>, limit: usize) -> Result<Vec<AccuracyRow>> {
@@ -495,11 +484,12 @@ fn accuracy(db: &Connection, task_type: Option<&str>, limit: usize) -> Result<Ve
     Ok(rows.into_iter().flatten().collect())
 }
 
-fn accuracy_summary(db: &Connection, task_type: &str) -> Result<Vec<AccuracySummary>> {
+fn accuracy_summary(db: &Connection, task_type: Option<&str>) -> Result<Vec<AccuracySummary>> {
     let sql = "SELECT a.resource, count(*) AS runs, avg(abs(a.error_percent)) AS mean_error_percent,
                       100.0 * avg(a.within_upper) AS within_upper_percent
                FROM prediction_accuracy a JOIN resource n ON n.name = a.resource
-               WHERE a.task_type = ? AND a.level <> 'host' AND NOT a.actual_is_lower_bound GROUP BY a.resource ORDER BY n.place";
+               WHERE (?1 IS NULL OR a.task_type = ?1) AND a.level <> 'host' AND NOT a.actual_is_lower_bound
+               GROUP BY a.resource ORDER BY n.place";
     let rows = collect(db, sql, [task_type], |row| {
         let Some(resource) = resource(row)? else { return Ok(None) };
         Ok(Some(AccuracySummary {
@@ -559,7 +549,7 @@ fn process(row: &Row<'_>, prefix: &str) -> Result<Option<ProcessId>> {
     }))
 }
 
-fn count(row: &Row<'_>, name: &str) -> Result<u64> {
+pub(super) fn count(row: &Row<'_>, name: &str) -> Result<u64> {
     row.get::<_, i64>(name).map(|n| u64::try_from(n).unwrap_or(0))
 }
 

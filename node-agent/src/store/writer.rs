@@ -3,10 +3,11 @@
 //!
 //! Nothing here makes an event loop wait: a full channel answers [`StoreError::QueueFull`] at once. When a
 //! batch fails, its commands are written one by one, so that each keeps its own error and one that cannot be
-//! written (a full disk, a run that ended already) does not take others with it. Failures are counted.
+//! written (a full disk, a run that ended already) does not take others with it. Failures are counted, and said in the
+//! log when they begin and when they end: a full disk would fill the log as well.
 
 use super::event::Event;
-use super::record::{Ending, LicensesUsed, NewRun, RunId};
+use super::record::{Ending, LicensesUsed, NewFailover, NewRun, RunId};
 use super::{Store, StoreError};
 use crate::fingerprint::Measured;
 use crate::host::ProcessId;
@@ -29,7 +30,38 @@ pub type Reply<T> = Box<dyn FnOnce(Result<T, StoreError>) + Send>;
 pub struct Writer {
     sender: Option<SyncSender<Command>>,
     thread: Option<JoinHandle<Store>>,
-    failures: Arc<AtomicU64>,
+    failures: Arc<Failures>,
+    /// Commands that were sent and are not written.
+    queued: Arc<AtomicU64>,
+}
+
+/// What could not be written.
+#[derive(Debug, Default)]
+struct Failures {
+    /// Since the start.
+    all: AtomicU64,
+    /// Since the last thing that could.
+    in_a_row: AtomicU64,
+}
+
+impl Failures {
+    /// Counts something that was written, or was not and why.
+    fn count(&self, error: Option<&StoreError>) {
+        match error {
+            // Nothing is wrong with the database then.
+            Some(StoreError::NotRunning { .. }) => _ = self.all.fetch_add(1, Ordering::Relaxed),
+            Some(error) => {
+                self.all.fetch_add(1, Ordering::Relaxed);
+                if self.in_a_row.fetch_add(1, Ordering::Relaxed) == 0 {
+                    tracing::warn!("not recorded, and so for all until it is said otherwise: {error}");
+                }
+            }
+            None => match self.in_a_row.swap(0, Ordering::Relaxed) {
+                0 => {}
+                failed => tracing::warn!("recording again; {failed} records are missing"),
+            },
+        }
+    }
 }
 
 /// What to write. Kept until it is committed, so that it can be tried again alone.
@@ -40,6 +72,7 @@ enum Step {
     Finish(RunId, i64, Ending, Box<Measured>),
     Log(Box<Event>),
     Licenses(RunId, LicensesUsed),
+    FailedOver(Box<NewFailover>),
 }
 
 enum Command {
@@ -55,14 +88,15 @@ impl Writer {
     /// When the system has no thread left.
     pub fn start(store: Store) -> Result<Self, StoreError> {
         let (sender, receiver) = sync_channel(QUEUE_MAX);
-        let failures = Arc::new(AtomicU64::new(0));
+        let failures = Arc::new(Failures::default());
         let path = store.path.clone();
-        let counter = Arc::clone(&failures);
+        let queued = Arc::new(AtomicU64::new(0));
+        let (counter, left) = (Arc::clone(&failures), Arc::clone(&queued));
         let thread = std::thread::Builder::new()
             .name("store-writer".into())
-            .spawn(move || work(store, &receiver, &counter))
+            .spawn(move || work(store, &receiver, &counter, &left))
             .map_err(|source| StoreError::File { action: "start a writer for", path, source })?;
-        Ok(Self { sender: Some(sender), thread: Some(thread), failures })
+        Ok(Self { sender: Some(sender), thread: Some(thread), failures, queued })
     }
 
     /// Begins a run; `reply` gets its id. Never waits.
@@ -119,6 +153,11 @@ impl Writer {
         self.try_write(Step::Licenses(id, licenses), logged());
     }
 
+    /// Writes down that the traffic of a service was moved; `reply` is called when that is written. Never waits.
+    pub fn failed_over(&self, failover: NewFailover, reply: Reply<()>) {
+        self.try_write(Step::FailedOver(Box::new(failover)), without_id(reply));
+    }
+
     /// Deletes old runs and events, see [`Store::prune`]; `reply` gets how many
     /// runs. Never waits.
     pub fn prune(&self, keep_runs_per_task: u32, keep_days: u32, reply: Reply<usize>) {
@@ -135,7 +174,12 @@ impl Writer {
 
     /// Commands that could not be written, or found no room, since the start.
     pub fn failures(&self) -> u64 {
-        self.failures.load(Ordering::Relaxed)
+        self.failures.all.load(Ordering::Relaxed)
+    }
+
+    /// Commands that are not written yet.
+    pub fn queued(&self) -> u64 {
+        self.queued.load(Ordering::Relaxed)
     }
 
     /// Writes what is waiting, ends the thread and returns the store.
@@ -154,12 +198,14 @@ impl Writer {
 
     fn try_send(&self, command: Command) {
         let Some(sender) = &self.sender else { return };
+        self.queued.fetch_add(1, Ordering::Relaxed);
         let (command, error) = match sender.try_send(command) {
             Ok(()) => return,
             Err(TrySendError::Full(command)) => (command, StoreError::QueueFull { bound: QUEUE_MAX }),
             Err(TrySendError::Disconnected(command)) => (command, StoreError::WriterGone),
         };
-        self.failures.fetch_add(1, Ordering::Relaxed);
+        self.queued.fetch_sub(1, Ordering::Relaxed);
+        self.failures.count(Some(&error));
         command.fail(error);
     }
 
@@ -170,6 +216,7 @@ impl Writer {
             let _ = answer.send(result);
         });
         let sender = self.sender.as_ref().ok_or(StoreError::WriterGone)?;
+        self.queued.fetch_add(1, Ordering::Relaxed);
         sender.send(command(reply)).map_err(|_| StoreError::WriterGone)?;
         answered.recv().unwrap_or(Err(StoreError::WriterGone))
     }
@@ -207,17 +254,19 @@ fn without_id(reply: Reply<()>) -> Reply<Option<RunId>> {
 fn logged() -> Reply<Option<RunId>> {
     Box::new(|result| {
         if let Err(error) = result {
-            tracing::warn!("not recorded: {error}");
+            tracing::debug!("not recorded: {error}");
         }
     })
 }
 
-fn work(mut store: Store, commands: &Receiver<Command>, failures: &AtomicU64) -> Store {
+fn work(mut store: Store, commands: &Receiver<Command>, failures: &Failures, queued: &AtomicU64) -> Store {
     let mut batch = Vec::new();
     // Ends when all senders are gone and nothing waits.
     while let Ok(first) = commands.recv() {
         let waiting = std::iter::once(first).chain(commands.try_iter().take(BATCH_MAX - 1));
+        let mut taken = 0;
         for command in waiting {
+            taken += 1;
             match command {
                 Command::Write(step, reply) => batch.push((step, reply)),
                 Command::Prune(keep_runs, keep_days, reply) => {
@@ -235,15 +284,17 @@ fn work(mut store: Store, commands: &Receiver<Command>, failures: &AtomicU64) ->
             }
         }
         write_batch(&mut store, &mut batch, failures);
+        queued.fetch_sub(taken, Ordering::Relaxed);
     }
     store
 }
 
-fn write_batch(store: &mut Store, batch: &mut Vec<(Step, Reply<Option<RunId>>)>, failures: &AtomicU64) {
+fn write_batch(store: &mut Store, batch: &mut Vec<(Step, Reply<Option<RunId>>)>, failures: &Failures) {
     if batch.len() > 1 {
         let written: Result<Vec<_>, _> =
             store.batch(|store| batch.iter().map(|(step, _)| step.write(store)).collect());
         if let Ok(ids) = written {
+            failures.count(None);
             for ((_, reply), id) in batch.drain(..).zip(ids) {
                 reply(Ok(id));
             }
@@ -255,10 +306,8 @@ fn write_batch(store: &mut Store, batch: &mut Vec<(Step, Reply<Option<RunId>>)>,
     }
 }
 
-fn counted<T>(result: Result<T, StoreError>, failures: &AtomicU64) -> Result<T, StoreError> {
-    if result.is_err() {
-        failures.fetch_add(1, Ordering::Relaxed);
-    }
+fn counted<T>(result: Result<T, StoreError>, failures: &Failures) -> Result<T, StoreError> {
+    failures.count(result.as_ref().err());
     result
 }
 
@@ -273,6 +322,7 @@ impl Step {
             }
             Self::Log(event) => store.log(event)?,
             Self::Licenses(id, licenses) => store.licenses_used(*id, licenses)?,
+            Self::FailedOver(failover) => store.add_failover(failover)?,
         }
         Ok(None)
     }

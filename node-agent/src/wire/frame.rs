@@ -8,6 +8,9 @@ use std::io::{self, Read, Write};
 /// Longest body.
 pub const FRAME_BYTES_MAX: usize = 1 << 20;
 
+/// Longest request that an agent reads: a command line, features, and what is around them. Answers may be longer.
+pub const REQUEST_BYTES_MAX: usize = 128 << 10;
+
 /// Length of what stands before the body.
 pub const HEADER_BYTES: usize = 10;
 
@@ -30,9 +33,9 @@ pub enum WireError {
         "the peer speaks protocol {0}, this is {PROTOCOL_VERSION}: agent and launcher must be of one version"
     )]
     Version(u16),
-    /// Longer than [`FRAME_BYTES_MAX`].
-    #[error("message of {0} bytes; the limit is {FRAME_BYTES_MAX}")]
-    TooLong(usize),
+    /// Longer than is allowed: its length, and the most.
+    #[error("message of {0} bytes; the limit is {1}")]
+    TooLong(usize, usize),
     /// The body is not what was expected.
     #[error("malformed message: {0}")]
     Malformed(String),
@@ -61,9 +64,9 @@ fn format() -> impl bincode::config::Config {
 pub fn encode(message: &impl Serialize) -> Result<Vec<u8>, WireError> {
     let body = bincode::serde::encode_to_vec(message, bincode::config::standard())
         .map_err(|error| WireError::Malformed(error.to_string()))?;
-    let length = u32::try_from(body.len()).map_err(|_| WireError::TooLong(body.len()))?;
+    let length = u32::try_from(body.len()).map_err(|_| WireError::TooLong(body.len(), FRAME_BYTES_MAX))?;
     if body.len() > FRAME_BYTES_MAX {
-        return Err(WireError::TooLong(body.len()));
+        return Err(WireError::TooLong(body.len(), FRAME_BYTES_MAX));
     }
     let mut frame = Vec::with_capacity(HEADER_BYTES + body.len());
     frame.extend(MAGIC);
@@ -84,7 +87,7 @@ pub fn body_length(header: [u8; HEADER_BYTES]) -> Result<usize, WireError> {
     match [m0, m1, m2, m3] == MAGIC {
         false => Err(WireError::NotAFrame),
         true if version != PROTOCOL_VERSION => Err(WireError::Version(version)),
-        true if length > FRAME_BYTES_MAX => Err(WireError::TooLong(length)),
+        true if length > FRAME_BYTES_MAX => Err(WireError::TooLong(length, FRAME_BYTES_MAX)),
         true => Ok(length),
     }
 }
@@ -127,8 +130,11 @@ pub fn receive<T: DeserializeOwned>(stream: &mut impl Read) -> Result<T, WireErr
 mod tests {
     use super::super::*;
     use super::*;
+    use crate::fingerprint::key::FeatureValue;
+    use crate::hostile;
     use crate::size::{Limit, Origin};
     use proptest::prelude::*;
+    use std::time::Duration;
 
     fn started() -> Reply {
         Reply::Started(Box::new(Started {
@@ -159,15 +165,101 @@ mod tests {
     fn a_huge_length_is_refused_before_it_is_allocated() {
         let mut frame = encode(&Request::Status).unwrap();
         frame[6..10].copy_from_slice(&u32::MAX.to_le_bytes());
-        assert!(matches!(receive::<Request>(&mut frame.as_slice()), Err(WireError::TooLong(_))));
+        assert!(matches!(receive::<Request>(&mut frame.as_slice()), Err(WireError::TooLong(..))));
+    }
+
+    fn start() -> Start {
+        Start {
+            pid: Some(7),
+            task_type: "sort".into(),
+            command: vec!["sort".into(), "file".into()],
+            directory: "/srv".into(),
+            features: vec![
+                Feature { name: "rows".into(), value: FeatureValue::Number(1e6) },
+                Feature { name: "mode".into(), value: FeatureValue::Category("fast".into()) },
+            ],
+            policy: Some(Policy::Strict),
+            manual: Manual { memory_bytes: Some(1 << 30), cpu_cores: Some(1.5), ..Manual::default() },
+            leftover: Leftover::Kill,
+            admission: Asked {
+                when_full: Some(WhenFull::Wait),
+                wait_max_ms: Some(1000),
+                priority: Some(-3),
+                licenses: Licenses::from([("cad".into(), 2)]),
+                since_ms: 5,
+            },
+        }
+    }
+
+    /// A frame of each kind of request.
+    fn requests() -> Vec<Vec<u8>> {
+        let failover = NewFailover {
+            service: "web".into(),
+            uid: 0,
+            at_ms: 1,
+            cause: "died".into(),
+            evidence: "killed by SIGKILL".into(),
+            from_instance: Some(1),
+            from_pid: None,
+            to_instance: 2,
+            to_pid: 20,
+            steps: vec![("noticed".into(), 120)],
+            queued: 7,
+            migrated: 9,
+            open: None,
+        };
+        let container = Container {
+            id: "abc".into(),
+            start: start(),
+            has_cpu_weight: true,
+            has_io_weight: false,
+            has_memory_target: true,
+        };
+        let wanted = Wanted { ports: vec![80, 443], latency_max: Some(Duration::from_millis(5)) };
+        let all = [
+            Request::Start(Box::new(start())),
+            Request::Container(Box::new(container)),
+            Request::FailedOver(Box::new(failover)),
+            Request::Steer(wanted),
+            Request::ExecFailed(2),
+            Request::Wait,
+            Request::Status,
+            Request::Queue,
+            Request::History,
+        ];
+        all.iter().map(|request| encode(request).unwrap()).collect()
+    }
+
+    #[test]
+    fn what_launchers_send_is_within_bounds() {
+        for frame in requests() {
+            assert_eq!(receive::<Request>(&mut frame.as_slice()).unwrap().check(), Ok(()));
+        }
     }
 
     proptest! {
         #[test]
-        fn no_bytes_make_it_panic(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
+        fn hostile_frames(bytes in hostile::bytes(200)) {
             _ = decode::<Request>(&bytes);
             _ = decode::<Reply>(&bytes);
             _ = receive::<Request>(&mut bytes.as_slice());
+        }
+
+        /// Whatever is understood is within bounds or refused, and is what its frame says: as one, and again.
+        #[test]
+        fn hostile_requests(bytes in hostile::bent(requests())) {
+            if let Ok(request) = receive::<Request>(&mut bytes.as_slice()) {
+                _ = request.check();
+                let again = encode(&request).unwrap();
+                prop_assert_eq!(encode(&receive::<Request>(&mut again.as_slice()).unwrap()).unwrap(), again);
+            }
+        }
+
+        #[test]
+        fn hostile_replies(bytes in hostile::bent(vec![encode(&started()).unwrap(), encode(&Reply::Lent).unwrap()])) {
+            if let Ok(reply) = receive::<Reply>(&mut bytes.as_slice()) {
+                prop_assert!(encode(&reply).is_ok());
+            }
         }
     }
 }

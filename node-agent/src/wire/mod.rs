@@ -7,13 +7,19 @@
 //! Where exec fails it says [`Request::ExecFailed`] instead. A launcher that stays to see the end keeps the
 //! connection and sends [`Request::Wait`], which is answered when the run has been recorded.
 
+mod bounds;
+mod descriptors;
 mod frame;
 
-pub use frame::{FRAME_BYTES_MAX, HEADER_BYTES, WireError, body_length, decode, encode, receive, send};
+pub use descriptors::receive_descriptors;
+pub use frame::{
+    FRAME_BYTES_MAX, HEADER_BYTES, REQUEST_BYTES_MAX, WireError, body_length, decode, encode, receive, send,
+};
 
 use crate::fingerprint::Measured;
 use crate::fingerprint::key::Feature;
 use crate::host::OwnCost;
+use crate::live::{Snapshot, TaskDetail};
 use crate::predict::Prediction;
 use crate::probe::ProgramCost;
 use crate::size::admission::{Licenses, Promise, Total, WhenFull};
@@ -49,6 +55,13 @@ pub enum Request {
     FailedOver(Box<NewFailover>),
     /// Take up a container whose first process a runtime has made, before it executes anything.
     Container(Box<Container>),
+    /// The caller's own part of the database. Answered by [`Reply::Lent`] and then one byte with a descriptor, of a
+    /// file in memory that is a database.
+    History,
+    /// What the agent sees now.
+    Live,
+    /// Everything about the task of this cgroup (`TaskNow::id`).
+    LiveTask(u64),
 }
 
 /// A container about to start.
@@ -132,10 +145,14 @@ pub enum Reply {
     Status(AgentStatus),
     /// What is promised, and who waits.
     Queue(Box<QueueStatus>),
-    /// The descriptors of a service's steering follow.
+    /// The descriptors asked for follow.
     Lent,
     /// It is done.
     Done,
+    /// What the agent sees now, of the asker's tasks; all for root.
+    Live(Box<Snapshot>),
+    /// Everything about one task.
+    LiveTask(Box<TaskDetail>),
     /// The request can't be done; the reason is for people.
     Refused(String),
 }

@@ -4,6 +4,7 @@
 use super::Process;
 use super::licenses::Uses;
 use super::life::{Life, Record};
+use crate::agent::task::elapsed_at;
 use crate::agent::{Engine, Task, recover};
 use crate::cgroup::RunCgroup;
 use crate::host::{self, ProcessId};
@@ -112,7 +113,7 @@ fn finish(
     let ended_at_ms = host::now_ms() - i64::try_from(since.as_millis()).unwrap_or(0);
     let mut task = Task::adopt(engine, cgroup, run);
     task.settle(engine);
-    task.ended_after(Duration::from_millis(u64::try_from(ended_at_ms - run.started_at_ms).unwrap_or(0)));
+    task.ended_after(elapsed_at(run, exit.at_ns, ended_at_ms));
     let (measured, ending) = task.finish(engine, Some(exit.status), Leftover::Leave);
     Ok(store.finish_run(run.id, ended_at_ms, &ending, &measured)?)
 }

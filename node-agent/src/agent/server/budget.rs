@@ -91,13 +91,13 @@ impl Agent {
             let counted = budget.counting.take();
             let costs = counted.and_then(|(stats, _)| Some(engine.probes().ok()?.costs(&stats)));
             budget.costs = costs.unwrap_or_default();
-            match budget.decide(self.config.agent.budget_percent / 100.0, now) {
+            match budget.decide(self.config().agent.budget_percent / 100.0, now) {
                 Some(Action::GiveUp { probe, share, away }) => {
                     let why = format!(
                         "given up for {} s: it took {:.2} % of the CPUs, and all probes may take {} % (agent.budget_percent)",
                         away.as_secs(),
                         share * 100.0,
-                        self.config.agent.budget_percent
+                        self.config().agent.budget_percent
                     );
                     tracing::warn!("probe {probe} is {why}");
                     engine.shed(&probe, &why);
@@ -110,7 +110,7 @@ impl Agent {
             }
             return;
         }
-        let every = Duration::from_secs(self.config.agent.cost_interval_s);
+        let every = Duration::from_secs(self.config().agent.cost_interval_s);
         if budget.counted_at.is_none_or(|at| now.duration_since(at) >= every) {
             budget.counted_at = Some(now);
             budget.counting =

@@ -3,13 +3,13 @@
 use super::licenses::Uses;
 use super::life::{self, Life, Record};
 use super::queue::{Denied, Entry, Place};
-use super::{Agent, Process, container, steering};
+use super::{Agent, Process, container, history, steering};
 use crate::agent::terms::{Terms, duration_ms, promise, terms};
 use crate::fingerprint::key::{self, TaskKey};
 use crate::host::ProcessId;
 use crate::predict::Prediction;
 use crate::size::admission::Licenses;
-use crate::store::Store;
+use crate::store::StoreError;
 use crate::store::record::NewFailover;
 use crate::wire::{self, Reply, Request, Start, Started, WireError};
 use serde::Serialize;
@@ -24,6 +24,12 @@ use tokio::sync::oneshot;
 /// How long a launcher may take to say what it wants.
 const FIRST_REQUEST: Duration = Duration::from_secs(10);
 
+/// How long a launcher may take to read an answer.
+const ANSWER_WAIT: Duration = Duration::from_secs(10);
+
+/// Longest of what is said after a run was started, bytes.
+const LATER_BYTES_MAX: usize = 1024;
+
 /// The process at the other end.
 #[derive(Clone, Copy, Debug)]
 struct Peer {
@@ -33,23 +39,40 @@ struct Peer {
 
 /// Serves one connection to its end.
 pub(super) async fn serve(agent: &Rc<Agent>, mut stream: UnixStream) {
-    let request = match tokio::time::timeout(FIRST_REQUEST, receive(&mut stream)).await {
+    let Some(peer) = peer(&stream) else { return };
+    let Some(guest) = agent.guests.welcome(peer.uid) else {
+        return refuse(&mut stream, "too many connections are open").await;
+    };
+    let read = async {
+        let _turn = guest.reading.acquire().await;
+        receive(&mut stream, wire::REQUEST_BYTES_MAX).await
+    };
+    let request = match tokio::time::timeout(FIRST_REQUEST, read).await {
         Ok(Ok(request)) => request,
         Ok(Err(error)) => return refuse(&mut stream, &error.to_string()).await,
         Err(_) => return,
     };
-    let Some(peer) = peer(&stream) else { return };
     match request {
         Request::Start(start) => start_task(agent, stream, peer, *start).await,
         Request::Status => answer(&mut stream, &Reply::Status(agent.status())).await,
         Request::Queue => {
             let free = agent.engine.borrow().room().memory_bytes;
-            answer(&mut stream, &Reply::Queue(Box::new(agent.queue.status(peer.uid, free)))).await;
+            answer(
+                &mut stream,
+                &Reply::Queue(Box::new(agent.queue.status(peer.uid, free, agent.board.names()))),
+            )
+            .await;
         }
+        Request::Live => answer(&mut stream, &Reply::Live(Box::new(agent.snapshot(peer.uid)))).await,
+        Request::LiveTask(id) => match agent.task_detail(id, peer.uid).await {
+            Some(detail) => answer(&mut stream, &Reply::LiveTask(Box::new(detail))).await,
+            None => refuse(&mut stream, "that task is over, or another user's").await,
+        },
         Request::Container(container) => match container::take_up(agent, peer.uid, &container) {
             Ok(started) => answer(&mut stream, &Reply::Started(Box::new(started))).await,
             Err(why) => refuse(&mut stream, &why).await,
         },
+        Request::History => history::lend(agent, &mut stream, peer.uid).await,
         Request::FailedOver(failover) => record_failover(agent, &mut stream, peer, *failover).await,
         Request::ExecFailed(_) | Request::Wait | Request::Steer(_) => {
             refuse(&mut stream, "no run was started on this connection").await;
@@ -80,7 +103,7 @@ async fn start_task(agent: &Rc<Agent>, mut stream: UnixStream, peer: Peer, start
     let (finish, finished) = oneshot::channel();
     agent.spawn(life::lead(Rc::clone(agent), life, executed, finish));
     answer(&mut stream, &Reply::Started(Box::new(started))).await;
-    let mut request = receive(&mut stream).await;
+    let mut request = receive(&mut stream, LATER_BYTES_MAX).await;
     while let Ok(Request::Steer(wanted)) = &request {
         match steering::prepare(&cgroup, peer.uid, wanted) {
             Ok(descriptors) => {
@@ -89,7 +112,7 @@ async fn start_task(agent: &Rc<Agent>, mut stream: UnixStream, peer: Peer, start
             }
             Err(why) => refuse(&mut stream, &why).await,
         }
-        request = receive(&mut stream).await;
+        request = receive(&mut stream, LATER_BYTES_MAX).await;
     }
     match request {
         Ok(Request::ExecFailed(errno)) => _ = tell.send(Some(errno)),
@@ -109,11 +132,14 @@ async fn start_task(agent: &Rc<Agent>, mut stream: UnixStream, peer: Peer, start
 
 /// Records a failover of a service of the caller's.
 async fn record_failover(agent: &Rc<Agent>, stream: &mut UnixStream, peer: Peer, failover: NewFailover) {
-    let (database, failover) = (agent.database.clone(), NewFailover { uid: peer.uid, ..failover });
-    let record = move || Store::open(&database).and_then(|mut opened| opened.store.add_failover(&failover));
-    match tokio::task::spawn_blocking(record).await {
-        Ok(Ok(())) => answer(stream, &Reply::Done).await,
-        Ok(Err(error)) => refuse(stream, &error.to_string()).await,
+    if !agent.failovers.borrow_mut().allows(peer.uid) {
+        return refuse(stream, "too many failovers within a minute: this one is not recorded").await;
+    }
+    let (done, answered) = oneshot::channel();
+    let failover = NewFailover { uid: peer.uid, ..failover };
+    agent.writer.failed_over(failover, Box::new(move |result| _ = done.send(result)));
+    match answered.await.unwrap_or(Err(StoreError::WriterGone)) {
+        Ok(()) => answer(stream, &Reply::Done).await,
         Err(error) => refuse(stream, &error.to_string()).await,
     }
 }
@@ -143,7 +169,7 @@ async fn admit(
     let uid = peer.uid;
     let key = TaskKey { task_type: key::clean(&start.task_type), uid };
     let mut notes = Vec::new();
-    let terms = terms(&agent.config, &key.task_type, &start);
+    let terms = terms(&agent.config(), &key.task_type, &start);
     let features = key::of_run(start.features.clone());
     let prediction = agent.predict(&key, &features).unwrap_or_else(|error| {
         notes.push(format!("no history: {error}"));
@@ -157,17 +183,24 @@ async fn admit(
         Ok(place) => place,
         Err(denied) => return Err(NotStarted::Denied(denied)),
     };
-    // Its place must not go to a process that no longer wants it, and may wait for it on another connection.
-    if has_hung_up(stream) {
+    // Its place must not go to a process that no longer wants it, and may wait for it on another connection. Nor may
+    // another process be taken in that has got its number meanwhile.
+    if has_hung_up(stream) || !process.is_running() {
         return Err(NotStarted::Denied(Denied::Gone));
     }
     let task = {
         let mut engine = agent.engine.borrow_mut();
         let plan = engine.plan(prediction, terms.policy, terms.manual);
         let mut task = engine.admit(plan).map_err(|error| error.to_string())?;
-        if let Err(error) = task.cgroup().enter(pid) {
+        let entered = task.cgroup().enter(pid).map_err(|error| error.to_string());
+        // It still runs, so it is the one that was moved.
+        let entered = entered.and_then(|()| match process.is_running() {
+            true => Ok(()),
+            false => Err(format!("process {pid} has ended")),
+        });
+        if let Err(why) = entered {
             task.finish(&mut engine, None, wire::Leftover::Leave);
-            return Err(error.to_string().into());
+            return Err(why.into());
         }
         task.start(&mut engine, 1);
         task.set_main(&mut engine, pid);
@@ -211,9 +244,9 @@ async fn enter(
         uid: key.uid,
         pid,
         priority: terms.priority,
-        promise: promise(prediction, terms, licenses, &agent.config),
+        promise: promise(prediction, terms, licenses, &agent.config()),
         duration_ms: duration_ms(prediction),
-        since_ms: agent.queue.arrival_ms(since_ms),
+        since_uptime_ms: agent.queue.arrival_uptime_ms(since_ms),
         run: None,
     };
     agent.enter(stream, entry, terms).await
@@ -252,28 +285,45 @@ fn check_owner(process: &ProcessId, peer: Peer) -> Result<(), String> {
     if related && (uid == peer.uid || peer.uid == 0) { Ok(()) } else { Err(refused()) }
 }
 
-async fn receive(stream: &mut UnixStream) -> Result<Request, WireError> {
+async fn receive(stream: &mut UnixStream, bytes_max: usize) -> Result<Request, WireError> {
     let mut header = [0; wire::HEADER_BYTES];
     stream.read_exact(&mut header).await?;
-    let mut body = vec![0; wire::body_length(header)?];
-    stream.read_exact(&mut body).await?;
-    wire::decode(&body)
+    let length = wire::body_length(header)?;
+    if length > bytes_max {
+        return Err(WireError::TooLong(length, bytes_max));
+    }
+    // Grows with what comes: a length alone takes no memory.
+    let mut body = Vec::new();
+    stream.take(length as u64).read_to_end(&mut body).await?;
+    if body.len() < length {
+        return Err(WireError::Io(io::ErrorKind::UnexpectedEof.into()));
+    }
+    let request: Request = wire::decode(&body)?;
+    request.check().map_err(WireError::Malformed)?;
+    Ok(request)
 }
 
-pub(super) async fn answer(stream: &mut UnixStream, reply: &(impl Serialize + Sync)) {
-    let sent: Result<(), WireError> = async {
+/// Whether the answer has gone out. Who does not take it in time is gone.
+pub(super) async fn is_answered(stream: &mut UnixStream, reply: &(impl Serialize + Sync)) -> bool {
+    let send = async {
         stream.write_all(&wire::encode(reply)?).await?;
-        Ok(())
-    }
-    .await;
-    match sent {
+        Ok::<(), WireError>(())
+    };
+    let sent = tokio::time::timeout(ANSWER_WAIT, send).await.unwrap_or(Err(WireError::Silent));
+    match &sent {
         Err(WireError::Io(error)) if error.kind() == io::ErrorKind::BrokenPipe => {}
         Err(error) => tracing::debug!("failed to answer: {error}"),
         Ok(()) => {}
     }
+    sent.is_ok()
 }
 
-async fn refuse(stream: &mut UnixStream, why: &str) {
+/// The same where nothing follows.
+pub(super) async fn answer(stream: &mut UnixStream, reply: &(impl Serialize + Sync)) {
+    is_answered(stream, reply).await;
+}
+
+pub(super) async fn refuse(stream: &mut UnixStream, why: &str) {
     tracing::debug!("refused a request: {why}");
     answer(stream, &Reply::Refused(why.to_owned())).await;
 }

@@ -26,20 +26,20 @@ pub(super) fn take_up(agent: &Rc<Agent>, uid: u32, container: &Container) -> Res
     let process = Process::open(pid).map_err(|error| format!("process {pid} can't be watched: {error}"))?;
     let key = TaskKey { task_type: key::clean(&start.task_type), uid };
     let features = key::of_run(start.features.clone());
-    let terms = terms(&agent.config, &key.task_type, start);
+    let terms = terms(&agent.config(), &key.task_type, start);
     let mut notes = Vec::new();
     let prediction = agent.predict(&key, &features).unwrap_or_else(|error| {
         notes.push(format!("no history: {error}"));
         Default::default()
     });
-    let promise = promise(&prediction, &terms, terms.licenses.clone().unwrap_or_default(), &agent.config);
+    let promise = promise(&prediction, &terms, terms.licenses.clone().unwrap_or_default(), &agent.config());
     let entry = Entry {
         task_type: key.task_type.clone(),
         uid,
         pid,
         priority: terms.priority,
         duration_ms: duration_ms(&prediction),
-        since_ms: host::now_ms(),
+        since_uptime_ms: host::uptime_ms(),
         run: None,
         promise: promise.clone(),
     };

@@ -51,7 +51,7 @@ impl Agent {
     pub(super) fn predict(&self, key: &TaskKey, features: &[Feature]) -> Result<Prediction, StoreError> {
         match self.forecasts.borrow().find(key, features) {
             Some(prediction) => Ok(prediction),
-            None => Ok(predict(&self.reader.borrow().history(key)?, features, self.config.run.risk)),
+            None => Ok(predict(&self.reader.borrow().history(key)?, features, self.config().run.risk)),
         }
     }
 
@@ -66,7 +66,7 @@ impl Agent {
         }
         let agent = Rc::clone(self);
         tokio::task::spawn_local(async move {
-            let (database, risk) = (agent.database.clone(), agent.config.run.risk);
+            let (database, risk) = (agent.database.clone(), agent.config().run.risk);
             let task = key.clone();
             let learnt = tokio::task::spawn_blocking(move || {
                 let history = Reader::open(&database)?.history(&task)?;

@@ -65,14 +65,14 @@ impl Uses {
     pub(super) fn look(&mut self, agent: &Agent, task: &Task, main: &ProcessId) {
         let pause = |first: Instant| (first.elapsed() / 4).clamp(LOOK_MIN, LOOK_MAX);
         let is_due = self.looked.is_none_or(|(first, last)| last.elapsed() >= pause(first));
-        if agent.pools.0.is_empty() || !is_due {
+        if agent.pools.borrow().0.is_empty() || !is_due {
             return;
         }
         let now = Instant::now();
         let since_last = self.looked.map_or(Duration::ZERO, |(_, last)| now - last);
         self.looked = Some((self.looked.map_or(now, |(first, _)| first), now));
         if !self.look_at_peers(agent, task) {
-            let open = connections(&agent.pools, main.pid, &task.cgroup().processes());
+            let open = connections(&agent.pools.borrow(), main.pid, &task.cgroup().processes());
             open.iter().for_each(|(name, count)| self.seen_open(name, *count, since_last));
         }
     }
@@ -81,7 +81,7 @@ impl Uses {
     pub(super) fn look_at_peers(&mut self, agent: &Agent, task: &Task) -> bool {
         let peers = task.slot().and_then(|slot| agent.engine.borrow().all_peers(slot));
         let Some(peers) = peers else { return false };
-        for (name, servers) in &agent.pools.0 {
+        for (name, servers) in &agent.pools.borrow().0 {
             let used = peers.iter().filter(|peer| is_one_of(peer, servers)).map(use_of).reduce(both);
             self.used.extend(used.map(|used| (name.clone(), used)));
         }
@@ -180,7 +180,8 @@ impl Agent {
     /// What past runs of a task were seen to use, as far as the pools have it.
     pub(super) fn learned_licenses(&self, key: &TaskKey) -> Licenses {
         let learned = self.reader.borrow().licenses_learned(key).unwrap_or_default();
-        let pools = &self.config.license;
+        let config = self.config();
+        let pools = &config.license;
         let of_pool = |(name, used): (String, u32)| pools.get(&name).map(|pool| (name, used.min(pool.total)));
         learned.into_iter().filter_map(of_pool).collect()
     }

@@ -1,13 +1,16 @@
 //! A task's life in the daemon: sampled until it ends, recorded, released.
 
 use super::licenses::Uses;
+use super::live::{self, Asked};
 use super::pressure;
 use super::queue::{self, Place};
 use super::{Agent, Process};
 use crate::agent::{Followed, Task};
-use crate::fingerprint::Measured;
 use crate::fingerprint::key::{Feature, TaskKey};
+use crate::fingerprint::{Fingerprint, Measured};
 use crate::host;
+use crate::live::Totals;
+use crate::predict::Prediction;
 use crate::store::StoreError;
 use crate::store::event::Event;
 use crate::store::record::{Ending, RunId};
@@ -22,6 +25,9 @@ use tokio::sync::oneshot;
 /// Pauses while the last burst of an ended process is on its way out, and how often at most.
 const SETTLE_PAUSE: Duration = Duration::from_millis(1);
 const SETTLE_TRIES: u32 = 20;
+
+/// How long a launcher may take, once its task has ended, to say whether the command could be executed.
+const REPORT_WAIT: Duration = Duration::from_secs(5);
 
 /// Everything a run needs to be brought to its end.
 pub(super) struct Life {
@@ -71,6 +77,11 @@ impl Record {
         self.run
     }
 
+    /// The row if it was known to be there when [`Record::now`] looked last.
+    pub(super) fn known_run(&self) -> Option<RunId> {
+        self.run
+    }
+
     /// Waits for the database's answer.
     pub(super) async fn settled(mut self) -> Result<RunId, StoreError> {
         match (self.now(), self.begun) {
@@ -90,25 +101,29 @@ pub(super) async fn lead(
     finish: oneshot::Sender<Box<Finished>>,
 ) {
     agent.active.set(agent.active.get() + 1);
-    let stopped = follow(&agent, &mut life).await;
+    let (shown, mut asked) = live::show(&agent, &life);
+    let stopped = follow(&agent, &mut life, &mut asked).await;
+    let counted = shown.end();
     agent.active.set(agent.active.get() - 1);
     if stopped {
         checkpoint(&agent, &mut life);
         life.task.let_go();
         return;
     }
-    let exec_errno = executed.await.unwrap_or(None);
+    // A launcher that says nothing must not hold what the task had.
+    let reported = tokio::time::timeout(REPORT_WAIT, executed).await;
+    let exec_errno = reported.ok().and_then(Result::ok).flatten();
     let (key, features) = (life.key.clone(), life.features.clone());
-    let finished = conclude(&agent, life, exec_errno).await;
+    let finished = conclude(&agent, life, exec_errno, &counted).await;
     let ended_well = finished.ending.exit_code == Some(0);
     _ = finish.send(Box::new(finished));
     agent.forecast(key, features, ended_well);
 }
 
 /// Samples until the run is over; `true` if the agent stops first.
-async fn follow(agent: &Agent, life: &mut Life) -> bool {
+async fn follow(agent: &Agent, life: &mut Life, asked: &mut Asked) -> bool {
     let ended = async |life: &Life| _ = life.process.pidfd.readable().await;
-    if sample_until(agent, life, ended).await {
+    if sample_until(agent, life, asked, ended).await {
         return true;
     }
     if life.leftover != Leftover::Wait {
@@ -124,11 +139,10 @@ async fn follow(agent: &Agent, life: &mut Life) -> bool {
             }
         }
     };
-    sample_until(agent, life, emptied).await
+    sample_until(agent, life, asked, emptied).await
 }
 
-async fn sample_until(agent: &Agent, life: &mut Life, over: impl AsyncFn(&Life)) -> bool {
-    let checkpoint_every = Duration::from_secs(agent.config.agent.checkpoint_s);
+async fn sample_until(agent: &Agent, life: &mut Life, asked: &mut Asked, over: impl AsyncFn(&Life)) -> bool {
     let mut recorded = Instant::now();
     let mut stop = agent.stop.subscribe();
     let limits = life.task.cgroup().memory_events();
@@ -143,13 +157,18 @@ async fn sample_until(agent: &Agent, life: &mut Life, over: impl AsyncFn(&Life))
                 life.events.extend(pressure::take_back(life.task.cgroup().clone(), bytes).await);
             }
             () = met(limits.as_ref()) => {}
+            Some(answer) = asked.recv() => {
+                let measured = life.task.measured(&agent.engine.borrow());
+                // Whoever asked may have gone.
+                _ = answer.send(live::detail(measured, life.task.plan()));
+            }
             _ = stop.wait_for(|stop| *stop) => return true,
             () = tokio::time::sleep(pause) => {}
         }
         let followed = life.task.sample(&agent.engine.borrow());
         life.events.extend(followed.iter().map(Followed::event));
         look_after(agent, life);
-        if recorded.elapsed() >= checkpoint_every {
+        if recorded.elapsed() >= Duration::from_secs(agent.config().agent.checkpoint_s) {
             recorded = Instant::now();
             checkpoint(agent, life);
         }
@@ -158,6 +177,8 @@ async fn sample_until(agent: &Agent, life: &mut Life, over: impl AsyncFn(&Life))
 
 /// What a sample means to others: the ledger, the pools, the log.
 fn look_after(agent: &Agent, life: &mut Life) {
+    let run = life.record.now();
+    agent.board.sampled(&life.task, run);
     if let Some(place) = &life.place {
         place.used(life.task.memory_bytes(), life.task.is_idle());
         life.licenses.look(agent, &life.task, &life.process.id);
@@ -165,7 +186,7 @@ fn look_after(agent: &Agent, life: &mut Life) {
             place.uses_licenses(license, used.peak);
         }
     }
-    if let Some(run) = life.record.now() {
+    if let Some(run) = run {
         if let Some(place) = &life.place {
             place.recorded(run);
         }
@@ -200,7 +221,26 @@ fn checkpoint(agent: &Agent, life: &mut Life) {
     }
 }
 
-async fn conclude(agent: &Agent, mut life: Life, exec_errno: Option<i32>) -> Finished {
+/// How the main process ended, if anybody tells: the probes at once, its pidfd when its parent has waited for it.
+async fn exit_status(agent: &Agent, life: &Life) -> Option<i32> {
+    let pid = life.process.id.pid;
+    let mut by_pidfd = None;
+    for _ in 0..SETTLE_TRIES {
+        if agent.engine.borrow_mut().has_seen_end(pid) {
+            break;
+        }
+        by_pidfd = life.process.exit_status();
+        if by_pidfd.is_some() {
+            break;
+        }
+        tokio::time::sleep(SETTLE_PAUSE).await;
+    }
+    let seen = agent.engine.borrow_mut().take_exit(pid);
+    seen.map(|exit| exit.status).or(by_pidfd)
+}
+
+/// `counted` is what the metrics have of it.
+async fn conclude(agent: &Agent, mut life: Life, exec_errno: Option<i32>, counted: &Totals) -> Finished {
     for _ in 0..SETTLE_TRIES {
         if life.task.is_settled(&agent.engine.borrow()) {
             break;
@@ -208,16 +248,17 @@ async fn conclude(agent: &Agent, mut life: Life, exec_errno: Option<i32>) -> Fin
         tokio::time::sleep(SETTLE_PAUSE).await;
     }
     life.licenses.look_at_peers(agent, &life.task);
+    let status = exit_status(agent, &life).await;
     let plan = life.task.plan().clone();
     life.notes.extend(
         life.task.notes().iter().filter(|note| !life.notes.contains(note)).cloned().collect::<Vec<_>>(),
     );
     let (measured, mut ending) = {
         let mut engine = agent.engine.borrow_mut();
-        let exit = engine.take_exit(life.process.id.pid);
-        life.task.finish(&mut engine, exit.map(|exit| exit.status), life.leftover)
+        life.task.finish(&mut engine, status, life.leftover)
     };
     ending.exec_errno = exec_errno;
+    tally(agent, (&life.key, &life.user), (&measured.fingerprint, counted), (&plan.prediction, &ending));
     // Others may have its room before the disk has its record.
     let place = life.place.take();
     life.events.extend(place.as_ref().and_then(released));
@@ -231,7 +272,8 @@ async fn conclude(agent: &Agent, mut life: Life, exec_errno: Option<i32>) -> Fin
             Some(run)
         }
         Err(error) => {
-            tracing::warn!("a run of {} is not recorded: {error}", life.key.task_type);
+            // The writer has said why, once.
+            tracing::debug!("a run of {} is not recorded: {error}", life.key.task_type);
             life.notes.push(format!("not recorded: {error}"));
             None
         }
@@ -246,6 +288,24 @@ async fn conclude(agent: &Agent, mut life: Life, exec_errno: Option<i32>) -> Fin
         prediction: plan.prediction,
         limits: plan.limits,
         notes: life.notes,
+    }
+}
+
+/// Adds a run that is over to what all have used.
+fn tally(
+    agent: &Agent,
+    (key, user): (&TaskKey, &str),
+    (did, counted): (&Fingerprint, &Totals),
+    (prediction, ending): (&Prediction, &Ending),
+) {
+    let task = &key.task_type;
+    let is_finished = ending.exit_code == Some(0);
+    let mut tally = agent.tally.borrow_mut();
+    tally.used(task, user, &Totals::of(did, counted).since(counted));
+    tally.ended(task, user, is_finished);
+    // One that failed may have stopped half-way.
+    if is_finished && !ending.out_of_memory {
+        tally.judge(prediction, did);
     }
 }
 
@@ -267,6 +327,6 @@ async fn record(
 ) -> Result<RunId, StoreError> {
     let run = record.settled().await?;
     agent.finish(run, host::now_ms(), ending, measured).await?;
-    agent.recorded.set(agent.recorded.get() + 1);
+    agent.count_recorded();
     Ok(run)
 }

@@ -8,11 +8,14 @@
 
 use super::Agent;
 use super::life::Record;
+use super::live;
 use crate::agent::Engine;
+use crate::agent::task::Plan;
 use crate::cgroup::{Accounts, RunCgroup, Watch, name_of};
 use crate::fingerprint::key::{TaskKey, hour_of_week};
 use crate::fingerprint::{Collector, Measured, Sample};
 use crate::host::{self, ProcessId};
+use crate::live::{TaskDetail, TaskNow};
 use crate::predict::Prediction;
 use crate::probe::{CgroupChange, Slot};
 use crate::size::{Limits, Policy};
@@ -183,7 +186,7 @@ impl Watched {
 impl Agent {
     /// To be called about once a second.
     pub(super) fn keep_others(self: &Rc<Self>) {
-        if self.config.agent.host_cgroups == 0 {
+        if self.config().agent.host_cgroups == 0 {
             return;
         }
         let mut changes = Vec::new();
@@ -228,7 +231,7 @@ impl Agent {
 
     /// Records those that have been measured for long, and begins anew with them.
     fn record_old(self: &Rc<Self>) {
-        let every_ns = self.config.agent.host_record_s * 1_000_000_000;
+        let every_ns = self.config.borrow().agent.host_record_s * 1_000_000_000;
         let now_ns = host::since_boot_ns();
         let mut others = self.others.borrow_mut();
         let is_old = |one: &&mut Watched| one.record.is_some() && one.elapsed_ns(now_ns) >= every_ns;
@@ -270,11 +273,36 @@ impl Agent {
         });
     }
 
+    /// All of them that have used the CPU, with their owners, as they are now.
+    pub(super) fn others_now(&self, engine: &Engine) -> Vec<(u32, TaskNow)> {
+        let (now_ns, now_ms) = (host::since_boot_ns(), host::now_ms());
+        let others = self.others.borrow();
+        let busy = others.0.values().filter(|watched| watched.record.is_some());
+        busy.map(|watched| {
+            let lived_ms = i64::try_from(watched.elapsed_ns(now_ns) / 1_000_000).unwrap_or(0);
+            let named = (watched.cgroup.id(), watched.name.as_str(), self.board.names().of(watched.uid));
+            let run = watched.record.as_ref().and_then(Record::known_run);
+            let memory_bytes = watched.collector.last().accounts.memory_bytes;
+            let counted = (engine.counted(watched.slot), watched.collector.measures());
+            (watched.uid, live::of_other(named, run, now_ms - lived_ms, memory_bytes, counted))
+        })
+        .collect()
+    }
+
+    /// Everything about one of them that `viewer` may see.
+    pub(super) fn detail_of_other(&self, id: u64, viewer: u32) -> Option<TaskDetail> {
+        let engine = self.engine.borrow();
+        let mut others = self.others.borrow_mut();
+        let watched = others.0.get_mut(&id).filter(|watched| viewer == 0 || viewer == watched.uid)?;
+        watched.measure(&engine, host::since_boot_ns());
+        Some(live::detail(watched.collector.measured(), &Plan::default()))
+    }
+
     /// Samples those that have used the CPU since the last time.
     fn sample_others(&self) {
         let (engine, mut others) = (self.engine.borrow(), self.others.borrow_mut());
         let (now, now_ns) = (Instant::now(), host::since_boot_ns());
-        let checkpoint_every = Duration::from_secs(self.config.agent.checkpoint_s);
+        let checkpoint_every = Duration::from_secs(self.config().agent.checkpoint_s);
         for watched in others.0.values_mut().filter(|one| now.duration_since(one.sampled) >= SAMPLE_EVERY) {
             let Some((counters, shared)) = engine.counted(watched.slot) else { continue };
             if counters.on_cpu_ns == watched.cpu_ns {

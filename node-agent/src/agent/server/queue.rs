@@ -1,9 +1,11 @@
 //! The daemon's side of admission: who comes in at once, who waits on its connection, and who is let in when
 //! somebody leaves. What may start is decided by [`crate::size::admission`].
 
+use super::live::UserNames;
 use super::{Agent, connection};
 use crate::agent::terms::Terms;
 use crate::host;
+use crate::live::{QueueNow, WAITING_MAX};
 use crate::size::admission::{Lack, Ledger, Licenses, Promise, Ticket, Total, WhenFull};
 use crate::store::event::{Event, Severity};
 use crate::store::record::{Admission, RunId};
@@ -34,6 +36,9 @@ pub(super) struct Queue {
 /// How long after its start an agent believes who says that it has waited already, for the one before.
 const BELIEVES_FOR: Duration = Duration::from_secs(60);
 
+/// Longest wait that is believed, milliseconds: 30 days.
+const WAITED_MS_MAX: i64 = 30 * 24 * 3600 * 1000;
+
 /// Places and expected waits, as they were a moment ago.
 #[derive(Default)]
 struct Order {
@@ -50,7 +55,8 @@ pub(super) struct Entry {
     pub(super) priority: i32,
     pub(super) promise: Promise,
     pub(super) duration_ms: Option<i64>,
-    pub(super) since_ms: i64,
+    /// When it came or started, milliseconds since boot: the order of the queue must not change with the clock.
+    pub(super) since_uptime_ms: i64,
     pub(super) run: Option<RunId>,
 }
 
@@ -80,10 +86,17 @@ impl Queue {
         }
     }
 
-    /// When a task came that says since when it waits: else anybody could have come first.
-    pub(super) fn arrival_ms(&self, said_ms: i64) -> i64 {
-        let now = host::now_ms();
-        if self.started.elapsed() < BELIEVES_FOR { said_ms.min(now) } else { now }
+    /// When a task came, milliseconds since boot. Who says that it has waited already is believed for a while only,
+    /// and not everything: else anybody could have come first.
+    pub(super) fn arrival_uptime_ms(&self, said_ms: i64) -> i64 {
+        let waited = host::now_ms().saturating_sub(said_ms).clamp(0, WAITED_MS_MAX);
+        let is_believed = self.started.elapsed() < BELIEVES_FOR;
+        host::uptime_ms() - if is_believed { waited } else { 0 }
+    }
+
+    /// There is more to promise, or less: who has a promise keeps it.
+    pub(super) fn set_total(&self, total: Total) {
+        self.ledger.borrow_mut().set_total(total);
     }
 
     /// Whether there are pools of licences.
@@ -102,14 +115,43 @@ impl Queue {
 
     /// How many come before a ticket, and how long it will probably wait.
     fn place(&self, ticket: Ticket) -> (usize, Option<i64>) {
+        let is_known = self.order.borrow().places.contains_key(&ticket);
+        self.put_in_order(!is_known);
+        self.order.borrow().places.get(&ticket).copied().unwrap_or((0, None))
+    }
+
+    /// Works the order out where it is old, or not good for another reason.
+    fn put_in_order(&self, is_wrong: bool) {
         let mut order = self.order.borrow_mut();
-        let is_old = order.made.is_none_or(|made| made.elapsed() >= ORDER_GOOD_FOR);
-        if is_old || !order.places.contains_key(&ticket) {
-            let queue = self.ledger.borrow().queue(host::now_ms());
+        if is_wrong || order.made.is_none_or(|made| made.elapsed() >= ORDER_GOOD_FOR) {
+            let queue = self.ledger.borrow().queue(host::uptime_ms());
             let places = queue.into_iter().enumerate().map(|(ahead, (ticket, wait))| (ticket, (ahead, wait)));
             *order = Order { made: Some(Instant::now()), places: places.collect() };
         }
-        order.places.get(&ticket).copied().unwrap_or((0, None))
+    }
+
+    /// Promises and who waits, as `viewer` may see them and at most a second old.
+    pub(super) fn now(&self, viewer: u32, free_memory_bytes: u64, names: &UserNames) -> QueueNow {
+        let all = self.ledger.borrow().waiting();
+        self.put_in_order(false);
+        let order = self.order.borrow();
+        let mut next: Vec<_> = order.places.iter().filter(|(_, (ahead, _))| *ahead < WAITING_MAX).collect();
+        next.sort_unstable_by_key(|(_, (ahead, _))| *ahead);
+        // Who came or went since then is not in the order, or not among the entries.
+        let waiting: Vec<_> = next
+            .into_iter()
+            .filter(|(ticket, _)| self.grants.borrow().contains_key(ticket))
+            .filter_map(|(ticket, (_, wait))| self.entry(*ticket, *wait, viewer, names))
+            .collect();
+        let ledger = self.ledger.borrow();
+        QueueNow {
+            total: ledger.total().clone(),
+            promised: ledger.promised(),
+            free_memory_bytes,
+            running: self.entries.borrow().len().saturating_sub(all),
+            waiting_left_out: all.saturating_sub(waiting.len()),
+            waiting,
+        }
     }
 
     fn release(&self, ticket: Ticket) {
@@ -118,28 +160,34 @@ impl Queue {
         self.grants.borrow_mut().remove(&ticket);
     }
 
-    fn entry(&self, ticket: Ticket, place: Option<i64>, viewer: u32) -> Option<QueueEntry> {
+    fn entry(
+        &self,
+        ticket: Ticket,
+        place: Option<i64>,
+        viewer: u32,
+        names: &UserNames,
+    ) -> Option<QueueEntry> {
         let entries = self.entries.borrow();
         let entry = entries.get(&ticket)?;
-        let ends_at_ms = entry.duration_ms.map(|duration| entry.since_ms + duration);
+        let ends_at_ms = entry.duration_ms.map(|duration| entry.since_uptime_ms + duration);
         let is_waiting = self.grants.borrow().contains_key(&ticket);
-        let remaining = ends_at_ms.map(|at| at - host::now_ms());
+        let remaining = ends_at_ms.map(|at| at - host::uptime_ms());
         Some(QueueEntry {
             task_type: (viewer == 0 || viewer == entry.uid).then(|| entry.task_type.clone()),
-            user: host::user_name(entry.uid),
+            user: names.of(entry.uid),
             pid: entry.pid,
             run_id: entry.run.map(|run| run.0),
             priority: entry.priority,
             promise: entry.promise.clone(),
             memory_bytes: self.ledger.borrow().memory_of(ticket).unwrap_or(entry.promise.memory_bytes),
-            since_ms: entry.since_ms,
+            since_ms: host::now_ms() - (host::uptime_ms() - entry.since_uptime_ms),
             expected_ms: if is_waiting { place } else { remaining },
         })
     }
 
     /// The ledger and the queue, as `viewer` may see them.
-    pub(super) fn status(&self, viewer: u32, free_memory_bytes: u64) -> QueueStatus {
-        let order = self.ledger.borrow().queue(host::now_ms());
+    pub(super) fn status(&self, viewer: u32, free_memory_bytes: u64, names: &UserNames) -> QueueStatus {
+        let order = self.ledger.borrow().queue(host::uptime_ms());
         let mut running: Vec<_> = {
             let grants = self.grants.borrow();
             let entries = self.entries.borrow();
@@ -151,10 +199,13 @@ impl Queue {
             total: ledger.total().clone(),
             promised: ledger.promised(),
             free_memory_bytes,
-            running: running.into_iter().filter_map(|ticket| self.entry(ticket, None, viewer)).collect(),
+            running: running
+                .into_iter()
+                .filter_map(|ticket| self.entry(ticket, None, viewer, names))
+                .collect(),
             waiting: order
                 .into_iter()
-                .filter_map(|(ticket, wait)| self.entry(ticket, wait, viewer))
+                .filter_map(|(ticket, wait)| self.entry(ticket, wait, viewer, names))
                 .collect(),
         }
     }
@@ -224,7 +275,7 @@ impl Agent {
     /// Lets in those who fit now. Whoever still waits gets what idle tasks don't use.
     pub(super) fn let_in(&self) {
         let queue = &self.queue;
-        let mut admitted = queue.ledger.borrow_mut().admit(host::now_ms());
+        let mut admitted = queue.ledger.borrow_mut().admit(host::uptime_ms());
         if queue.ledger.borrow().waiting() > 0 {
             let freed = queue.ledger.borrow_mut().shrink_idle();
             if freed > 0 {
@@ -233,7 +284,7 @@ impl Agent {
                     format_bytes(freed as f64)
                 );
                 self.writer.log(Event::new("promises_lowered", message));
-                admitted.extend(queue.ledger.borrow_mut().admit(host::now_ms()));
+                admitted.extend(queue.ledger.borrow_mut().admit(host::uptime_ms()));
             }
         }
         for ticket in admitted {
@@ -246,7 +297,7 @@ impl Agent {
 
     /// Takes a promise for a task that runs already.
     pub(super) fn hold(self: &Rc<Self>, entry: Entry, admission: Admission) -> Place {
-        let ends_at_ms = entry.duration_ms.map(|duration| entry.since_ms + duration);
+        let ends_at_ms = entry.duration_ms.map(|duration| entry.since_uptime_ms + duration);
         let ticket = self.queue.ledger.borrow_mut().promise(entry.promise.clone(), ends_at_ms);
         self.queue.entries.borrow_mut().insert(ticket, entry);
         Place { agent: Rc::clone(self), ticket, admission }
@@ -276,7 +327,7 @@ impl Agent {
                     promise: entry.promise.clone(),
                     overcommitted: lacks_memory || self.queue.is_too_large(&entry.promise),
                 };
-                Ok(self.hold(Entry { since_ms: host::now_ms(), ..entry }, admission))
+                Ok(self.hold(Entry { since_uptime_ms: host::uptime_ms(), ..entry }, admission))
             }
         }
     }
@@ -302,7 +353,14 @@ impl Agent {
             if granted.try_recv().is_ok() {
                 break;
             }
-            connection::answer(stream, &Reply::Waiting(Waiting { ahead, expected_ms, lacks })).await;
+            // Only after the configuration has changed: it would not have been queued.
+            if let Some(lack) = self.queue.ledger.borrow().never(&promise) {
+                return Err(Denied::Because(never(&lack)));
+            }
+            let waiting = Reply::Waiting(Waiting { ahead, expected_ms, lacks });
+            if !connection::is_answered(stream, &waiting).await {
+                return Err(Denied::Gone);
+            }
             let too_late = async {
                 match last {
                     Some(last) => tokio::time::sleep_until(last.into()).await,
@@ -324,7 +382,7 @@ impl Agent {
         }
         let waited_ms = u64::try_from(came.elapsed().as_millis()).unwrap_or(u64::MAX).max(1);
         if let Some(entry) = self.queue.entries.borrow_mut().get_mut(&place.ticket) {
-            entry.since_ms = host::now_ms();
+            entry.since_uptime_ms = host::uptime_ms();
         }
         let mut place = place;
         place.admission.waited_ms = waited_ms;
@@ -332,7 +390,7 @@ impl Agent {
     }
 
     fn queue_up(self: &Rc<Self>, entry: Entry, priority: i32, licenses_only: bool) -> Result<Place, Denied> {
-        let rank = (priority, entry.since_ms);
+        let rank = (priority, entry.since_uptime_ms);
         let ticket = self.queue.ledger.borrow_mut().wait(
             entry.promise.clone(),
             licenses_only,

@@ -167,7 +167,7 @@ impl Mount {
     fn new(options: &str) -> Option<Self> {
         let directory = tempfile::tempdir().unwrap();
         let mounted = Command::new("mount")
-            .args(["-t", "tmpfs", "-o", options, "tmpfs"])
+            .args(["-t", "tmpfs", "-o", &format!("{options},mode=0755"), "tmpfs"])
             .arg(directory.path())
             .output();
         match mounted {
@@ -225,6 +225,29 @@ fn a_full_disk_does_not_end_the_writer() {
     std::fs::remove_file(&filler).unwrap();
     writer.begin_blocking(new_run("sort", 1)).unwrap();
     assert_eq!(writer.failures(), 1);
+}
+
+#[test]
+fn retention_on_a_full_disk_takes_nothing_else_along() {
+    let Some(mount) = Mount::new("size=12m") else {
+        return;
+    };
+    let path = mount.0.path().join("standin.db");
+    let filler = mount.0.path().join("filler");
+    let mut store = Store::open(&path).unwrap().store;
+    (0..100).for_each(|_| _ = ran(&mut store, &new_run("sort", 1), well(), 1));
+    // The room that the log has already must not be enough.
+    store.connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(())).unwrap();
+    let _ = std::fs::write(&filler, vec![1; 16 << 20]);
+    let pruned = store.prune(10, 0);
+    assert!(matches!(pruned, Err(StoreError::NoSpace { .. })), "{pruned:?}");
+    let kept = number(&store, "SELECT count(*) FROM run");
+    assert!(kept >= 10, "{kept}");
+    assert!(store.is_sound().unwrap());
+    std::fs::remove_file(&filler).unwrap();
+    store.prune(10, 0).unwrap();
+    assert_eq!(number(&store, "SELECT count(*) FROM run"), 10);
+    assert_eq!(number(&store, "SELECT runs FROM task"), 100, "what they add up to stays");
 }
 
 #[test]
@@ -302,7 +325,7 @@ fn child_that_writes_until_killed() {
     }
 }
 
-fn writing_child(path: &Path) -> std::process::Child {
+pub(super) fn writing_child(path: &Path) -> std::process::Child {
     Command::new(std::env::current_exe().unwrap())
         .args(["--exact", "store::tests::hostile::child_that_writes_until_killed"])
         .env("STANDIN_TEST_WRITE_UNTIL_KILLED", path)

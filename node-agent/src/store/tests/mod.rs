@@ -1,7 +1,9 @@
 //! What the store promises, in files by what a user would ask about.
 
+mod cut_off;
 mod events;
 mod hostile;
+mod own;
 mod readme;
 mod runs;
 mod sums;
@@ -28,7 +30,7 @@ fn owner() -> ProcessId {
     ProcessId { pid: 77, start_ticks: 123, boot_id: "boot".into() }
 }
 
-fn new_run(task_type: &str, uid: u32) -> NewRun {
+pub(super) fn new_run(task_type: &str, uid: u32) -> NewRun {
     let estimate = |resource, expected, upper| Estimate {
         resource,
         expected,

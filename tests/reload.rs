@@ -1,0 +1,65 @@
+//! A running agent reads its configuration again at SIGHUP; `agent --check` looks without starting one.
+#![allow(clippy::unwrap_used, reason = "a test panics where it fails")]
+
+mod support;
+
+use support::{Agent, Sandbox, is_root, signal, stderr, stdout, wait_until};
+
+fn tasks_limit(sandbox: &Sandbox, agent: &Agent<'_>) -> Option<i64> {
+    // The launcher reads the file as well, and is not what is tested here.
+    let mut run = agent.standin(["run", "--require-agent", "--name", "job", "--", "true"]);
+    let output = run.env("STANDIN_CONFIG", "/dev/null").output().unwrap();
+    assert!(output.status.success(), "{}", stderr(&output));
+    let runs: i64 = sandbox.sql("SELECT max(id) FROM run");
+    wait_until("it is recorded", || {
+        sandbox.sql::<i64>(&format!("SELECT count(*) FROM run WHERE id = {runs} AND state = 'finished'")) == 1
+    });
+    let limit = format!(
+        "SELECT CAST(max(value) AS INTEGER) FROM limit_applied WHERE name = 'pids_max' AND run_id = {runs}"
+    );
+    sandbox.sql(&limit)
+}
+
+#[test]
+fn a_rule_holds_from_the_reload_on_and_a_bad_one_never_does() {
+    require!(is_root(), "needs root");
+    let sandbox = Sandbox::new();
+    let agent = sandbox.agent();
+    assert_eq!(tasks_limit(&sandbox, &agent), None);
+    sandbox.configure("[task.job]\nlimit_tasks = 77\n");
+    signal(agent.pid(), libc::SIGHUP);
+    wait_until("it was read", || sandbox.agent_log().contains("the configuration was read again"));
+    assert_eq!(tasks_limit(&sandbox, &agent), Some(77));
+
+    sandbox.configure("[task.job]\nlimit_speed = 1\n");
+    signal(agent.pid(), libc::SIGHUP);
+    wait_until("it is refused", || sandbox.agent_log().contains("the configuration stays as it was"));
+    assert!(sandbox.agent_log().contains("limit_speed"), "{}", sandbox.agent_log());
+    assert_eq!(tasks_limit(&sandbox, &agent), Some(77));
+
+    sandbox.configure("tasks_max = 7\n");
+    signal(agent.pid(), libc::SIGHUP);
+    let told = "a restart is needed for agent.tasks_max";
+    wait_until("what has to wait is named", || sandbox.agent_log().contains(told));
+    assert_eq!(tasks_limit(&sandbox, &agent), None);
+}
+
+#[test]
+fn a_check_finds_what_an_agent_needs_and_starts_none() {
+    require!(is_root(), "needs root");
+    let sandbox = Sandbox::new();
+    let check =
+        || sandbox.standin(["agent", "--check"]).env("STANDIN_SOCKET", sandbox.socket()).output().unwrap();
+    let output = check();
+    assert!(matches!(output.status.code(), Some(0 | 1)), "{output:?}");
+    assert!(stdout(&output).contains("can be made"), "{output:?}");
+    assert!(!sandbox.database().exists() && !sandbox.socket().exists(), "nothing is made");
+
+    std::fs::write(sandbox.database(), "no database").unwrap();
+    let output = check();
+    assert_eq!(output.status.code(), Some(125), "{output:?}");
+    assert!(stdout(&output).contains("NO  database"), "{output:?}");
+
+    let output = sandbox.standin(["agent", "--check=config"]).output().unwrap();
+    assert!(output.status.success() && stdout(&output).contains("configuration is valid"), "{output:?}");
+}

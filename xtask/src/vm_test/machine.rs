@@ -1,0 +1,280 @@
+//! An emulated machine: QEMU, its control channel (QMP), the guest's control line and its console.
+use std::{
+    env,
+    fs::{self, File},
+    io::{BufRead, BufReader, Read, Write},
+    os::unix::net::UnixStream,
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+    thread::sleep,
+    time::{Duration, Instant, SystemTime},
+};
+
+use anyhow::{Context, Result, bail, ensure};
+use serde_json::{Value, json};
+
+use super::kernel::Kernel;
+use crate::process::{done, output};
+
+const QEMU: &str = "qemu-system-x86_64";
+
+/// How long a guest may take to boot, and a job to run. Emulation beside a build is slow.
+const BOOT_MAX: Duration = Duration::from_secs(600);
+const JOB_MAX: Duration = Duration::from_secs(1500);
+
+/// Pause between two looks.
+const LOOK: Duration = Duration::from_millis(20);
+
+/// The machine: a plain processor, no devices that would be probed. `tcg` always: see the head of the module above.
+const SHAPE: &str = "-M q35,sata=off,smbus=off,i8042=off -accel tcg,thread=multi,tb-size=512 \
+    -cpu qemu64,-svm,+rdrand -smp 2 -m 1280 -nodefaults -no-user-config -display none -no-reboot";
+
+/// The kernel's command line. A soft lock-up is one after two minutes (twice the threshold): a host that is busy with
+/// other things must not look like one.
+const COMMAND_LINE: &str = "rw quiet loglevel=4 console=ttyS0 panic=-1 oops=panic nokaslr mitigations=off \
+    no_timer_check tsc=reliable random.trust_cpu=on audit=0 net.ifnames=0 systemd.show_status=0 watchdog_thresh=60";
+
+/// Lines on the console after which nothing that the guest says counts.
+const FATAL: [&str; 6] =
+    ["Kernel panic", "soft lockup", "hard LOCKUP", "BUG: ", "Oops: ", "general protection fault"];
+
+/// What a frozen guest depends on besides its disk.
+pub(super) fn shape() -> String {
+    format!("{SHAPE} {COMMAND_LINE}")
+}
+
+/// A directory for a run. Sockets in it need a short path, so it is not in the cache.
+pub(super) fn scratch(kernel: &Kernel) -> Result<PathBuf> {
+    let path = env::temp_dir().join(format!("standin-vm-{}-{}", kernel.name, std::process::id()));
+    fs::create_dir_all(&path)?;
+    Ok(path)
+}
+
+/// Which QEMU this is: a frozen guest is thawed by the one that froze it only.
+pub(super) fn version() -> Result<String> {
+    output(Command::new(QEMU).arg("--version"))
+}
+
+/// A running QEMU; killed when this goes out of scope.
+pub(super) struct Machine {
+    name: &'static str,
+    qemu: Child,
+    control: Control,
+    line: UnixStream,
+    heard: Vec<u8>,
+    scratch: PathBuf,
+    until: Instant,
+}
+
+impl Machine {
+    /// Boots the guest on `directory/disk` and freezes it when it is up: its memory becomes `directory/state`, and the
+    /// disk stays as it is then.
+    pub(super) fn freeze(kernel: &'static Kernel, directory: &Path) -> Result<()> {
+        let scratch = scratch(kernel)?;
+        let mut machine = Self::start(kernel, directory, &scratch, Begin::Boot)?;
+        machine.until = Instant::now() + BOOT_MAX;
+        let mut ready = None;
+        while ready.is_none() {
+            ready = machine.hear()?.and_then(|line| Some(line.strip_prefix("@@guest ready ")?.to_owned()));
+        }
+        println!("Linux {}: {}", kernel.name, ready.unwrap_or_default());
+        sleep(Duration::from_secs(1));
+        machine.control.ask("stop", json!({}))?;
+        machine.control.ask("migrate-set-parameters", json!({ "max-bandwidth": 1_u64 << 40 }))?;
+        let state = directory.join("state");
+        machine.control.ask("migrate", json!({ "uri": format!("exec:cat > {}", state.display()) }))?;
+        loop {
+            match machine.control.ask("query-migrate", json!({}))?["status"].as_str() {
+                Some("completed") => break,
+                Some("failed") => bail!("the guest can't be frozen"),
+                _ => sleep(LOOK),
+            }
+        }
+        machine.control.ask("quit", json!({}))?;
+        machine.qemu.wait()?;
+        Ok(fs::remove_dir_all(scratch)?)
+    }
+
+    /// Thaws the guest of `directory`, with the job disk made of `scratch/payload`. Nothing is written to it.
+    pub(super) fn thaw(kernel: &'static Kernel, directory: &Path, scratch: &Path) -> Result<Self> {
+        let mut machine = Self::start(kernel, directory, scratch, Begin::Thaw)?;
+        machine.until = Instant::now() + JOB_MAX;
+        while machine.control.ask("query-status", json!({}))?["status"] == "inmigrate" {
+            machine.look_at_console()?;
+            sleep(LOOK);
+        }
+        machine.control.ask("cont", json!({}))?;
+        Ok(machine)
+    }
+
+    fn start(kernel: &'static Kernel, directory: &Path, scratch: &Path, begin: Begin) -> Result<Self> {
+        let job = scratch.join("job.img");
+        File::create(&job)?.set_len(256 << 20)?;
+        if begin == Begin::Thaw {
+            let mut make = Command::new("mke2fs");
+            make.args(["-q", "-F", "-t", "ext2", "-m", "0", "-b", "4096", "-O", "^resize_inode"]);
+            done(make.args(["-E", "lazy_itable_init=1", "-d"]).args([&scratch.join("payload"), &job]))?;
+        }
+        let out = scratch.join("out.img");
+        File::create(&out)?.set_len(64 << 20)?;
+        let mut qemu = Command::new(QEMU);
+        qemu.args(SHAPE.split_whitespace());
+        qemu.arg("-kernel").arg(directory.join("kernel/vmlinux"));
+        qemu.arg("-initrd").arg(directory.join("kernel/initramfs"));
+        qemu.args(["-append", COMMAND_LINE]);
+        qemu.arg("-serial").arg(format!("file:{}", scratch.join("console").display()));
+        let line = scratch.join("line");
+        qemu.arg("-chardev").arg(format!("socket,id=line,path={},server=on,wait=off", line.display()));
+        qemu.args(["-serial", "chardev:line"]);
+        let control = scratch.join("qmp");
+        qemu.arg("-qmp").arg(format!("unix:{},server=on,wait=off", control.display()));
+        let snapshot = if begin == Begin::Thaw { "snapshot=on" } else { "snapshot=off" };
+        for (name, file, options) in [
+            ("root", &directory.join("disk"), snapshot),
+            ("job", &job, "readonly=on"),
+            ("out", &out, "readonly=off"),
+        ] {
+            let file = file.display();
+            qemu.arg("-drive")
+                .arg(format!("if=none,id={name},file={file},format=raw,cache=unsafe,{options}"));
+            qemu.arg("-device").arg(format!("virtio-blk-pci,drive={name},serial={name}"));
+        }
+        if begin == Begin::Thaw {
+            qemu.arg("-incoming").arg(format!("exec:cat {}", directory.join("state").display()));
+        }
+        let log = File::create(scratch.join("qemu.log"))?;
+        qemu.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
+        let mut qemu = qemu.spawn().with_context(|| format!("failed to start {QEMU}"))?;
+        let connected = connect(&mut qemu, &control).and_then(|qmp| {
+            let line = connect(&mut qemu, &line)?;
+            line.set_read_timeout(Some(Duration::from_millis(500)))?;
+            Ok((Control::begin(qmp)?, line))
+        });
+        let (control, line) = connected.inspect_err(|_| {
+            _ = qemu.kill();
+            println!("{}", fs::read_to_string(scratch.join("qemu.log")).unwrap_or_default());
+        })?;
+        let until = Instant::now() + BOOT_MAX;
+        Ok(Self { name: kernel.name, qemu, control, line, heard: Vec::new(), scratch: scratch.into(), until })
+    }
+
+    /// Has the guest run its job; gives the exit code, and lays what it left in `/out` into `reports`.
+    pub(super) fn run(mut self, reports: &Path) -> Result<i32> {
+        let now = SystemTime::UNIX_EPOCH.elapsed()?.as_secs_f64();
+        writeln!(self.line, "go {now:.3} {}", JOB_MAX.as_secs())?;
+        let code = loop {
+            let Some(line) = self.hear()? else { continue };
+            if let Some(code) = line.strip_prefix("@@guest ended ") {
+                break code.trim().parse()?;
+            }
+            println!("{:>4} | {line}", self.name);
+        };
+        self.look_at_console()?;
+        self.control.ask("quit", json!({}))?;
+        self.qemu.wait()?;
+        ensure!(code != 125, "the guest could not run its job");
+        fs::create_dir_all(reports)?;
+        done(Command::new("tar").arg("-xf").arg(self.scratch.join("out.img")).arg("-C").arg(reports))?;
+        fs::copy(self.scratch.join("console"), reports.join("console"))?;
+        Ok(code)
+    }
+
+    /// The next line that the guest says, if it says one soon.
+    fn hear(&mut self) -> Result<Option<String>> {
+        loop {
+            if let Some(end) = self.heard.iter().position(|byte| *byte == b'\n') {
+                let line: Vec<u8> = self.heard.drain(..=end).collect();
+                return Ok(Some(String::from_utf8_lossy(&line).trim_end().to_owned()));
+            }
+            let mut buffer = [0; 65536];
+            match self.line.read(&mut buffer) {
+                Ok(0) => bail!("the guest is gone\n{}", self.last_words()),
+                Ok(count) => self.heard.extend_from_slice(&buffer[..count]),
+                Err(_) => {
+                    self.look_at_console()?;
+                    ensure!(Instant::now() < self.until, "the guest took too long\n{}", self.last_words());
+                    return Ok(None);
+                }
+            }
+        }
+    }
+
+    /// Fails if the kernel has said that it is done for.
+    fn look_at_console(&self) -> Result<()> {
+        let console = fs::read(self.scratch.join("console")).unwrap_or_default();
+        let console = String::from_utf8_lossy(&console);
+        let fatal = console.lines().find(|line| FATAL.iter().any(|sign| line.contains(sign)));
+        ensure!(fatal.is_none(), "the guest's kernel: {}\n{}", fatal.unwrap_or_default(), self.last_words());
+        Ok(())
+    }
+
+    fn last_words(&self) -> String {
+        let tail = |name: &str| {
+            let text = fs::read(self.scratch.join(name)).unwrap_or_default();
+            let begin = text.len().saturating_sub(4000);
+            String::from_utf8_lossy(&text[begin..]).into_owned()
+        };
+        format!("console:\n{}\nqemu:\n{}", tail("console"), tail("qemu.log"))
+    }
+}
+
+impl Drop for Machine {
+    fn drop(&mut self) {
+        _ = self.qemu.kill();
+        _ = self.qemu.wait();
+    }
+}
+
+/// How a machine comes to life.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Begin {
+    Boot,
+    Thaw,
+}
+
+fn connect(qemu: &mut Child, path: &Path) -> Result<UnixStream> {
+    loop {
+        if let Ok(stream) = UnixStream::connect(path) {
+            return Ok(stream);
+        }
+        if let Some(ended) = qemu.try_wait()? {
+            bail!("{QEMU} did not start: {ended}");
+        }
+        sleep(LOOK);
+    }
+}
+
+/// QMP: a line of JSON each way.
+struct Control {
+    to: UnixStream,
+    from: BufReader<UnixStream>,
+}
+
+impl Control {
+    fn begin(stream: UnixStream) -> Result<Self> {
+        let mut control = Self { from: BufReader::new(stream.try_clone()?), to: stream };
+        control.receive()?;
+        control.ask("qmp_capabilities", json!({}))?;
+        Ok(control)
+    }
+
+    fn receive(&mut self) -> Result<Value> {
+        let mut line = String::new();
+        ensure!(self.from.read_line(&mut line)? > 0, "QEMU is gone");
+        Ok(serde_json::from_str(&line)?)
+    }
+
+    /// A command and its answer; events in between are of no interest.
+    fn ask(&mut self, command: &str, arguments: Value) -> Result<Value> {
+        writeln!(self.to, "{}", json!({ "execute": command, "arguments": arguments }))?;
+        loop {
+            let mut answer = self.receive()?;
+            if let Some(error) = answer.get("error") {
+                bail!("QEMU refuses {command}: {error}");
+            }
+            if answer.get("return").is_some() {
+                return Ok(answer["return"].take());
+            }
+        }
+    }
+}
