@@ -9,7 +9,7 @@ use anyhow::{Context, Result};
 use crate::{debian, process};
 
 /// Programs that tests use, and Debian's packages with them.
-const PROGRAMS: [(&str, &str); 26] = [
+const PROGRAMS: [(&str, &str); 27] = [
     ("bash", "bash"),
     ("busybox", "busybox-static"),
     ("cc", "gcc libc6-dev"),
