@@ -401,6 +401,10 @@ fn needed(run: &RunDetail, resource: Resource) -> Option<f64> {
         Resource::NetworkSentBytesPerS => row.network_sent_bytes_per_s,
         Resource::TasksPeak => run.fingerprint.tasks_peak.map(|tasks| tasks as f64),
         Resource::DurationS => row.duration_s,
+        Resource::CpuCoresP95Of100Ms => run.fingerprint.cpu_cores_p95_100ms,
+        Resource::CpuCoresP95Of1S => run.fingerprint.cpu_cores_p95_1s,
+        Resource::IoReadOpsPerS => row.io_read_ops_per_s,
+        Resource::IoWriteOpsPerS => row.io_write_ops_per_s,
     }
 }
 
