@@ -134,4 +134,12 @@ fn use_is_learnt_from_connections_to_the_server() {
     agent.run(&["--name", "tool", "--license", "cad=0"], &["true"]);
     sandbox.wait_for_runs(3, "state = 'finished'");
     assert_eq!(sandbox.sql::<i64>("SELECT count(*) FROM run_license WHERE run_id = 3"), 0);
+    // Three runs, of which one used two.
+    let output = agent.standin(["predict", "tool", "--json"]).output().unwrap();
+    let told: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    let expected = serde_json::json!([{"license": "cad", "expected": 0, "upper": 2, "samples": 3}]);
+    assert_eq!(told["licenses"], expected, "{told:#}");
+    let output = agent.standin(["explain", "tool"]).output().unwrap();
+    let told = String::from_utf8_lossy(&output.stdout);
+    assert!(told.contains("licences of cad: 0 expected, at most 2"), "{told}");
 }

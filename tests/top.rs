@@ -110,7 +110,7 @@ fn job(agent: &Agent<'_>, options: &[&str], script: &str) -> Job {
 
 /// An agent's sandbox with a loop and a sleeper under way.
 fn top(agent: &Agent<'_>) -> Command {
-    agent.standin(["top", "--interval", "200ms"])
+    agent.standin(["top", "--interval", "300ms"])
 }
 
 #[test]
@@ -305,7 +305,7 @@ fn without_an_agent_it_shows_what_is_known_and_why_that_is_not_all() {
     require!(is_root(), "needs root");
     let sandbox = Sandbox::new();
     let show = |arguments: &[&str]| {
-        let mut command = sandbox.standin(["top", "--once", "--interval", "100ms"]);
+        let mut command = sandbox.standin(["top", "--once", "--interval", "300ms"]);
         command.args(arguments).env("STANDIN_SOCKET", sandbox.socket());
         let output = command.output().unwrap();
         assert!(output.status.success(), "{}", stderr(&output));

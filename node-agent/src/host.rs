@@ -142,11 +142,16 @@ impl OwnCost {
 
 /// Hour of the week by local time: 0 is Sunday 00:00–00:59, 167 is Saturday 23:00–23:59.
 pub fn hour_of_week() -> i32 {
-    let now = now_ms() / 1000;
+    hour_of_week_at(now_ms())
+}
+
+/// The same of a moment, milliseconds since the epoch.
+pub fn hour_of_week_at(at_ms: i64) -> i32 {
+    let seconds = at_ms.div_euclid(1000);
     // SAFETY: all-zero is a valid tm, and both pointers are valid for the call.
     let local = unsafe {
         let mut local: libc::tm = std::mem::zeroed();
-        libc::localtime_r(&raw const now, &raw mut local);
+        libc::localtime_r(&raw const seconds, &raw mut local);
         local
     };
     (local.tm_wday * 24 + local.tm_hour).clamp(0, 167)

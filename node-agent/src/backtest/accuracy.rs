@@ -2,7 +2,7 @@
 
 use super::trace::{Task, Trace};
 use crate::predict::calibration::{OUTCOMES_MAX, Outcome};
-use crate::predict::{Estimate, HISTORY_MAX, History, Observation, Resource, predict};
+use crate::predict::{Estimate, HISTORY_MAX, History, Observation, RESOURCES, Resource, predict};
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap, VecDeque};
 
@@ -18,6 +18,8 @@ pub struct Accuracy {
     pub median_error_percent: f64,
     /// Share of runs at or below the upper bound, percent.
     pub covered_percent: f64,
+    /// The same of the later half of predictions.
+    pub covered_late_percent: f64,
     /// Sum of upper bounds ÷ sum of what was used.
     pub upper_over_used: f64,
 }
@@ -27,7 +29,7 @@ pub fn measure(trace: &Trace, resource: Resource, risk: f64) -> Accuracy {
     let tasks = &trace.tasks;
     let mut past = Known::default();
     let mut errors = Vec::new();
-    let (mut covered, mut upper, mut used) = (0_usize, 0.0, 0.0);
+    let (mut covered, mut upper, mut used) = (Vec::new(), 0.0, 0.0);
     for (place, task) in tasks.iter().enumerate() {
         past.until(task.start_ms, tasks, resource);
         let history = past.history(task, tasks, resource);
@@ -40,7 +42,7 @@ pub fn measure(trace: &Trace, resource: Resource, risk: f64) -> Accuracy {
             continue;
         }
         errors.push((estimate.expected - actual).abs() / actual * 100.0);
-        covered += usize::from(actual <= estimate.upper);
+        covered.push(actual <= estimate.upper);
         upper += estimate.upper;
         used += actual;
     }
@@ -48,9 +50,14 @@ pub fn measure(trace: &Trace, resource: Resource, risk: f64) -> Accuracy {
     Accuracy {
         predictions: errors.len(),
         median_error_percent: errors.get(errors.len() / 2).copied().unwrap_or(0.0),
-        covered_percent: 100.0 * covered as f64 / errors.len().max(1) as f64,
+        covered_percent: percent(&covered),
+        covered_late_percent: percent(&covered[covered.len() / 2..]),
         upper_over_used: if used > 0.0 { upper / used } else { 0.0 },
     }
+}
+
+fn percent(covered: &[bool]) -> f64 {
+    100.0 * covered.iter().filter(|covered| **covered).count() as f64 / covered.len().max(1) as f64
 }
 
 /// What is known at a moment of a trace.
@@ -114,7 +121,7 @@ fn actual(task: &Task, resource: Resource) -> Option<f64> {
 
 /// A task as a past run.
 pub fn observation(task: &Task) -> Observation {
-    let mut values = [None; 9];
+    let mut values = [None; RESOURCES];
     let rate =
         |bytes: Option<f64>| bytes.filter(|_| task.duration_s > 0.0).map(|bytes| bytes / task.duration_s);
     values[Resource::MemoryPeakBytes as usize] = Some(task.memory_peak_bytes);
@@ -122,5 +129,5 @@ pub fn observation(task: &Task) -> Observation {
     values[Resource::IoReadBytesPerS as usize] = rate(task.io_read_bytes);
     values[Resource::IoWriteBytesPerS as usize] = rate(task.io_write_bytes);
     values[Resource::DurationS as usize] = Some(task.duration_s);
-    Observation { values, censored: [false; 9], features: task.features.clone() }
+    Observation { values, censored: [false; RESOURCES], features: task.features.clone() }
 }

@@ -7,6 +7,7 @@ use super::settings::Settings;
 use super::table::{Align, Table};
 use crate::fingerprint::key::{Feature, FeatureValue};
 use crate::predict::explain::{Explanation, explain};
+use crate::predict::licenses::{self, LicenseEstimate};
 use crate::predict::{History, Level, Observation, Prediction, Resource, predict};
 use crate::store::Reader;
 use crate::units::{format_bytes, format_duration};
@@ -18,7 +19,8 @@ const ROWS_SHOWN: usize = 10;
 
 #[derive(Debug, Args)]
 #[command(after_help = "\
-Example:
+Examples:
+  standin explain align.py                  what each way of sizing would cost, and which input matters
   standin explain align.py -- big.fastq     for a run with this input")]
 pub(super) struct ExplainArgs {
     #[command(flatten)]
@@ -37,6 +39,7 @@ struct Explained<'a> {
     memory: &'a Explanation,
     #[serde(flatten)]
     prediction: &'a Prediction,
+    licenses: &'a [LicenseEstimate],
     history: Vec<HistoryRow<'a>>,
 }
 
@@ -50,7 +53,9 @@ struct HistoryRow<'a> {
 
 pub(super) fn run(settings: &Settings, arguments: &ExplainArgs) -> anyhow::Result<u8> {
     let (key, features) = (arguments.task.key(), arguments.task.features());
-    let history = Reader::open(&settings.database_to_read())?.history(&key)?;
+    let reader = Reader::open(&settings.database_to_read())?;
+    let history = reader.history(&key)?;
+    let licenses = licenses::learn(&reader.licenses_used(&key)?, settings.config.run.risk);
     let Some(explanation) = explain(&history, &features) else {
         complain(&format!("no finished run of {:?} is known; `standin ls` lists what is", key.task_type));
         return Ok(NOT_KNOWN);
@@ -65,10 +70,11 @@ pub(super) fn run(settings: &Settings, arguments: &ExplainArgs) -> anyhow::Resul
             features: &features,
             memory: &explanation,
             prediction: &prediction,
+            licenses: &licenses,
             history: rows.iter().map(row).collect(),
         })?;
     } else {
-        print(words(&explanation, &prediction, rows))?;
+        print(words(&explanation, &prediction, &licenses, rows))?;
     }
     Ok(0)
 }
@@ -90,7 +96,12 @@ fn row(run: &Observation) -> HistoryRow<'_> {
     }
 }
 
-fn words(explanation: &Explanation, prediction: &Prediction, rows: &[Observation]) -> String {
+fn words(
+    explanation: &Explanation,
+    prediction: &Prediction,
+    licenses: &[LicenseEstimate],
+    rows: &[Observation],
+) -> String {
     let mut text = String::new();
     if let Some(memory) = prediction.estimate(Resource::MemoryPeakBytes) {
         let (expected, upper) = (format_bytes(memory.expected), format_bytes(memory.upper));
@@ -105,6 +116,10 @@ fn words(explanation: &Explanation, prediction: &Prediction, rows: &[Observation
         rows.len(),
         table(&rows[..shown], explanation)
     );
+    let pools = licenses.iter().map(|pool| {
+        let LicenseEstimate { license, expected, upper, samples } = pool;
+        format!("  licences of {license}: {expected} expected, at most {upper}\n    because of what {samples} runs were seen to use")
+    });
     let others: Vec<_> = prediction
         .estimates
         .iter()
@@ -114,6 +129,7 @@ fn words(explanation: &Explanation, prediction: &Prediction, rows: &[Observation
             let (expected, upper) = (format(estimate.expected), format(estimate.upper));
             format!("  {name}: {expected} expected, at most {upper}\n    because {}", estimate.reason)
         })
+        .chain(pools)
         .collect();
     if !others.is_empty() {
         text += &format!("\nEverything else\n{}\n", others.join("\n"));

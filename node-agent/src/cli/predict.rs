@@ -7,6 +7,7 @@ use super::run::parse_feature;
 use super::settings::Settings;
 use super::table::{Align, Table};
 use crate::fingerprint::key::{self, Feature, TaskKey};
+use crate::predict::licenses::{self, LicenseEstimate};
 use crate::predict::{Level, Prediction, Resource, predict};
 use crate::store::Reader;
 use crate::units::{format_bytes, format_duration, format_rate};
@@ -57,6 +58,11 @@ impl TaskArgs {
 }
 
 #[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  standin predict align.py                       what its next run will need
+  standin predict align.py -- big.fastq          with this input
+  standin predict align.py --feature rows=2e6    with this feature, as standin run takes it")]
 pub(super) struct PredictArgs {
     #[command(flatten)]
     task: TaskArgs,
@@ -80,11 +86,14 @@ struct Predicted<'a> {
     uid: u32,
     #[serde(flatten)]
     prediction: Prediction,
+    licenses: Vec<LicenseEstimate>,
 }
 
 pub(super) fn run(settings: &Settings, arguments: &PredictArgs) -> anyhow::Result<u8> {
     let key = arguments.task.key();
-    let history = Reader::open(&settings.database_to_read())?.history(&key)?;
+    let reader = Reader::open(&settings.database_to_read())?;
+    let history = reader.history(&key)?;
+    let licenses = licenses::learn(&reader.licenses_used(&key)?, settings.config.run.risk);
     let prediction = predict(&history, &arguments.task.features(), settings.config.run.risk);
     let known = prediction.estimates.iter().any(|estimate| estimate.level != Level::Host);
     if arguments.json {
@@ -93,9 +102,10 @@ pub(super) fn run(settings: &Settings, arguments: &PredictArgs) -> anyhow::Resul
             task_type: &key.task_type,
             uid: key.uid,
             prediction,
+            licenses,
         })?;
     } else if known {
-        print(table(&prediction))?;
+        print(table(&prediction, &licenses))?;
     }
     if known {
         return Ok(0);
@@ -105,7 +115,7 @@ pub(super) fn run(settings: &Settings, arguments: &PredictArgs) -> anyhow::Resul
 }
 
 /// A line per resource.
-pub(super) fn table(prediction: &Prediction) -> Table {
+pub(super) fn table(prediction: &Prediction, licenses: &[LicenseEstimate]) -> Table {
     use Align::{Left, Right};
     let mut table = Table::new(&[
         ("RESOURCE", Left),
@@ -124,12 +134,25 @@ pub(super) fn table(prediction: &Prediction) -> Table {
             estimate.reason.clone(),
         ]);
     }
+    for pool in licenses {
+        table.row([
+            format!("licences of {}", pool.license),
+            pool.expected.to_string(),
+            pool.upper.to_string(),
+            pool.samples.to_string(),
+            format!(
+                "the last {} runs of this task by this user were seen to use so many at once",
+                pool.samples
+            ),
+        ]);
+    }
     table
 }
 
 /// What people call a resource, and how its numbers are written.
 pub(super) fn describe(resource: Resource) -> (&'static str, fn(f64) -> String) {
     let cores: fn(f64) -> String = |cores| format!("{cores:.2} cores");
+    let operations: fn(f64) -> String = |rate| format!("{rate:.1}/s");
     let count: fn(f64) -> String = |count| format!("{count:.0}");
     match resource {
         Resource::MemoryPeakBytes => ("memory", format_bytes),
@@ -141,5 +164,9 @@ pub(super) fn describe(resource: Resource) -> (&'static str, fn(f64) -> String) 
         Resource::NetworkSentBytesPerS => ("network sent", format_rate),
         Resource::TasksPeak => ("tasks", count),
         Resource::DurationS => ("duration", format_duration),
+        Resource::CpuCoresP95Of100Ms => ("cpu, 95 % of 100 ms", cores),
+        Resource::CpuCoresP95Of1S => ("cpu, 95 % of seconds", cores),
+        Resource::IoReadOpsPerS => ("reads", operations),
+        Resource::IoWriteOpsPerS => ("writes", operations),
     }
 }

@@ -30,6 +30,12 @@ const RECENT_SHOWN: usize = 5;
 const FAILOVERS_SHOWN: usize = 5;
 
 #[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  standin show align.py                what it is like, what it needs, how well that was predicted
+  standin show align.py --full         every number, and where each comes from
+  standin show --run 12                one run
+  standin show --cgroup system.slice/nginx.service")]
 pub(super) struct ShowArgs {
     /// Name of the task, as `standin ls` has it
     #[arg(required_unless_present_any = ["run", "cgroup"], add = ArgValueCandidates::new(completions::tasks))]
@@ -395,6 +401,10 @@ fn needed(run: &RunDetail, resource: Resource) -> Option<f64> {
         Resource::NetworkSentBytesPerS => row.network_sent_bytes_per_s,
         Resource::TasksPeak => run.fingerprint.tasks_peak.map(|tasks| tasks as f64),
         Resource::DurationS => row.duration_s,
+        Resource::CpuCoresP95Of100Ms => run.fingerprint.cpu_cores_p95_100ms,
+        Resource::CpuCoresP95Of1S => run.fingerprint.cpu_cores_p95_1s,
+        Resource::IoReadOpsPerS => row.io_read_ops_per_s,
+        Resource::IoWriteOpsPerS => row.io_write_ops_per_s,
     }
 }
 

@@ -209,6 +209,8 @@ impl Collector {
             None => self.before.clone(),
         };
         now.cpu_demand = self.demand.map(|scales| CpuDemand::new(&scales, elapsed_ns));
+        now.cpu_cores_p95_100ms = now.cpu_demand.as_ref().and_then(CpuDemand::cores_per_period);
+        now.cpu_cores_p95_1s = now.cpu_demand.as_ref().and_then(CpuDemand::sustained_cores);
         now.duration_ns = elapsed_ns;
         // The cgroup's account is exact between switches too.
         now.cpu_ns = now.cpu_ns.max(accounts.cpu_ns);

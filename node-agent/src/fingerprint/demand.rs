@@ -85,6 +85,11 @@ impl CpuDemand {
         self.0.first()
     }
 
+    /// The cores that are enough for 95 % of quota periods (100 ms).
+    pub fn cores_per_period(&self) -> Option<f64> {
+        self.0.get(1).map(|period| period.quantile(SUSTAINED))
+    }
+
     /// The cores that are enough for 95 % of seconds.
     pub fn sustained_cores(&self) -> Option<f64> {
         self.0.last().map(|second| second.quantile(SUSTAINED))
@@ -96,11 +101,23 @@ impl CpuDemand {
         if second.windows == 0 {
             return None;
         }
-        let in_period = period.quantile(1.0 - share);
         let mean = self.finest().map_or(0.0, Windows::mean);
-        let rate = second.quantile(1.0 - share).max(mean).max(in_period / 2.0);
-        let burst_s = ((in_period - rate) * PERIOD_S).max(0.0);
-        Some(Quota { cores: rate, burst_us: (burst_s * 1e6).ceil() as u64 })
+        Some(Quota::of(period.quantile(1.0 - share), second.quantile(1.0 - share), mean))
+    }
+}
+
+impl Quota {
+    /// For a task that is to have `in_period` cores in a period of 100 ms and `in_second` cores for long, and takes `mean`
+    /// in all.
+    pub fn of(in_period: f64, in_second: f64, mean: f64) -> Self {
+        let cores = in_second.max(mean).max(in_period / 2.0);
+        let burst_s = ((in_period - cores) * PERIOD_S).max(0.0);
+        Self { cores, burst_us: (burst_s * 1e6).ceil() as u64 }
+    }
+
+    /// What may be saved up, cores times the period.
+    pub fn burst_cores(self) -> f64 {
+        self.burst_us as f64 / (PERIOD_S * 1e6)
     }
 }
 

@@ -224,6 +224,12 @@ pub fn input_features(argv: &[OsString], inputs: &[OsString], directory: &Path) 
     ]
 }
 
+/// When it starts, milliseconds since the epoch.
+pub fn hour_of_week(at_ms: i64) -> Feature {
+    let hour = FeatureValue::Number(f64::from(host::hour_of_week_at(at_ms)));
+    Feature { name: "hour_of_week".into(), value: hour }
+}
+
 /// The features of a run that starts now: those given, bounded in number and length, and what the host adds.
 pub fn of_run(given: Vec<Feature>) -> Vec<Feature> {
     let bounded = given.into_iter().take(FEATURES_MAX).map(|feature| Feature {
@@ -233,8 +239,7 @@ pub fn of_run(given: Vec<Feature>) -> Vec<Feature> {
             number => number,
         },
     });
-    let moment =
-        Feature { name: "hour_of_week".into(), value: FeatureValue::Number(f64::from(host::hour_of_week())) };
+    let moment = hour_of_week(host::now_ms());
     let host = Feature { name: "host".into(), value: FeatureValue::Category(clean(&host::name())) };
     bounded.chain([moment, host]).collect()
 }

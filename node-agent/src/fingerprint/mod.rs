@@ -49,6 +49,10 @@ pub struct Fingerprint {
     pub cpu_throttled_ns: Option<u64>,
     /// CPU used per window of 10 ms, 100 ms and 1 s.
     pub cpu_demand: Option<CpuDemand>,
+    /// Cores that are enough for 95 % of its windows of 100 ms, and of 1 s.
+    pub cpu_cores_p95_100ms: Option<f64>,
+    /// See above.
+    pub cpu_cores_p95_1s: Option<f64>,
 
     /// Most memory the task could not do without: anonymous and shared memory of the cgroup as sampled, or
     /// the largest resident set of one process where that is more and was charged to the cgroup.

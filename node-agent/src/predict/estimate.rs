@@ -15,7 +15,7 @@
 use super::base::{Base, Known};
 use super::columns::Columns;
 use super::learner::{CENSORED, Candidate, Learner, Objective};
-use super::{Estimate, History, Level, Observation, Resource, calibration};
+use super::{Estimate, History, Level, Observation, Resource, calibration, seasonal};
 use crate::fingerprint::key::Feature;
 use crate::units::{format_bytes, format_duration, format_rate};
 
@@ -150,6 +150,9 @@ impl Evidence {
         let least = if resource == Resource::MemoryPeakBytes { MEMORY_LEAST_BYTES } else { 0.0 };
         let expected = middle.map_or(0.0, |middle| middle.amount());
         let expected = if expected <= negligible(resource) * 1.001 { 0.0 } else { expected };
+        if let Some(estimate) = self.next_hour(features, history, resource, risk) {
+            return estimate;
+        }
         let mut reason = self.reason(resource, model, only_bounds, (upper, censored, least));
         let mut upper = upper.max(censored).max(least).max(expected).max(self.largest_of_few(resource));
         let width = calibration::width(expected, upper).filter(|_| self.is_calibrated(resource));
@@ -192,6 +195,37 @@ impl Evidence {
     pub(super) fn reservations(&self, features: &[Feature]) -> Vec<Candidate> {
         let objective = Objective::Reserve { per_failure: PER_FAILURE };
         self.learner.candidates(&self.columns.known(features), &[], objective)
+    }
+
+    /// Where the runs are hours of something that goes on, the next hour.
+    fn next_hour(
+        &self,
+        features: &[Feature],
+        history: &History,
+        resource: Resource,
+        risk: f64,
+    ) -> Option<Estimate> {
+        let runs = match self.level {
+            Level::TaskAndUser => &history.task_and_user,
+            Level::Task => &history.task,
+            Level::Host => return None,
+        };
+        if resource == Resource::DurationS || self.bound.is_some() {
+            return None;
+        }
+        let hours = seasonal::hours(runs, features, resource);
+        let middle = seasonal::next_hour(&hours, 0.5)?;
+        let bound = seasonal::next_hour(&hours, 1.0 - risk)?;
+        let reason = format!(
+            "{} ×{:.2} for the next hour, by the last {} hours of {}",
+            bound.model.words(),
+            bound.multiplier,
+            hours.len(),
+            if self.level == Level::TaskAndUser { "this user" } else { "any user" }
+        );
+        let upper = bound.value.max(middle.value);
+        let (expected, samples, level) = (middle.value, hours.len(), self.level);
+        Some(Estimate { resource, expected, upper, risk, samples, level, width: None, reason })
     }
 
     fn is_calibrated(&self, resource: Resource) -> bool {
@@ -311,7 +345,12 @@ fn why(resource: Resource) -> &'static str {
 fn negligible(resource: Resource) -> f64 {
     match resource {
         Resource::MemoryPeakBytes => 4096.0,
-        Resource::CpuCoresMean | Resource::CpuCoresPeak | Resource::DurationS => 1e-3,
+        Resource::CpuCoresMean
+        | Resource::CpuCoresPeak
+        | Resource::CpuCoresP95Of100Ms
+        | Resource::CpuCoresP95Of1S
+        | Resource::DurationS => 1e-3,
+        Resource::IoReadOpsPerS | Resource::IoWriteOpsPerS => 1.0,
         Resource::TasksPeak => 0.5,
         Resource::IoReadBytesPerS
         | Resource::IoWriteBytesPerS
@@ -344,7 +383,11 @@ fn lower_bound(runs: &[Observation], resource: Resource) -> (Option<f64>, f64) {
 pub(super) fn amount(resource: Resource, value: f64) -> String {
     match resource {
         Resource::MemoryPeakBytes => format_bytes(value),
-        Resource::CpuCoresMean | Resource::CpuCoresPeak => format!("{value:.2} cores"),
+        Resource::CpuCoresMean
+        | Resource::CpuCoresPeak
+        | Resource::CpuCoresP95Of100Ms
+        | Resource::CpuCoresP95Of1S => format!("{value:.2} cores"),
+        Resource::IoReadOpsPerS | Resource::IoWriteOpsPerS => format!("{value:.1} ops/s"),
         Resource::IoReadBytesPerS
         | Resource::IoWriteBytesPerS
         | Resource::NetworkReceivedBytesPerS

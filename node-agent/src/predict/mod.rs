@@ -7,7 +7,9 @@ pub mod columns;
 mod estimate;
 pub mod explain;
 pub mod learner;
+pub mod licenses;
 mod residual;
+pub mod seasonal;
 pub mod sizing;
 #[cfg(test)]
 mod tests;
@@ -38,11 +40,24 @@ pub enum Resource {
     TasksPeak,
     /// Wall time, seconds.
     DurationS,
+    /// Cores that are enough for 95 % of the run's windows of 100 ms, which are the kernel's quota periods.
+    #[serde(rename = "cpu_cores_p95_100ms")]
+    CpuCoresP95Of100Ms,
+    /// Cores that are enough for 95 % of its seconds.
+    #[serde(rename = "cpu_cores_p95_1s")]
+    CpuCoresP95Of1S,
+    /// Mean rate of block reads, operations per second.
+    IoReadOpsPerS,
+    /// Mean rate of block writes, operations per second.
+    IoWriteOpsPerS,
 }
+
+/// How many there are.
+pub const RESOURCES: usize = 13;
 
 impl Resource {
     /// All of them, in the order of [`Observation::values`].
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; RESOURCES] = [
         Self::MemoryPeakBytes,
         Self::CpuCoresMean,
         Self::CpuCoresPeak,
@@ -52,6 +67,10 @@ impl Resource {
         Self::NetworkSentBytesPerS,
         Self::TasksPeak,
         Self::DurationS,
+        Self::CpuCoresP95Of100Ms,
+        Self::CpuCoresP95Of1S,
+        Self::IoReadOpsPerS,
+        Self::IoWriteOpsPerS,
     ];
 }
 
@@ -59,9 +78,9 @@ impl Resource {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Observation {
     /// Value per resource in the order of [`Resource::ALL`]; `None` where it was not measured.
-    pub values: [Option<f64>; 9],
+    pub values: [Option<f64>; RESOURCES],
     /// Per resource: the run was stopped or held back by its limit, so the value is only a lower bound.
-    pub censored: [bool; 9],
+    pub censored: [bool; RESOURCES],
     /// What was known before it started.
     pub features: Vec<Feature>,
 }

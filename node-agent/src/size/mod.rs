@@ -4,6 +4,7 @@
 pub mod admission;
 pub mod elastic;
 
+use crate::fingerprint::demand::Quota;
 use crate::host::Capacity;
 use crate::predict::{Estimate, Level, Prediction, Resource};
 use elastic::{Bounds, Following};
@@ -172,31 +173,42 @@ fn predicted(prediction: &Prediction, manual: Manual, capacity: Capacity) -> Vec
     let low = memory.map_or(0.0, |memory| memory.expected).max(bounds.floor).min(bounds.ceiling);
     let cores = estimate(prediction, Resource::CpuCoresMean).map_or(0.0, |cpu| cpu.expected);
     let cores = cores.max(manual.cpu_floor_cores.unwrap_or(0.0));
-    let quota = quota(prediction, manual, capacity).filter(|_| manual.cpu_quota == Some(true));
+    let quota = if manual.cpu_quota == Some(true) { quota(prediction, manual, capacity) } else { Vec::new() };
     let of = |resource| estimate(prediction, resource).map_or(0.0, |rate| rate.expected);
     let traffic = of(Resource::IoReadBytesPerS) + of(Resource::IoWriteBytesPerS);
-    let limits = [
-        high.map(Limit::MemoryHigh),
-        Some(whole(low)).filter(|low| *low > 0).map(Limit::MemoryLow),
-        more_than_normal(cores * WEIGHT_NORMAL as f64).map(Limit::CpuWeight),
-        quota.map(Limit::CpuMax),
-        quota.map(Limit::CpuBurst),
-        more_than_normal(traffic / IO_WEIGHT_STEP * WEIGHT_NORMAL as f64).map(Limit::IoWeight),
-    ];
-    limits.into_iter().flatten().collect()
+    let protected = Some(whole(low)).filter(|low| *low > 0).map(Limit::MemoryLow);
+    let weight = more_than_normal(cores * WEIGHT_NORMAL as f64).map(Limit::CpuWeight);
+    let io_weight = more_than_normal(traffic / IO_WEIGHT_STEP * WEIGHT_NORMAL as f64).map(Limit::IoWeight);
+    let first = [high.map(Limit::MemoryHigh), protected, weight].into_iter().flatten();
+    first.chain(quota).chain(io_weight).collect()
 }
 
 fn more_than_normal(weight: f64) -> Option<u64> {
     Some(whole(weight.round()).min(WEIGHT_MAX)).filter(|weight| *weight > WEIGHT_NORMAL)
 }
 
-/// The predicted CPU limit, where the host has more and none was given by hand.
-fn quota(prediction: &Prediction, manual: Manual, capacity: Capacity) -> Option<f64> {
+/// The predicted CPU limit and what may be saved up of it, where the host has more and none was given by hand: from the
+/// demand per 100 ms and per second; where that was never measured, from the peak.
+fn quota(prediction: &Prediction, manual: Manual, capacity: Capacity) -> Vec<Limit> {
     let bounds = cpu_bounds(manual, capacity);
-    estimate(prediction, Resource::CpuCoresPeak)
-        .filter(|_| manual.cpu_cores.is_none())
-        .map(|cpu| cpu.upper.max(bounds.floor))
-        .filter(|cores| *cores < bounds.ceiling)
+    let upper = |resource| estimate(prediction, resource).map(|cpu| cpu.upper);
+    let demand = upper(Resource::CpuCoresP95Of100Ms).zip(upper(Resource::CpuCoresP95Of1S));
+    let (cores, burst) = match (demand, upper(Resource::CpuCoresPeak)) {
+        (Some((in_period, in_second)), _) => {
+            let mean = estimate(prediction, Resource::CpuCoresMean).map_or(0.0, |mean| mean.expected);
+            let quota = Quota::of(in_period, in_second, mean);
+            (quota.cores, quota.burst_cores())
+        }
+        (None, Some(peak)) => (peak, f64::INFINITY),
+        (None, None) => return Vec::new(),
+    };
+    let cores = cores.max(bounds.floor);
+    if manual.cpu_cores.is_some() || cores.is_nan() || cores >= bounds.ceiling {
+        return Vec::new();
+    }
+    // The kernel refuses a burst above the quota.
+    let burst = Some(burst.min(cores)).filter(|burst| *burst > 0.0);
+    [Some(Limit::CpuMax(cores)), burst.map(Limit::CpuBurst)].into_iter().flatten().collect()
 }
 
 fn strict(prediction: &Prediction, manual: Manual, capacity: Capacity) -> Vec<Limit> {
@@ -212,8 +224,7 @@ fn strict(prediction: &Prediction, manual: Manual, capacity: Capacity) -> Vec<Li
         .map(|tasks| whole(tasks.upper * 1.5) + 16)
         .filter(|max| *max <= TASKS_MAX)
         .map(Limit::PidsMax);
-    // What a period leaves may serve the next: a predicted limit is one on the mean, not on each 100 ms.
-    [memory, quota.map(Limit::CpuMax), quota.map(Limit::CpuBurst), tasks].into_iter().flatten().collect()
+    memory.into_iter().chain(quota).chain(tasks).collect()
 }
 
 /// Most tasks that Linux allows (`PID_MAX_LIMIT`): the kernel refuses a larger `pids.max` as a number.

@@ -47,6 +47,31 @@ fn each_policy_limits_what_it_says() {
 }
 
 #[test]
+fn demand_per_period_and_second_gives_quota_and_burst() {
+    let limits = |in_period, in_second, mean| {
+        let own = Level::TaskAndUser;
+        let estimates = vec![
+            estimate(Resource::CpuCoresMean, mean, mean, own),
+            estimate(Resource::CpuCoresPeak, 1.0, 3.9, own),
+            estimate(Resource::CpuCoresP95Of100Ms, in_period, in_period, own),
+            estimate(Resource::CpuCoresP95Of1S, in_second, in_second, own),
+        ];
+        size(&Prediction { estimates }, Policy::Strict, Manual::default(), HOST).0
+    };
+    let predicted = |cores, burst: Option<f64>| -> Vec<_> {
+        let burst = burst.map(Limit::CpuBurst);
+        [Some(Limit::CpuMax(cores)), burst].into_iter().flatten().map(|l| (l, Origin::Predicted)).collect()
+    };
+    // 50 ms in a period now and then: half at once, half saved up.
+    assert_eq!(limits(0.5, 0.125, 0.125), predicted(0.25, Some(0.25)));
+    assert_eq!(limits(1.5, 1.0, 0.5), predicted(1.0, Some(0.5)));
+    // Busy for less than a second in twenty: never less than the mean.
+    assert_eq!(limits(0.0, 0.0, 0.25), predicted(0.25, None));
+    assert_eq!(limits(1.5, 1.5, 1.0), predicted(1.5, None));
+    assert_eq!(limits(1.5, 5.0, 1.0), []);
+}
+
+#[test]
 fn other_tasks_of_the_host_limit_nothing() {
     for policy in [Policy::Elastic, Policy::Strict] {
         assert_eq!(predicted(policy, Level::Host), []);
@@ -158,8 +183,12 @@ proptest! {
                     prop_assert!(bytes > 0 && bytes < host && bytes <= max.unwrap_or(u64::MAX));
                 }
                 (Limit::MemoryLow(bytes), _) => prop_assert!(bytes > 0),
-                (Limit::CpuMax(cores) | Limit::CpuBurst(cores), Origin::Predicted) => {
+                (Limit::CpuMax(cores), Origin::Predicted) => {
                     prop_assert!((CPU_MAX_LEAST_CORES..cpus as f64).contains(&cores));
+                }
+                (Limit::CpuBurst(burst), Origin::Predicted) => {
+                    let within = |limit: &Limit| matches!(limit, Limit::CpuMax(cores) if burst > 0.0 && burst <= *cores);
+                    prop_assert!(limits.iter().any(|(limit, _)| within(limit)), "the kernel refuses it");
                 }
                 (Limit::CpuMax(cores), Origin::Manual) => prop_assert!(cores.is_finite() && cores > 0.0),
                 (Limit::CpuWeight(weight) | Limit::IoWeight(weight), _) => prop_assert!((101..=10_000).contains(&weight)),

@@ -4,11 +4,10 @@ use super::columns::integer;
 use super::record::{Admission, LicensesUsed, RunId};
 use super::write::finite;
 use crate::fingerprint::key::TaskKey;
+use crate::predict::licenses::RUNS_MAX;
 use crate::size::admission::{Licenses, Promise};
 use rusqlite::{Connection, OptionalExtension, Result, params};
-
-/// Newest runs of a task whose use of licences tells what the next one takes.
-const LEARN_FROM_RUNS: u32 = 20;
+use std::collections::BTreeMap;
 
 pub(super) fn write(db: &Connection, id: RunId, came_in: &Admission) -> Result<()> {
     db.prepare_cached("INSERT INTO run_admission VALUES (?, ?, ?, ?, ?, ?)")?.execute(params![
@@ -67,6 +66,29 @@ pub(super) fn read(db: &Connection, id: RunId) -> Result<Option<Admission>> {
         .optional()
 }
 
+/// The most licences of each pool that each of the newest runs of a task used at once, of those whose connections were
+/// seen; 0 for one that used none of a pool.
+pub(super) fn used(db: &Connection, key: &TaskKey) -> Result<BTreeMap<String, Vec<u32>>> {
+    let runs: Vec<i64> = db
+        .prepare_cached(
+            "SELECT o.run_id FROM task t CROSS JOIN observation o ON o.task_id = t.id CROSS JOIN run r ON r.id = o.run_id
+             WHERE t.task_type = ?1 AND t.uid = ?2 AND r.engine <> 'accounting' ORDER BY o.run_id DESC LIMIT ?3",
+        )?
+        .query_map(params![key.task_type, key.uid, RUNS_MAX as i64], |row| row.get(0))?
+        .collect::<Result<_>>()?;
+    let mut used: BTreeMap<String, Vec<u32>> = BTreeMap::new();
+    let mut of_run =
+        db.prepare_cached("SELECT license, used_peak FROM run_license WHERE run_id = ? AND used_peak > 0")?;
+    for (place, run) in runs.iter().enumerate() {
+        let mut rows = of_run.query([run])?;
+        while let Some(row) = rows.next()? {
+            let of_runs = used.entry(row.get(0)?).or_insert_with(|| vec![0; runs.len()]);
+            of_runs[place] = row.get(1)?;
+        }
+    }
+    Ok(used)
+}
+
 /// The most licences that one of the newest runs of a task was seen to use.
 pub(super) fn learned(db: &Connection, key: &TaskKey) -> Result<Licenses> {
     db.prepare_cached(
@@ -76,6 +98,6 @@ pub(super) fn learned(db: &Connection, key: &TaskKey) -> Result<Licenses> {
              WHERE t.task_type = ?1 AND t.uid = ?2 ORDER BY r.id DESC LIMIT ?3)
          GROUP BY l.license",
     )?
-    .query_map(params![key.task_type, key.uid, LEARN_FROM_RUNS], |row| Ok((row.get(0)?, row.get(1)?)))?
+    .query_map(params![key.task_type, key.uid, RUNS_MAX as i64], |row| Ok((row.get(0)?, row.get(1)?)))?
     .collect()
 }

@@ -58,7 +58,7 @@ columns! {
         storage_read_bytes, storage_write_bytes,
         tcp_sent_bytes, tcp_received_bytes, udp_sent_bytes, udp_received_bytes,
         tcp_connects, tcp_accepts, tcp_retransmits, tcp_connects_failed, forks, execs, exits, tasks_peak, oom_kills;
-    reals: cpu_cores_peak;
+    reals: cpu_cores_peak, cpu_cores_p95_100ms, cpu_cores_p95_1s;
     histograms: cpu_burst_ns => "cpu_burst_ns", cpu_wait_ns_histogram => "cpu_wait_ns",
         block_read_ns => "block_read_ns", block_write_ns => "block_write_ns",
         block_queue_ns => "block_queue_ns", tcp_connect_ns => "tcp_connect_ns",

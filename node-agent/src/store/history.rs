@@ -10,7 +10,7 @@
 
 use super::outcomes;
 use crate::fingerprint::key::{Feature, FeatureValue, TaskKey};
-use crate::predict::{HISTORY_MAX, History, Observation};
+use crate::predict::{HISTORY_MAX, History, Observation, RESOURCES};
 use rusqlite::types::ValueRef;
 use rusqlite::{Connection, Params, Result, Row, params};
 use std::sync::LazyLock;
@@ -21,7 +21,8 @@ const TASK_USERS_MAX: usize = 32;
 /// Columns of `observation` after the ids, as `run_actual` has them.
 pub(super) const COLUMNS: &str = "worth, memory_censored, cpu_censored, tasks_censored,
     memory_peak_bytes, cpu_cores_mean, cpu_cores_peak, io_read_bytes_per_s, io_write_bytes_per_s,
-    network_received_bytes_per_s, network_sent_bytes_per_s, tasks_peak, duration_s";
+    network_received_bytes_per_s, network_sent_bytes_per_s, tasks_peak, duration_s,
+    cpu_cores_p95_100ms, cpu_cores_p95_1s, io_read_ops_per_s, io_write_ops_per_s";
 
 /// What is read of them: few columns, since their number is what a history costs. The values are in the
 /// order of `Resource::ALL`. Limits are literals: SQLite prepares a statement anew whenever a bound limit is
@@ -29,7 +30,8 @@ pub(super) const COLUMNS: &str = "worth, memory_censored, cpu_censored, tasks_ce
 fn select(of: &str) -> String {
     format!(
         "SELECT run_id, flags, memory_peak_bytes, cpu_cores_mean, cpu_cores_peak, io_read_bytes_per_s,
-                io_write_bytes_per_s, network_received_bytes_per_s, network_sent_bytes_per_s, tasks_peak, duration_s
+                io_write_bytes_per_s, network_received_bytes_per_s, network_sent_bytes_per_s, tasks_peak, duration_s,
+                cpu_cores_p95_100ms, cpu_cores_p95_1s, io_read_ops_per_s, io_write_ops_per_s
          FROM observation {of} ORDER BY run_id DESC LIMIT {HISTORY_MAX}"
     )
 }
@@ -141,7 +143,7 @@ pub(super) fn flags_sql() -> String {
 
 fn run(row: &Row<'_>) -> Result<Run> {
     let flags: i64 = row.get(1)?;
-    let mut values = [None; 9];
+    let mut values = [None; RESOURCES];
     for (place, value) in values.iter_mut().enumerate() {
         *value = match row.get_ref(2 + place)? {
             ValueRef::Real(number) => Some(number),
@@ -156,11 +158,11 @@ fn run(row: &Row<'_>) -> Result<Run> {
     })
 }
 
-fn censored(flags: i64) -> [bool; 9] {
+fn censored(flags: i64) -> [bool; RESOURCES] {
     let has = |flag| flags & flag != 0;
     if has(LOWER_BOUND) {
-        return [true; 9];
+        return [true; RESOURCES];
     }
     let (memory, cpu, tasks) = (has(MEMORY), has(CPU), has(TASKS));
-    [memory, cpu, cpu, false, false, false, false, tasks, false]
+    [memory, cpu, cpu, false, false, false, false, tasks, false, cpu, cpu, false, false]
 }

@@ -31,6 +31,7 @@ const MIGRATIONS: &[M<'static>] = &[
     M::up(include_str!("../../../schema/0008_failovers.sql")),
     M::up(include_str!("../../../schema/0009_license_use.sql")),
     M::up(include_str!("../../../schema/0010_bounds.sql")),
+    M::up(include_str!("../../../schema/0011_demand_predicted.sql")),
 ];
 
 /// The schema this program knows: the `user_version` of a database that is up to date.

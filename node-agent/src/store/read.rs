@@ -14,6 +14,7 @@ use crate::size::admission::Licenses;
 use crate::size::{Limits, Origin, Policy};
 use rusqlite::{Connection, OptionalExtension, Params, Result, Row, params};
 use serde::Serialize;
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 /// Runs that [`Reader::task`] returns.
@@ -71,6 +72,8 @@ pub struct RunRow {
     pub cpu_cores_mean: Option<f64>,
     pub memory_peak_bytes: Option<f64>,
     pub io_read_bytes_per_s: Option<f64>,
+    pub io_read_ops_per_s: Option<f64>,
+    pub io_write_ops_per_s: Option<f64>,
     pub io_write_bytes_per_s: Option<f64>,
     pub network_received_bytes_per_s: Option<f64>,
     pub network_sent_bytes_per_s: Option<f64>,
@@ -248,6 +251,15 @@ impl Reader {
         self.run_query(|db| admission::learned(db, key))
     }
 
+    /// The most licences of each pool that each of the newest runs of a task used at once: for
+    /// [`learn`](crate::predict::licenses::learn).
+    ///
+    /// # Errors
+    /// As [`Reader::tasks`].
+    pub fn licenses_used(&self, key: &TaskKey) -> Result<BTreeMap<String, Vec<u32>>, StoreError> {
+        self.run_query(|db| admission::used(db, key))
+    }
+
     /// The newest events, newest first: at most `limit`.
     ///
     /// # Errors
@@ -304,7 +316,7 @@ fn tasks(db: &Connection, task_type: Option<&str>) -> Result<Vec<TaskRow>> {
 
 const RUN_ROW: &str = "
     SELECT r.*, l.*, t.task_type, t.user, t.uid, a.cpu_cores_mean, a.io_read_bytes_per_s, a.io_write_bytes_per_s,
-           a.network_received_bytes_per_s, a.network_sent_bytes_per_s,
+           a.io_read_ops_per_s, a.io_write_ops_per_s, a.network_received_bytes_per_s, a.network_sent_bytes_per_s,
            (SELECT sources FROM coverage WHERE coverage.id = r.coverage_id) AS coverage
     FROM run r JOIN task t ON t.id = r.task_id JOIN run_launch l ON l.run_id = r.id
     JOIN run_actual a ON a.run_id = r.id";
@@ -352,6 +364,8 @@ fn run_row(row: &Row<'_>) -> Result<RunRow> {
         cpu_cores_mean: row.get("cpu_cores_mean")?,
         memory_peak_bytes: memory_peak_bytes.map(|bytes| bytes as f64),
         io_read_bytes_per_s: row.get("io_read_bytes_per_s")?,
+        io_read_ops_per_s: row.get("io_read_ops_per_s")?,
+        io_write_ops_per_s: row.get("io_write_ops_per_s")?,
         io_write_bytes_per_s: row.get("io_write_bytes_per_s")?,
         network_received_bytes_per_s: row.get("network_received_bytes_per_s")?,
         network_sent_bytes_per_s: row.get("network_sent_bytes_per_s")?,

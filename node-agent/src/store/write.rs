@@ -326,6 +326,10 @@ pub(super) fn resource_name(resource: Resource) -> &'static str {
         Resource::NetworkSentBytesPerS => "network_sent_bytes_per_s",
         Resource::TasksPeak => "tasks_peak",
         Resource::DurationS => "duration_s",
+        Resource::CpuCoresP95Of100Ms => "cpu_cores_p95_100ms",
+        Resource::CpuCoresP95Of1S => "cpu_cores_p95_1s",
+        Resource::IoReadOpsPerS => "io_read_ops_per_s",
+        Resource::IoWriteOpsPerS => "io_write_ops_per_s",
     }
 }
 

@@ -12,7 +12,7 @@ use super::live;
 use crate::agent::Engine;
 use crate::agent::task::Plan;
 use crate::cgroup::{Accounts, RunCgroup, Watch, name_of};
-use crate::fingerprint::key::TaskKey;
+use crate::fingerprint::key::{TaskKey, hour_of_week};
 use crate::fingerprint::{Collector, Measured, Sample};
 use crate::host::{self, ProcessId};
 use crate::live::{TaskDetail, TaskNow};
@@ -151,18 +151,19 @@ impl Watched {
 
     fn new_run(&self) -> NewRun {
         let since_ms = i64::try_from(self.elapsed_ns(host::since_boot_ns()) / 1_000_000).unwrap_or(0);
+        let started_at_ms = host::now_ms() - since_ms;
         NewRun {
             key: TaskKey { task_type: self.name.clone(), uid: self.uid },
             user: host::user_name(self.uid),
             command: Vec::new(),
             directory: String::new(),
-            started_at_ms: host::now_ms() - since_ms,
+            started_at_ms,
             engine: EngineKind::Agent,
             owner: ProcessId::current(),
             main: None,
             cgroup: Some((self.cgroup.path().display().to_string(), self.cgroup.id())),
             policy: Policy::Observe,
-            features: Vec::new(),
+            features: vec![hour_of_week(started_at_ms)],
             prediction: Prediction::default(),
             limits: Limits::default(),
             admission: None,

@@ -340,7 +340,9 @@ fn after_a_kill_those_who_may_only_read_see_the_log() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("standin.db");
     let mut child = writing_child(&path);
-    std::thread::sleep(Duration::from_millis(300));
+    let has_begun =
+        || Reader::open(&path).and_then(|reader| reader.runs(None, 1)).is_ok_and(|runs| !runs.is_empty());
+    (0..500).take_while(|_| !has_begun()).for_each(|_| std::thread::sleep(Duration::from_millis(20)));
     child.kill().unwrap();
     child.wait().unwrap();
     std::fs::set_permissions(directory.path(), PermissionsExt::from_mode(0o755)).unwrap();

@@ -1,6 +1,7 @@
 //! A run from its beginning to its last trace.
 
 use super::*;
+use crate::predict::RESOURCES;
 
 #[test]
 fn a_run_comes_back_as_it_was_written() {
@@ -38,10 +39,14 @@ fn the_view_of_resources_says_what_each_is() {
         5e3, // TCP alone: UDP was not measured
         4.0,
         2.0,
+        0.6,
+        0.2,
+        50.0,
+        0.5,
     ];
     assert_eq!(history.task_and_user[0].values, expected.map(Some));
-    assert_eq!(history.task_and_user[0].censored, [false; 9]);
-    assert_eq!(number(&store, "SELECT count(*) FROM run_resource WHERE value IS NOT NULL"), 9);
+    assert_eq!(history.task_and_user[0].censored, [false; RESOURCES]);
+    assert_eq!(number(&store, "SELECT count(*) FROM run_resource WHERE value IS NOT NULL"), RESOURCES as i64);
 }
 
 #[test]
@@ -84,12 +89,12 @@ fn failures_are_samples_only_where_they_tell_something() {
     assert_eq!(history(&store).len(), 1, "a service that never ends by itself has only such runs");
 
     ran(&mut store, &new, out_of_memory, 100);
-    assert_eq!(history(&store)[0].censored, [true; 9]);
+    assert_eq!(history(&store)[0].censored, [true; RESOURCES]);
 
     ran(&mut store, &new, throttled, 20);
     let runs = history(&store);
     assert_eq!(runs.len(), 2, "now that a run ended well the stopped one is out");
-    let cpu = [false, true, true, false, false, false, false, false, false];
+    let cpu = [false, true, true, false, false, false, false, false, false, true, true, false, false];
     assert_eq!(runs[0].censored, cpu);
 }
 

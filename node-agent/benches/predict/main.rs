@@ -1,89 +1,38 @@
 //! `cargo xtask bench predict`: how good predictions are on real traces, and what they cost.
 //!
-//! The traces are not part of this project. `STANDIN_TRACES` names a folder with `sizey/trace_NAME.csv.xz`; without
-//! it that part says so. Costs are measured on histories made here.
+//! The traces are not part of this project. `STANDIN_TRACES` names a folder with `sizey/trace_NAME.csv.xz`,
+//! `eagle/sample_eagle_data.csv.xz` and `crane/crane.tar.xz`; what is not there is said. Costs are measured on histories
+//! made here.
 #![allow(missing_docs, clippy::unwrap_used, reason = "this is no library; it panics where it fails")]
 
-use standin::backtest::accuracy::measure;
-use standin::backtest::recipe::{self, Recipe, Retry, Standin};
-use standin::backtest::trace::{Mapping, Preset, Trace, read};
-use standin::backtest::{Rules, replay};
+mod hours;
+mod traces;
+
 use standin::fingerprint::key::{Feature, FeatureValue, TaskKey};
 use standin::fingerprint::{Fingerprint, Measured};
 use standin::host::ProcessId;
 use standin::predict::sizing::{Sizing, TooSmall};
-use standin::predict::{HISTORY_MAX, History, Observation, Resource, predict};
+use standin::predict::{HISTORY_MAX, History, Observation, RESOURCES, predict, seasonal};
 use standin::size::Policy;
 use standin::store::past::ForeignRun;
 use standin::store::record::{Engine, NewRun};
 use standin::store::{Reader, Store};
 use std::hint::black_box;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::Command;
 use std::time::{Duration, Instant};
-
-/// Traces, and what the study of this protocol measured for its own engine, GB·h.
-const TRACES: [(&str, f64); 3] = [("chipseq", 229.0), ("eager", 1490.0), ("rnaseq", 783.0)];
 
 fn main() {
     let traces = std::env::var_os("STANDIN_TRACES").map(PathBuf::from).filter(|folder| folder.is_dir());
     match &traces {
-        Some(folder) => TRACES.iter().for_each(|(name, bar)| on_trace(folder, name, *bar)),
+        Some(folder) => {
+            traces::on_all(folder);
+            hours::on_all(folder);
+        }
         None => println!("waste and accuracy: skipped: no traces (STANDIN_TRACES names their folder)"),
     }
     costs();
     database();
-}
-
-fn unpack(path: &Path) -> Option<String> {
-    let output = Command::new("xz").arg("-dc").arg(path).output().ok()?;
-    output.status.success().then(|| String::from_utf8(output.stdout).unwrap())
-}
-
-fn on_trace(folder: &Path, name: &str, bar: f64) {
-    let Some(text) = unpack(&folder.join(format!("sizey/trace_{name}.csv.xz"))) else {
-        return println!("{name}: skipped: no such trace");
-    };
-    let trace = read(&text, &Mapping { preset: Preset::Sizey, ..Mapping::default() }).unwrap();
-    let rules = Rules::default();
-    println!(
-        "{name}, {} tasks: GB·h wasted, failed attempts per 1,000 (study's engine: {bar})",
-        trace.tasks.len()
-    );
-    let mut recipes = recipe::all(Retry::Kill, rules.host_bytes);
-    recipes.push(Box::new(Standin::new(Retry::Elastic, rules.host_bytes)));
-    recipes.iter_mut().for_each(|recipe| line(&trace, rules, recipe.as_mut()));
-    let mut blind = trace.clone();
-    blind.tasks.iter_mut().for_each(|task| task.features.clear());
-    print!("  without the size of inputs:");
-    line(&blind, rules, &mut Standin::new(Retry::Kill, rules.host_bytes));
-    for (what, resource) in [
-        ("run time", Resource::DurationS),
-        ("mean cores", Resource::CpuCoresMean),
-        ("read rate", Resource::IoReadBytesPerS),
-        ("write rate", Resource::IoWriteBytesPerS),
-    ] {
-        let accuracy = measure(&trace, resource, 0.05);
-        println!(
-            "  {what}: median error {:.1} %, p95 bound covers {:.1} % at {:.2} × used ({} predictions)",
-            accuracy.median_error_percent,
-            accuracy.covered_percent,
-            accuracy.upper_over_used,
-            accuracy.predictions
-        );
-    }
-    println!();
-}
-
-fn line(trace: &Trace, rules: Rules, recipe: &mut dyn Recipe) {
-    let outcome = replay(trace, rules, recipe);
-    println!(
-        "  {:18} {:8.1} GB·h  {:6.1} failed per 1,000  {:7.1} GB·h of it cold",
-        outcome.name,
-        outcome.waste_gbh,
-        1e3 * outcome.failed_attempts as f64 / outcome.tasks as f64,
-        outcome.cold_gbh
-    );
 }
 
 fn features(n: u64) -> Vec<Feature> {
@@ -124,13 +73,23 @@ fn costs() {
         n += 1;
     });
     println!("10,000 runs behind it, state kept: predict {kept:?}, update {update:?} (one resource)");
-    let observation =
-        |n| Observation { values: [Some(need(n)); 9], censored: [false; 9], features: features(n) };
+    let observation = |n| Observation {
+        values: [Some(need(n)); RESOURCES],
+        censored: [false; RESOURCES],
+        features: features(n),
+    };
     let runs: Vec<_> = (0..HISTORY_MAX as u64).map(observation).collect();
     let history =
         History { task_and_user: runs.clone(), task: runs.clone(), host: runs, ..History::default() };
     let whole = median(100, || _ = black_box(predict(black_box(&history), &asked, 0.05)));
-    println!("rebuilt from the newest {HISTORY_MAX} runs, all nine resources: {whole:?}");
+    println!(
+        "rebuilt from the newest {HISTORY_MAX} runs, all {RESOURCES} resources: {whole:?}, {:.1} × {RESOURCES} predictions \
+         with their state kept",
+        whole.as_secs_f64() / (RESOURCES as f64 * kept.as_secs_f64())
+    );
+    let hours: Vec<f64> = (0..HISTORY_MAX as u64).map(need).collect();
+    let next = median(100, || _ = black_box(seasonal::next_hour(black_box(&hours), 0.9)));
+    println!("next hour of one resource, from {HISTORY_MAX} hours: {next:?}");
 }
 
 /// Runs in the database that interactive use is measured at.
