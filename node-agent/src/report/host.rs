@@ -331,6 +331,10 @@ pub(super) fn named(resource: Resource) -> (&'static str, Unit) {
         Resource::NetworkSentBytesPerS => ("network sent", Unit::BytesPerS),
         Resource::TasksPeak => ("tasks", Unit::Count),
         Resource::DurationS => ("duration", Unit::Seconds),
+        Resource::CpuCoresP95Of100Ms => ("cores, 95 % of 100 ms", Unit::Cores),
+        Resource::CpuCoresP95Of1S => ("cores, 95 % of seconds", Unit::Cores),
+        Resource::IoReadOpsPerS => ("reads per second", Unit::Count),
+        Resource::IoWriteOpsPerS => ("writes per second", Unit::Count),
     }
 }
 
