@@ -16,7 +16,6 @@ fn a_member_of_the_group_has_jobs_measured() {
     assert_eq!(result_of("hers"), "exit 7");
     let user: Option<String> = recorded("SELECT user FROM run_summary WHERE task_type = 'hers'");
     assert_eq!(user.as_deref(), Some("alice"));
-    // Members read the database, where there is only what the agent recorded.
     assert!(stdout(&as_user("alice", &["standin", "ls"])).contains("hers"));
     let killed = as_user("alice", &["standin", "run", "--require-agent", "--", "sh", "-c", "kill -TERM $$"]);
     // The shell of `runuser` says a death by a signal as 128 + its number.

@@ -86,7 +86,7 @@ pub(crate) fn run(options: &Options) -> Result<ExitCode> {
         passed &= matches!(outcome, Ok(true));
     }
     println!("vm-test took {:.1} s without building", begun.elapsed().as_secs_f64());
-    if options.command.is_empty() && passed {
+    if passed && (options.command.is_empty() || options.update) {
         let names: Vec<_> = kernels.iter().map(|kernel| (kernel.name, report_directory(kernel))).collect();
         coverage::check(&names, options.update)?;
     }
