@@ -20,6 +20,19 @@ pub enum StoreError {
         /// Latest this program knows.
         known: i64,
     },
+    /// An older standin made this database, and the caller may not bring it up to date.
+    #[error(
+        "{} has schema {found}, this standin reads {known}: whoever may write it brings it up to date by using it once, \
+         or the agent when it starts", path.display()
+    )]
+    OlderSchema {
+        /// The database.
+        path: PathBuf,
+        /// `user_version` found.
+        found: i64,
+        /// The one that this program reads.
+        known: i64,
+    },
     /// An SQLite database of some other program.
     #[error(
         "{} is an SQLite database of another program (application id {application_id}): \

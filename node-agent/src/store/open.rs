@@ -71,6 +71,12 @@ pub(super) fn read_only(path: &Path) -> Result<Connection, StoreError> {
         .and_then(|connection| checked(connection, path));
     match opened {
         Ok(connection) => Ok(connection),
+        Err(error @ StoreError::OlderSchema { .. }) => {
+            connect(path).map_err(|_| error)?;
+            Connection::open_with_flags(path, flags)
+                .map_err(|error| StoreError::of(path, error))
+                .and_then(|connection| checked(connection, path))
+        }
         Err(
             error
             @ (StoreError::NewerSchema { .. } | StoreError::Foreign { .. } | StoreError::Corrupt { .. }),
@@ -84,6 +90,9 @@ fn checked(connection: Connection, path: &Path) -> Result<Connection, StoreError
     connection.busy_timeout(BUSY_TIMEOUT).map_err(|error| StoreError::of(path, error))?;
     match version(&connection, path)? {
         0 => Err(StoreError::Missing { path: path.to_owned() }),
+        found if found < SCHEMA_VERSION => {
+            Err(StoreError::OlderSchema { path: path.to_owned(), found, known: SCHEMA_VERSION })
+        }
         _ => Ok(connection),
     }
 }
@@ -275,5 +284,25 @@ fn lock(directory: &Path) -> Result<File, StoreError> {
             }
             Err(std::fs::TryLockError::Error(source)) => return Err(file_error("lock", directory, source)),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_may_write_reads_an_older_database_and_others_are_told() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("old.db");
+        let mut old = Connection::open(&path).unwrap();
+        old.pragma_update(None, "application_id", APPLICATION_ID).unwrap();
+        Migrations::from_slice(MIGRATIONS).to_version(&mut old, 8).unwrap();
+        drop(old);
+        let error = immutable(&path).unwrap_err();
+        assert!(matches!(error, StoreError::OlderSchema { found: 8, known: SCHEMA_VERSION, .. }), "{error}");
+        let connection = read_only(&path).unwrap();
+        assert_eq!(version(&connection, &path).unwrap(), SCHEMA_VERSION);
+        assert!(connection.is_readonly("main").unwrap());
     }
 }
