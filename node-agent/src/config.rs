@@ -137,13 +137,15 @@ impl Default for Metrics {
 pub struct Retention {
     /// Most runs kept of one task and user.
     pub runs_per_task: u32,
+    /// Most runs kept of all tasks together.
+    pub runs: u32,
     /// Days after which a run is dropped.
     pub days: u32,
 }
 
 impl Default for Retention {
     fn default() -> Self {
-        Self { runs_per_task: 10_000, days: 365 }
+        Self { runs_per_task: 10_000, runs: 1_000_000, days: 365 }
     }
 }
 
@@ -240,6 +242,7 @@ impl Config {
             ("agent.tasks_max", u64::from(self.agent.tasks_max), 1, 65_536),
             ("agent.checkpoint_s", self.agent.checkpoint_s, 1, 3_600),
             ("retention.runs_per_task", u64::from(self.retention.runs_per_task), 1, 10_000_000),
+            ("retention.runs", u64::from(self.retention.runs), 1, 100_000_000),
             ("retention.days", u64::from(self.retention.days), 1, 36_500),
         ];
         match bounds.into_iter().find(|&(_, value, least, most)| value < least || value > most) {

@@ -355,6 +355,7 @@ impl<'a> Embedded<'a> {
         if recorded.is_some_and(|run| run.0 % PRUNE_EVERY == 0) {
             let retention = &self.config.retention;
             self.recorded(|store| store.prune(retention.runs_per_task, retention.days));
+            self.recorded(|store| store.prune_all(retention.runs));
             self.recorded(|store| store.prune_events(retention.days));
         }
         let finished = Finished {

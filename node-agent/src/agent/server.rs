@@ -365,7 +365,7 @@ impl Agent {
             Ok(runs) => tracing::info!("{runs} old runs dropped"),
             Err(error) => tracing::warn!("old runs not dropped: {error}"),
         };
-        self.writer.prune(retention.runs_per_task, retention.days, Box::new(report));
+        self.writer.prune(retention.runs_per_task, retention.runs, retention.days, Box::new(report));
     }
 
     /// Records how far every task has come, and ends; the tasks go on.

@@ -211,11 +211,23 @@ impl Store {
         self.prune_at(crate::host::now_ms(), keep_runs_per_task, keep_days)
     }
 
+    /// Deletes closed runs beyond the newest `keep_all` of all tasks together; 0 means no bound. Else as
+    /// [`Store::prune`].
+    ///
+    /// # Errors
+    /// As [`Store::prune`].
+    pub fn prune_all(&mut self, keep_all: u32) -> Result<usize, StoreError> {
+        self.prune_by(&prune::Rule::of_all(keep_all))
+    }
+
     fn prune_at(&mut self, now_ms: i64, keep_runs: u32, keep_days: u32) -> Result<usize, StoreError> {
-        let rule = prune::Rule::new(now_ms, keep_runs, keep_days);
+        self.prune_by(&prune::Rule::new(now_ms, keep_runs, keep_days))
+    }
+
+    fn prune_by(&mut self, rule: &prune::Rule) -> Result<usize, StoreError> {
         let mut total = 0;
         loop {
-            let chosen = self.transaction(|db| prune::choose(db, &rule))?;
+            let chosen = self.transaction(|db| prune::choose(db, rule))?;
             loop {
                 match self.transaction(prune::portion)? {
                     0 => break,

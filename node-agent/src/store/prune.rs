@@ -15,8 +15,11 @@ const PORTION: usize = 1000;
 const DAY_MS: i64 = 24 * 3600 * 1000;
 
 /// Which runs go.
+#[derive(Default)]
 pub(super) struct Rule {
     keep_runs: Option<u32>,
+    /// Of all tasks together.
+    keep_all: Option<u32>,
     ended_before_ms: Option<i64>,
 }
 
@@ -26,7 +29,13 @@ impl Rule {
         Self {
             keep_runs: (keep_runs > 0).then_some(keep_runs),
             ended_before_ms: before_ms(now_ms, keep_days),
+            ..Self::default()
         }
+    }
+
+    /// Of all tasks together: others' cgroups and users in a loop make tasks that run once. 0 stands for no bound.
+    pub(super) fn of_all(keep_all: u32) -> Self {
+        Self { keep_all: (keep_all > 0).then_some(keep_all), ..Self::default() }
     }
 }
 
@@ -45,6 +54,14 @@ pub(super) fn choose(db: &Connection, rule: &Rule) -> Result<usize> {
         chosen += db.execute(
             "INSERT INTO temp.pruned SELECT id FROM run WHERE ended_at_ms < ?1 ORDER BY id LIMIT ?2",
             params![ended_before_ms, CHOICE_MAX as i64],
+        )?;
+    }
+    if let Some(keep_all) = rule.keep_all {
+        chosen += db.execute(
+            "INSERT INTO temp.pruned SELECT id FROM run
+             WHERE id < (SELECT id FROM run ORDER BY id DESC LIMIT 1 OFFSET ?1 - 1) AND state <> 'running'
+             ORDER BY id LIMIT ?2",
+            params![keep_all, CHOICE_MAX as i64],
         )?;
     }
     if let Some(keep_runs) = rule.keep_runs {

@@ -77,7 +77,7 @@ enum Step {
 
 enum Command {
     Write(Step, Reply<Option<RunId>>),
-    Prune(u32, u32, Reply<usize>),
+    Prune([u32; 3], Reply<usize>),
     Flush(Reply<()>),
 }
 
@@ -160,8 +160,8 @@ impl Writer {
 
     /// Deletes old runs and events, see [`Store::prune`]; `reply` gets how many
     /// runs. Never waits.
-    pub fn prune(&self, keep_runs_per_task: u32, keep_days: u32, reply: Reply<usize>) {
-        self.try_send(Command::Prune(keep_runs_per_task, keep_days, reply));
+    pub fn prune(&self, keep_runs_per_task: u32, keep_all: u32, keep_days: u32, reply: Reply<usize>) {
+        self.try_send(Command::Prune([keep_runs_per_task, keep_all, keep_days], reply));
     }
 
     /// Waits until everything sent before is written or has failed.
@@ -237,7 +237,7 @@ impl Command {
     fn fail(self, error: StoreError) {
         match self {
             Self::Write(_, reply) => reply(Err(error)),
-            Self::Prune(_, _, reply) => reply(Err(error)),
+            Self::Prune(_, reply) => reply(Err(error)),
             Self::Flush(reply) => reply(Err(error)),
         }
     }
@@ -269,9 +269,10 @@ fn work(mut store: Store, commands: &Receiver<Command>, failures: &Failures, que
             taken += 1;
             match command {
                 Command::Write(step, reply) => batch.push((step, reply)),
-                Command::Prune(keep_runs, keep_days, reply) => {
+                Command::Prune([keep_runs, keep_all, keep_days], reply) => {
                     write_batch(&mut store, &mut batch, failures);
                     let pruned = store.prune(keep_runs, keep_days);
+                    let pruned = pruned.and_then(|runs| store.prune_all(keep_all).map(|more| runs + more));
                     reply(counted(
                         pruned.and_then(|runs| store.prune_events(keep_days).map(|_| runs)),
                         failures,

@@ -251,6 +251,21 @@ fn retention_on_a_full_disk_takes_nothing_else_along() {
 }
 
 #[test]
+fn runs_of_all_tasks_together_are_bounded() {
+    let (_directory, mut store) = temporary();
+    for number in 0..30 {
+        ran(&mut store, &new_run(&format!("once-{number}"), 1), well(), 1);
+    }
+    let running = store.begin_run(&new_run("old", 1)).unwrap();
+    (0..5).for_each(|_| _ = ran(&mut store, &new_run("sort", 1), well(), 1));
+    assert_eq!(store.prune(10, 0).unwrap(), 0, "no task has many");
+    assert_eq!(store.prune_all(4).unwrap(), 31);
+    assert_eq!(number(&store, "SELECT count(*) FROM run"), 5, "and one that is running");
+    assert_eq!(store.open_runs().unwrap()[0].id, running);
+    assert_eq!(number(&store, "SELECT sum(runs) FROM task"), 36, "what they add up to stays");
+}
+
+#[test]
 fn a_read_only_file_system_is_named_and_can_be_read() {
     let Some(mount) = Mount::new("size=4m") else {
         return;
