@@ -59,9 +59,11 @@ fn it_shows_what_tasks_use_between_two_looks() {
     assert!(still.cpu_cores.unwrap() < 0.1, "{still:?}");
     let shown = task(&now, "busy").unwrap();
     assert_eq!((shown.kind, shown.user.as_str(), shown.tasks), (Kind::Run, "root", Some(1)));
-    assert!(shown.pid.is_some() && shown.memory_bytes.unwrap() > 0 && shown.since_ms <= now.at_ms);
+    assert!(shown.pid.is_some() && shown.since_ms <= now.at_ms);
     assert_eq!((now.queue.running, now.queue.waiting.len(), now.agent.running), (2, 0, 2));
     assert!(now.agent.store.database_bytes > 0 && now.agent.own.rss_bytes > 0, "{:?}", now.agent);
+    // The kernel is late with small amounts.
+    wait_until("its memory is seen", || task(&live(&sandbox), "busy").unwrap().memory_bytes > Some(0));
     let detail = detail(&sandbox, shown.id);
     assert!(detail.fingerprint.cpu_ns.unwrap() > 0 && !detail.series.is_empty());
     assert!(detail.fingerprint.cpu_burst_ns.is_some() && detail.fingerprint.cpu_demand.is_some());
@@ -90,7 +92,7 @@ fn ordinary_users_see_their_own_tasks_only() {
     let _roots = start(&mut agent.standin([""; 0]), "roots", "exec sleep 100");
     wait_until("root sees both", || live(&sandbox).tasks.len() == 2);
     let shown = |as_who: fn(&mut Command) -> &mut Command| {
-        let mut top = agent.standin(["top", "--once", "--interval", "100ms"]);
+        let mut top = agent.standin(["top", "--once", "--interval", "300ms"]);
         support::stdout(&as_who(&mut top).output().unwrap())
     };
     let (mine, all) = (shown(as_nobody), shown(|command| command));

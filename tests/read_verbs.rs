@@ -251,3 +251,79 @@ fn an_ordinary_user_has_an_own_database() {
     let told = stdout(&standin(&["doctor"]));
     assert!(told.contains("not root"), "{told}");
 }
+
+/// Every key of every JSON form is explained in `docs/json.md`, or is a column of `schema/README.md`.
+#[test]
+fn every_key_of_json_is_documented() {
+    fn keys(value: &Value, found: &mut std::collections::BTreeSet<String>) {
+        match value {
+            Value::Object(object) => object.iter().for_each(|(key, value)| {
+                found.insert(key.clone());
+                keys(value, found);
+            }),
+            Value::Array(values) => values.iter().for_each(|value| keys(value, found)),
+            _ => {}
+        }
+    }
+    let sandbox = with_history();
+    let mut found = std::collections::BTreeSet::new();
+    for verb in [
+        &["ls"][..],
+        &["runs"],
+        &["show", "sample"],
+        &["show", "--run", "3"],
+        &["predict", "sample"],
+        &["explain", "sample"],
+        &["backtest"],
+        &["events"],
+        &["ps"],
+        &["doctor"],
+    ] {
+        keys(&json(&sandbox, &[verb, &["--json"]].concat()), &mut found);
+    }
+    keys(&sandbox.run_json(&["--name", "sample"], &["true"]), &mut found);
+    let pages = [include_str!("../node-agent/docs/json.md"), include_str!("../schema/README.md")].concat();
+    let missing: Vec<_> = found.iter().filter(|key| !pages.contains(&format!("`{key}`"))).collect();
+    assert!(found.len() > 100, "{found:?}");
+    assert_eq!(missing, [""; 0], "keys that no page explains");
+}
+
+/// A reader that goes early is no failure, whether its end kills us or we are told.
+#[test]
+fn a_reader_may_leave() {
+    use std::os::unix::process::CommandExt;
+    let sandbox = with_history();
+    for (ignores, verb) in [
+        (false, &["runs"][..]),
+        (true, &["runs"]),
+        (true, &["ls", "--json"]),
+        (true, &["events", "--follow"]),
+    ] {
+        let (read_end, write_end) = std::io::pipe().unwrap();
+        drop(read_end);
+        let mut command = sandbox.standin(verb);
+        command.stdout(write_end).stderr(std::process::Stdio::piped());
+        if ignores {
+            // SAFETY: a plain system call between fork and exec.
+            unsafe {
+                command.pre_exec(|| {
+                    libc::signal(libc::SIGPIPE, libc::SIG_IGN);
+                    Ok(())
+                });
+            }
+        }
+        let mut job = support::Job(command.spawn().unwrap());
+        drop(command);
+        support::wait_until("it ends", || !job.is_running());
+        let status = job.0.wait().unwrap();
+        let quietly = if ignores {
+            status.success()
+        } else {
+            std::os::unix::process::ExitStatusExt::signal(&status) == Some(libc::SIGPIPE)
+        };
+        assert!(quietly, "{verb:?}: {status}");
+        let mut said = String::new();
+        std::io::Read::read_to_string(&mut job.0.stderr.take().unwrap(), &mut said).unwrap();
+        assert_eq!(said, "", "{verb:?}");
+    }
+}

@@ -8,7 +8,9 @@ use support::{Agent, Sandbox, is_root, signal, stderr, stdout, wait_until};
 fn tasks_limit(sandbox: &Sandbox, agent: &Agent<'_>) -> Option<i64> {
     // The launcher reads the file as well, and is not what is tested here.
     let mut run = agent.standin(["run", "--require-agent", "--name", "job", "--", "true"]);
-    let output = run.env("STANDIN_CONFIG", "/dev/null").output().unwrap();
+    let empty = sandbox.path("empty.toml");
+    std::fs::write(&empty, "").unwrap();
+    let output = run.env("STANDIN_CONFIG", empty).output().unwrap();
     assert!(output.status.success(), "{}", stderr(&output));
     let runs: i64 = sandbox.sql("SELECT max(id) FROM run");
     wait_until("it is recorded", || {

@@ -21,7 +21,12 @@ struct Terminal {
 
 impl Terminal {
     fn start(command: Command) -> Self {
-        let (keys, child) = support::pty::start(command, (33, 99), "dumb");
+        Self::start_as(command, "dumb")
+    }
+
+    /// A terminal of this kind.
+    fn start_as(command: Command, kind: &str) -> Self {
+        let (keys, child) = support::pty::start(command, (33, 99), kind);
         let shown = Arc::new(Mutex::new(String::new()));
         watch(keys.try_clone().unwrap(), Arc::clone(&shown));
         Self { keys, shown, child }
@@ -231,4 +236,41 @@ fn modes_that_the_command_sets_stay_and_no_others() {
         assert!(terminal.end().success());
         assert_eq!(fresh.local_flags, before.local_flags, "{name}");
     });
+}
+
+/// Colour is for terminals, and not for those who don't want it.
+#[test]
+fn no_color_is_respected() {
+    let sandbox = Sandbox::new();
+    let shown = |no_color: Option<&str>| {
+        let mut command = sandbox.standin(["run", "--help"]);
+        command.env_remove("NO_COLOR").envs(no_color.map(|value| ("NO_COLOR", value)));
+        let mut terminal = Terminal::start_as(command, "xterm-256color");
+        assert!(terminal.end().success());
+        terminal.wait_for("Examples:");
+        terminal.shown()
+    };
+    assert!(shown(None).contains('\u{1b}'), "help has colour on a terminal");
+    assert!(!shown(Some("1")).contains('\u{1b}'));
+}
+
+/// Long work says on a terminal how far it has come, takes that away at its end, and is silent in a pipe.
+#[test]
+fn long_work_tells_how_far_it_has_come() {
+    let sandbox = Sandbox::new();
+    let rows: String = (0..4_000)
+        .map(|n| format!("job{},{n},{},{}\n", n % 7, 10 + n % 50, 1_000_000 * (50 + n % 90)))
+        .collect();
+    let trace = sandbox.path("trace.csv");
+    std::fs::write(&trace, format!("task_type,start_s,duration_s,memory_peak_bytes\n{rows}")).unwrap();
+    let trace = trace.to_str().unwrap();
+    let mut terminal = Terminal::start_as(sandbox.standin(["backtest", "--csv", trace]), "xterm");
+    terminal.wait_for("starts\u{1b}[K");
+    terminal.wait_for("RECIPE");
+    assert!(terminal.end().success());
+    let shown = terminal.shown();
+    let (before, after) = shown.split_once("RECIPE").unwrap();
+    assert!(before.contains("\r\u{1b}[K") && !after.contains("starts\u{1b}"), "{shown:?}");
+    let piped = sandbox.standin(["backtest", "--csv", trace]).output().unwrap();
+    assert_eq!(support::stderr(&piped), "");
 }

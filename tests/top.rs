@@ -24,8 +24,9 @@ struct Screen {
 
 impl Screen {
     fn start(command: Command, size: (u16, u16)) -> Self {
+        // Of a fresh terminal: the program may have changed its own by the time that it is looked at.
+        let before = tcgetattr(nix::pty::openpty(None, None).unwrap().slave).unwrap();
         let (keys, child) = pty::start(command, size, "xterm-256color");
-        let before = tcgetattr(&keys).unwrap();
         let shown = Arc::new(Mutex::new(vt100::Parser::new(size.0, size.1, 0)));
         let (mut output, parser) = (keys.try_clone().unwrap(), Arc::clone(&shown));
         std::thread::spawn(move || {
@@ -110,7 +111,7 @@ fn job(agent: &Agent<'_>, options: &[&str], script: &str) -> Job {
 
 /// An agent's sandbox with a loop and a sleeper under way.
 fn top(agent: &Agent<'_>) -> Command {
-    agent.standin(["top", "--interval", "200ms"])
+    agent.standin(["top", "--interval", "300ms"])
 }
 
 #[test]
@@ -153,7 +154,7 @@ fn it_shows_tasks_and_goes_by_keys() {
     screen.wait_for("the course with its limit", |page| {
         page.contains("busy by root, run ") && page.contains("its limit") && page.contains("256.0 MiB")
     });
-    screen.press("\x1b[6~\x1b[6~");
+    screen.press("\x1b[6~");
     screen.wait_for_text("CPU demand, cores in use per window");
     screen.press("\x1b");
     screen.wait_for_text("OF LIMIT");
@@ -305,7 +306,7 @@ fn without_an_agent_it_shows_what_is_known_and_why_that_is_not_all() {
     require!(is_root(), "needs root");
     let sandbox = Sandbox::new();
     let show = |arguments: &[&str]| {
-        let mut command = sandbox.standin(["top", "--once", "--interval", "100ms"]);
+        let mut command = sandbox.standin(["top", "--once", "--interval", "300ms"]);
         command.args(arguments).env("STANDIN_SOCKET", sandbox.socket());
         let output = command.output().unwrap();
         assert!(output.status.success(), "{}", stderr(&output));

@@ -58,12 +58,14 @@ pub(crate) fn main_pid() -> String {
     property("standin.service", "MainPID")
 }
 
-/// The service runs, whatever a test before has left.
+/// The service runs and answers, whatever a test before has left. (An emulated machine loads the probes for longer than
+/// a launcher waits for an answer.)
 pub(crate) fn ensure_started() {
     if property("standin.service", "ActiveState") != "active" {
         output(&["systemctl", "reset-failed", "standin.service", "standin.socket"]);
         printed(&["systemctl", "start", "standin.socket", "standin.service"]);
     }
+    wait_until("the agent answers", || output(&["standin", "queue", "--json"]).status.success());
 }
 
 /// Settings of the unit for a test; the unit is as it was when this goes out of scope.

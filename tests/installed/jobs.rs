@@ -3,8 +3,8 @@ use crate::host::*;
 use std::fs;
 use std::path::Path;
 
-#[test]
 #[ignore = "for an installed package"]
+#[test]
 fn a_member_of_the_group_has_jobs_measured() {
     ensure_started();
     user("alice", true);
@@ -16,7 +16,6 @@ fn a_member_of_the_group_has_jobs_measured() {
     assert_eq!(result_of("hers"), "exit 7");
     let user: Option<String> = recorded("SELECT user FROM run_summary WHERE task_type = 'hers'");
     assert_eq!(user.as_deref(), Some("alice"));
-    // Members read the database, where there is only what the agent recorded.
     assert!(stdout(&as_user("alice", &["standin", "ls"])).contains("hers"));
     let killed = as_user("alice", &["standin", "run", "--require-agent", "--", "sh", "-c", "kill -TERM $$"]);
     // The shell of `runuser` says a death by a signal as 128 + its number.
@@ -24,8 +23,8 @@ fn a_member_of_the_group_has_jobs_measured() {
     assert_eq!(as_user("alice", &["standin", "run", "--", "no-such-program"]).status.code(), Some(127));
 }
 
-#[test]
 #[ignore = "for an installed package"]
+#[test]
 fn who_is_no_member_runs_jobs_all_the_same() {
     ensure_started();
     user("bob", false);
@@ -41,8 +40,8 @@ fn who_is_no_member_runs_jobs_all_the_same() {
 const LOOK: &str = "grep -E '^(NoNewPrivs|Seccomp|Cap[A-Z][a-z]+):' /proc/self/status; cat /proc/self/limits \
                     /proc/self/oom_score_adj; readlink /proc/self/ns/mnt /proc/self/ns/net; umask; pwd; env | sort";
 
-#[test]
 #[ignore = "for an installed package"]
+#[test]
 fn a_job_inherits_nothing_of_the_service() {
     ensure_started();
     let bare = printed(&["sh", "-c", LOOK]);
@@ -99,8 +98,8 @@ impl Waiting {
     }
 }
 
-#[test]
 #[ignore = "for an installed package"]
+#[test]
 fn a_job_survives_a_restart_of_the_agent() {
     let job = Waiting::start("restarted");
     let before = main_pid();
@@ -108,8 +107,8 @@ fn a_job_survives_a_restart_of_the_agent() {
     job.outlives(&before);
 }
 
-#[test]
 #[ignore = "for an installed package"]
+#[test]
 fn a_job_survives_a_killed_agent() {
     let job = Waiting::start("killed");
     let before = main_pid();
@@ -117,8 +116,8 @@ fn a_job_survives_a_killed_agent() {
     job.outlives(&before);
 }
 
-#[test]
 #[ignore = "for an installed package"]
+#[test]
 fn a_job_survives_an_upgrade() {
     let job = Waiting::start("upgraded");
     let before = main_pid();
@@ -128,8 +127,8 @@ fn a_job_survives_an_upgrade() {
     job.outlives(&before);
 }
 
-#[test]
 #[ignore = "for an installed package"]
+#[test]
 fn a_job_survives_an_agent_that_is_stopped_for_a_while() {
     let mut job = Waiting::start("left");
     printed(&["systemctl", "stop", "standin.socket", "standin.service"]);

@@ -10,8 +10,8 @@ fn eater(mebibytes: u32, hold_s: u32) -> String {
     )
 }
 
-#[test]
 #[ignore = "for an installed package"]
+#[test]
 fn a_job_over_a_hard_limit_is_recorded_as_out_of_memory() {
     ensure_started();
     let eat = eater(300, 0);
@@ -36,8 +36,8 @@ fn a_job_over_a_hard_limit_is_recorded_as_out_of_memory() {
     assert!(free.status.success(), "the same without a limit: {free:?}");
 }
 
-#[test]
 #[ignore = "for an installed package"]
+#[test]
 fn a_reclaim_target_follows_a_job_that_grows() {
     ensure_started();
     if fs::read_to_string("/sys/fs/cgroup/cgroup.controllers").is_ok_and(|all| all.contains("memory")) {
@@ -79,8 +79,8 @@ fn a_reclaim_target_follows_a_job_that_grows() {
     }
 }
 
-#[test]
 #[ignore = "for an installed package"]
+#[test]
 fn all_jobs_together_leave_the_host_its_reserve() {
     ensure_started();
     let places = [

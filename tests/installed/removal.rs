@@ -3,8 +3,8 @@ use crate::host::*;
 use std::fs;
 use std::path::Path;
 
-#[test]
 #[ignore = "for an installed package"]
+#[test]
 fn a_purge_leaves_a_job_alone_and_nothing_else_behind() {
     ensure_started();
     let go = "/tmp/go-last";

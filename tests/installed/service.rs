@@ -5,8 +5,11 @@ use std::os::unix::fs::MetadataExt;
 
 const CONFIGURATION: &str = "/etc/standin/config.toml";
 
-#[test]
+/// For launchers that are to ask the agent whatever that file says.
+const EMPTY: &str = "/run/standin-test.toml";
+
 #[ignore = "for an installed package"]
+#[test]
 fn it_runs_and_says_how_things_are() {
     ensure_started();
     assert_eq!(property("standin.service", "ActiveState"), "active");
@@ -26,31 +29,33 @@ fn it_runs_and_says_how_things_are() {
     }
 }
 
-#[test]
 #[ignore = "for an installed package"]
+#[test]
 fn its_socket_is_for_the_group() {
     ensure_started();
     let socket = fs::metadata("/run/standin/agent.sock").unwrap();
     let group = printed(&["getent", "group", "standin"]);
     assert_eq!(group.split(':').nth(2), Some(socket.gid().to_string().as_str()));
     assert_eq!(socket.mode() & 0o777, 0o660);
+    // What others ran is nobody's business but root's; members ask the agent, which shows them their own.
     let database = fs::metadata(DATABASE).unwrap();
-    assert_eq!((database.gid(), database.mode() & 0o777), (socket.gid(), 0o640));
+    assert_eq!((database.uid(), database.gid(), database.mode() & 0o777), (0, 0, 0o640));
 }
 
-#[test]
 #[ignore = "for an installed package"]
+#[test]
 fn who_comes_while_it_is_stopped_starts_it() {
     printed(&["systemctl", "stop", "standin.service"]);
     assert_eq!(property("standin.socket", "ActiveState"), "active");
-    let run = output(&["standin", "run", "--require-agent", "--name", "waker", "--", "sh", "-c", "exit 4"]);
-    assert_eq!(run.status.code(), Some(4), "{run:?}");
+    let waker = ["standin", "run", "--require-agent", "--name", "waker", "--", "sh", "-c", "exit 4"];
+    // The first one starts it; where that takes long, a later one is answered.
+    wait_until("a job is taken in", || output(&waker).status.code() == Some(4));
     assert_eq!(property("standin.service", "ActiveState"), "active");
     assert_eq!(result_of("waker"), "exit 4");
 }
 
-#[test]
 #[ignore = "for an installed package"]
+#[test]
 fn a_loop_that_hangs_is_started_again() {
     let _settings = Override::new("WatchdogSec=6\nTimeoutAbortSec=2");
     let (hung, restarts) = (main_pid(), property("standin.service", "NRestarts"));
@@ -63,6 +68,7 @@ fn a_loop_that_hangs_is_started_again() {
         pid != hung && pid != "0" && property("standin.service", "ActiveState") == "active"
     });
     assert_ne!(property("standin.service", "NRestarts"), restarts);
+    ensure_started();
     let run = output(&["standin", "run", "--require-agent", "--name", "after", "--", "true"]);
     assert!(run.status.success(), "{run:?}");
 }
@@ -87,17 +93,9 @@ impl Drop for Configuration {
 
 /// The limit on tasks of the newest run of `reloaded`.
 fn tasks_limit() -> Option<i64> {
-    let run = output(&[
-        "standin",
-        "run",
-        "--config",
-        "/dev/null",
-        "--require-agent",
-        "--name",
-        "reloaded",
-        "--",
-        "true",
-    ]);
+    fs::write(EMPTY, "").unwrap();
+    let run =
+        output(&["standin", "run", "--config", EMPTY, "--require-agent", "--name", "reloaded", "--", "true"]);
     assert!(run.status.success(), "{run:?}");
     result_of("reloaded");
     recorded(
@@ -106,8 +104,8 @@ fn tasks_limit() -> Option<i64> {
     )
 }
 
-#[test]
 #[ignore = "for an installed package"]
+#[test]
 fn a_reload_has_a_new_rule_hold_and_a_bad_one_changes_nothing() {
     ensure_started();
     let pid = main_pid();
@@ -133,14 +131,14 @@ fn a_reload_has_a_new_rule_hold_and_a_bad_one_changes_nothing() {
     assert_eq!(main_pid(), pid, "a reload is no restart");
 }
 
-#[test]
 #[ignore = "for an installed package"]
+#[test]
 fn completions_are_where_shells_look() {
     let script = "source /usr/share/bash-completion/completions/standin && complete -p standin";
     assert!(printed(&["bash", "-c", script]).contains("standin"));
     for place in
         ["/usr/share/zsh/vendor-completions/_standin", "/usr/share/fish/vendor_completions.d/standin.fish"]
     {
-        assert!(fs::read_to_string(place).unwrap().contains("failover"), "{place}");
+        assert!(fs::read_to_string(place).unwrap().contains("STANDIN_COMPLETE"), "{place}");
     }
 }

@@ -37,9 +37,9 @@ const CONFIGURATION: &str = "/etc/standin/config.toml\n";
 
 /// Where shells look for the completions that packages bring.
 const COMPLETIONS: [(&str, &str); 3] = [
-    ("standin", "usr/share/bash-completion/completions"),
-    ("_standin", "usr/share/zsh/vendor-completions"),
-    ("standin.fish", "usr/share/fish/vendor_completions.d"),
+    ("bash", "usr/share/bash-completion/completions/standin"),
+    ("zsh", "usr/share/zsh/vendor-completions/_standin"),
+    ("fish", "usr/share/fish/vendor_completions.d/standin.fish"),
 ];
 
 const SCRIPTS: [&str; 3] = ["postinst", "prerm", "postrm"];
@@ -80,8 +80,9 @@ pub(crate) fn package(profile: &str) -> Result<PathBuf> {
     for (source, place) in FILES {
         install(&sources.join(source), &stage.join(place), 0o644)?;
     }
-    for (name, place) in COMPLETIONS {
-        install(&pages.join(name), &stage.join(place).join(name), 0o644)?;
+    for (shell, place) in COMPLETIONS {
+        let script = output(Command::new(&program).args(["completions", shell]))?;
+        write(&stage.join(place), &script, 0o644)?;
     }
     install_pages(&pages, &stage.join("usr/share/man/man1"))?;
     install_documents(workspace, &stage.join("usr/share/doc/standin"))?;
@@ -156,9 +157,10 @@ fn install_documents(workspace: &Path, place: &Path) -> Result<()> {
     install(&workspace.join("README.md"), &place.join("README.md"), 0o644)?;
     install(&workspace.join("schema/README.md"), &place.join("schema/README.md"), 0o644)?;
     // Where README.md links to them.
-    for document in fs::read_dir(workspace.join("node-agent/docs"))? {
-        let document = document?;
-        install(&document.path(), &place.join("node-agent/docs").join(document.file_name()), 0o644)?;
+    let mut documents = Vec::new();
+    collect_files(&workspace.join("node-agent/docs"), &mut documents)?;
+    for document in documents {
+        install(&document, &place.join(document.strip_prefix(workspace)?), 0o644)?;
     }
     Ok(())
 }

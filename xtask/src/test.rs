@@ -9,7 +9,7 @@ use anyhow::{Context, Result};
 use crate::{debian, process};
 
 /// Programs that tests use, and Debian's packages with them.
-const PROGRAMS: [(&str, &str); 26] = [
+const PROGRAMS: [(&str, &str); 27] = [
     ("bash", "bash"),
     ("busybox", "busybox-static"),
     ("cc", "gcc libc6-dev"),
@@ -18,6 +18,7 @@ const PROGRAMS: [(&str, &str); 26] = [
     ("curl", "curl"),
     ("fio", "fio"),
     ("fish", "fish"),
+    ("ip", "iproute2"),
     ("iperf3", "iperf3"),
     ("mount", "mount"),
     ("nginx", "nginx-light"),

@@ -186,12 +186,13 @@ impl Engine {
         let name = run_name(&self.identity, self.created);
         let cgroup = RunCgroup::handed(&self.hierarchies, (pid, id), &self.parent, &name)?;
         let mut notes = Vec::new();
-        let slot = if cgroup.level() == self.parent.components().count() + 1 {
-            self.track(&cgroup, &mut notes)
-        } else {
-            notes.push("not measured by probes: its cgroup is not at the level of runs".into());
-            None
-        };
+        let slot = self.track(&cgroup, &mut notes);
+        if cgroup.level() != self.parent.components().count() + 1 {
+            notes.push(
+                "what it puts into cgroups below its own is not counted: that is not at the level of runs"
+                    .into(),
+            );
+        }
         let predicted = plan.limits.0.iter().filter(|(_, origin)| *origin == Origin::Predicted);
         let predicted = Limits(predicted.copied().collect());
         notes.extend(refusals(&cgroup.apply(&predicted)));

@@ -79,8 +79,23 @@ enum Event {
 
 /// Replays a trace with one recipe.
 pub fn replay(trace: &Trace, rules: Rules, recipe: &mut dyn Recipe) -> Outcome {
+    replay_telling(trace, rules, recipe, &mut |_| {})
+}
+
+/// The same; `progress` hears how many tasks have started.
+pub fn replay_telling(
+    trace: &Trace,
+    rules: Rules,
+    recipe: &mut dyn Recipe,
+    progress: &mut dyn FnMut(usize),
+) -> Outcome {
     let mut replay = Replay::new(trace, rules);
+    let mut started = 0;
     while let Some(Reverse((at_ms, event, task))) = replay.queue.pop() {
+        if event == Event::Starts {
+            started += 1;
+            progress(started);
+        }
         match event {
             Event::Starts => replay.starts(at_ms, task, recipe),
             Event::Fails => replay.fails(at_ms, task, recipe),

@@ -58,6 +58,7 @@ impl RunCgroup {
         let gone = || CgroupError::file("look up the cgroup of", format!("/proc/{pid}"), not_found());
         let places = places(hierarchies, pid).ok_or_else(gone)?;
         if let Some(own) = own_part(&places.v2, container_id) {
+            let own = at_run_level(&places.v2, own, parent.components().count() + 1);
             let id = inode(&hierarchies.unified.join(&own))?;
             let handed = Some(Handed { v1: places.v1, v2_is_ours: false });
             return Ok(Self { path: own, id, hierarchies: hierarchies.clone(), handed });
@@ -107,6 +108,13 @@ fn own_part(path: &Path, container_id: &str) -> Option<PathBuf> {
     Some(own[..=depth].iter().collect())
 }
 
+/// Where the container's processes are at the level of runs if its own part is above that: what they put below is charged
+/// to a cgroup at that level only. (`libpod-ID.scope/container`, which crun makes for them.)
+fn at_run_level(path: &Path, own: PathBuf, run_level: usize) -> PathBuf {
+    let is_above = own.components().count() < run_level && path.components().count() >= run_level;
+    if is_above { path.iter().take(run_level).collect() } else { own }
+}
+
 fn not_found() -> std::io::Error {
     std::io::ErrorKind::NotFound.into()
 }
@@ -129,6 +137,20 @@ mod tests {
         assert_eq!(named("a", "machine.slice/a"), Some("machine.slice/a".into()), "not all of machine.slice");
         assert_eq!(named("web", "system.slice/crio-web.scope"), Some("system.slice/crio-web.scope".into()));
         assert_eq!(named("web", "webservers.slice/other"), None);
+    }
+
+    #[test]
+    fn a_container_is_counted_at_the_level_of_runs_where_it_is_there() {
+        let at = |path: &str, level| {
+            let own = own_part(Path::new(path), "abc123").unwrap();
+            at_run_level(Path::new(path), own, level).display().to_string()
+        };
+        let scope = "machine.slice/libpod-abc123.scope";
+        let inner = format!("{scope}/container");
+        assert_eq!(at(&inner, 2), scope);
+        assert_eq!(at(&inner, 3), inner);
+        assert_eq!(at(&format!("{inner}/init.scope"), 3), inner);
+        assert_eq!(at(scope, 3), scope, "it has none there");
     }
 
     #[test]

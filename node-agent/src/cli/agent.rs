@@ -11,6 +11,11 @@ use tracing_subscriber::EnvFilter;
 use tracing_subscriber::prelude::*;
 
 #[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  standin agent                        measure and record for the whole host, until SIGTERM
+  standin agent --check                say what it would have to do without, and end
+  standin agent --check=config         look at the configuration alone")]
 pub(super) struct AgentArgs {
     /// Start nothing: only check what the agent needs. Exits with 1 if it would have to do without something, with
     /// 125 if it would not start

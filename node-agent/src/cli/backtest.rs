@@ -8,7 +8,7 @@ use super::table::{Align, Table};
 use super::trace_file::TraceArgs;
 use crate::backtest::recipe::{self, Retry};
 use crate::backtest::trace::Trace;
-use crate::backtest::{Outcome, Rules, own, plot, replay};
+use crate::backtest::{Outcome, Rules, own, plot, replay_telling};
 use crate::store::Reader;
 use crate::store::past::PastRun;
 use crate::units;
@@ -82,11 +82,12 @@ pub(super) fn run(settings: &Settings, arguments: &BacktestArgs) -> anyhow::Resu
         RetryArg::Elastic => Retry::Elastic,
     };
     let mut recipes = recipe::all(retry, rules.host_bytes);
-    let (all, mut progress) = (recipes.len(), Progress::new("replayed"));
+    let mut progress = Progress::new("replaying");
+    let (tasks, all) = (trace.tasks.len(), recipes.len() * trace.tasks.len());
     let mut outcomes = Vec::new();
-    for (done, recipe) in recipes.iter_mut().enumerate() {
-        progress.tell(done, all, "recipes");
-        outcomes.push(replay(&trace, rules, recipe.as_mut()));
+    for (place, recipe) in recipes.iter_mut().enumerate() {
+        let mut tell = |started: usize| progress.tell(place * tasks + started, all, "starts");
+        outcomes.push(replay_telling(&trace, rules, recipe.as_mut(), &mut tell));
     }
     drop(progress);
     if let Some(path) = &arguments.svg {

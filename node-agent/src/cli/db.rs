@@ -8,6 +8,10 @@ use std::os::unix::ffi::OsStrExt;
 #[derive(Debug, Subcommand)]
 pub(super) enum DbVerb {
     /// Print the path of the database
+    #[command(after_help = "\
+Examples:
+  standin db path
+  sqlite3 \"$(standin db path)\" 'select * from task_summary'")]
     Path,
 }
 

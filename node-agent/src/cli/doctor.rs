@@ -21,6 +21,10 @@ use serde::Serialize;
 use std::path::Path;
 
 #[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  standin doctor                       every part of this host that standin uses, with a reason for each that fails
+  standin doctor --json | jq '.findings[] | select(.state == \"fails\")'")]
 pub(super) struct DoctorArgs {
     /// Print JSON
     #[arg(long)]

@@ -1,6 +1,6 @@
 //! `standin events`: what standin did to tasks, and when: limits that followed, waits for room, licences.
 
-use super::exit::print;
+use super::exit::{print, print_on};
 use super::output::{JSON_VERSION, print_json};
 use super::settings::Settings;
 use super::sizing::parse_time;
@@ -99,13 +99,13 @@ pub(super) fn run(settings: &Settings, arguments: &EventsArgs) -> anyhow::Result
     let mut filter = arguments.filter();
     let mut events = reader.events(&filter, arguments.limit)?;
     if arguments.follow {
-        loop {
-            show_lines(&mut events, arguments.json, &mut filter)?;
+        while show_lines(&mut events, arguments.json, &mut filter)? {
             std::thread::sleep(FOLLOW_PAUSE);
             // What an ordinary user reads is a copy.
             reader = Reader::open(&settings.database_to_read())?;
             events = reader.events(&filter, FOLLOW_MAX)?;
         }
+        return Ok(0);
     }
     if arguments.json {
         print_json(&Events { version: JSON_VERSION, events })?;
@@ -115,19 +115,20 @@ pub(super) fn run(settings: &Settings, arguments: &EventsArgs) -> anyhow::Result
     Ok(0)
 }
 
-/// Oldest first, a line each; the filter then wants what comes after them.
-fn show_lines(events: &mut Vec<EventRow>, json: bool, filter: &mut Filter) -> anyhow::Result<()> {
+/// Oldest first, a line each; the filter then wants what comes after them. `false` if nobody reads on.
+fn show_lines(events: &mut Vec<EventRow>, json: bool, filter: &mut Filter) -> anyhow::Result<bool> {
+    let mut lines = String::new();
     for event in events.drain(..).rev() {
         filter.after = event.event_id;
         if json {
-            print(format_args!("{}\n", serde_json::to_string(&event)?))?;
+            lines += &format!("{}\n", serde_json::to_string(&event)?);
         } else {
-            let about = about(&event);
+            let (about, message) = (about(&event), printable(&event.message));
             let (time, name) = (when::clock(event.at_ms), event.severity.name());
-            print(format_args!("{time}  {name:<7}  {}  {}\n", printable(&about), printable(&event.message)))?;
+            lines += &format!("{time}  {name:<7}  {}  {message}\n", printable(&about));
         }
     }
-    Ok(())
+    Ok(print_on(lines)?)
 }
 
 fn table(events: &[EventRow]) -> Table {

@@ -1,13 +1,4 @@
-//! From arguments to an exit code: the one table of them.
-//!
-//! | code | meaning |
-//! |---|---|
-//! | the job's | `run`: the command's own exit code; death by a signal is passed on as that |
-//! | 0 | done |
-//! | 1 | a read verb found no such task or run; `agent --check`: the agent would start, but has to do without something |
-//! | 125 | standin itself failed, or was asked for something that can't be |
-//! | 126 | `run`: the command can't be executed |
-//! | 127 | `run`: the command was not found |
+//! From arguments to an exit code: [`CODES`] is the one table of them.
 
 use super::settings::Settings;
 use super::table::printable;
@@ -18,9 +9,42 @@ use super::{
 use crate::causes::in_one_line;
 use clap::error::ErrorKind;
 use clap::{CommandFactory, Parser};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use std::ffi::OsString;
 use std::fmt::Display;
 use std::io::{self, Write};
+use std::os::fd::AsFd;
+
+/// Exit codes and what they mean: help, `docs/cli.md` and the README have them from here.
+pub const CODES: [(&str, &str); 6] = [
+    ("the job's", "`run`: the command's own exit code; death by a signal ends standin by the same signal"),
+    ("0", "done"),
+    (
+        "1",
+        "a read verb found no such task or run; `agent --check`: the agent would have to do without something",
+    ),
+    ("125", "standin itself failed, or was asked for something that can't be"),
+    ("126", "`run`: the command can't be executed"),
+    ("127", "`run`: the command was not found"),
+];
+
+/// What `standin --help` ends with.
+pub(super) fn overview() -> String {
+    let codes: String =
+        CODES.iter().map(|(code, meaning)| format!("  {code:<10} {}\n", meaning.replace('`', ""))).collect();
+    format!(
+        "\
+Examples:
+  standin run -- make -j4              profile a build; the next one is predicted and sized
+  standin ls                           what is known, a line per task
+  standin show make                    what it is like, at a glance
+  standin report --html host.html      everything as a page
+  sqlite3 \"$(standin db path)\" 'select * from task_summary'
+
+Exit codes:
+{codes}"
+    )
+}
 
 /// Done.
 const DONE: u8 = 0;
@@ -129,10 +153,27 @@ pub(super) fn print(text: impl Display) -> io::Result<()> {
 
 /// The same for what need not be text.
 pub(super) fn print_bytes(bytes: &[u8]) -> io::Result<()> {
+    reached(bytes).map(drop)
+}
+
+/// The same for output that goes on: whether anybody reads it still.
+pub(super) fn print_on(text: impl Display) -> io::Result<bool> {
+    reached(text.to_string().as_bytes())
+}
+
+/// Whether a pipe has a reader still: nothing that is written would tell while there is nothing to write.
+fn is_read(out: &impl AsFd) -> bool {
+    let mut out = [PollFd::new(out.as_fd(), PollFlags::empty())];
+    let polled = poll(&mut out, PollTimeout::ZERO);
+    polled.is_err() || !out[0].revents().unwrap_or(PollFlags::empty()).contains(PollFlags::POLLERR)
+}
+
+/// `false` where the reader has gone, which a caller who ignores SIGPIPE lets us live to see.
+fn reached(bytes: &[u8]) -> io::Result<bool> {
     let mut out = io::stdout().lock();
     match out.write_all(bytes).and_then(|()| out.flush()) {
-        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(false),
         Err(error) => Err(io::Error::new(error.kind(), format!("failed to write to stdout: {error}"))),
-        Ok(()) => Ok(()),
+        Ok(()) => Ok(is_read(&out)),
     }
 }

@@ -19,7 +19,8 @@ const ROWS_SHOWN: usize = 10;
 
 #[derive(Debug, Args)]
 #[command(after_help = "\
-Example:
+Examples:
+  standin explain align.py                  what each way of sizing would cost, and which input matters
   standin explain align.py -- big.fastq     for a run with this input")]
 pub(super) struct ExplainArgs {
     #[command(flatten)]

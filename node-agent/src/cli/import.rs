@@ -19,9 +19,11 @@ use std::collections::HashMap;
 
 #[derive(Debug, Args)]
 #[command(after_help = "\
-Example:
+Examples:
   sacct --parsable2 --format JobID,JobName,User,Start,End,ElapsedRaw,State,ReqMem,MaxRSS,AllocCPUS,TotalCPU > jobs
-  standin import --csv jobs --preset sacct")]
+  standin import --csv jobs --preset sacct
+  standin import --csv trace.csv.xz --preset sizey
+  standin import --csv own.csv --map elapsed=duration_s --map rss=memory_peak_bytes --map job=task_type")]
 pub(super) struct ImportArgs {
     #[command(flatten)]
     csv: CsvArg,

@@ -12,6 +12,10 @@ use clap::Args;
 use serde::Serialize;
 
 #[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  standin ls                           a line per task and user, the latest first
+  standin ls --json | jq '.tasks[] | select(.failed > 0) | .task_type'")]
 pub(super) struct LsArgs {
     /// Print JSON
     #[arg(long)]

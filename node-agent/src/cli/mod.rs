@@ -33,30 +33,20 @@ mod top;
 mod trace_file;
 mod when;
 
-pub use exit::main;
+pub use exit::{CODES, main};
 
 use clap::{Args, CommandFactory, Parser, Subcommand};
 use std::path::PathBuf;
 
 /// Profiles every task with eBPF, remembers what it needed, and sizes the next one before it starts.
 #[derive(Debug, Parser)]
-#[command(name = "standin", version, max_term_width = 100, after_help = EXAMPLES)]
+#[command(name = "standin", version, max_term_width = 100, after_help = exit::overview())]
 struct Cli {
     #[command(flatten)]
     overrides: Overrides,
     #[command(subcommand)]
     verb: Verb,
 }
-
-const EXAMPLES: &str = "\
-Examples:
-  standin run -- make -j4              profile a build; the next one is predicted and sized
-  standin ls                           what is known, a line per task
-  standin show make                    its fingerprint
-  sqlite3 \"$(standin db path)\" 'select * from task_summary'
-
-Exit codes: the job's own; 125 standin failed, 126 the command can't be executed, 127 it was not found;
-a job killed by a signal ends standin by the same signal.";
 
 /// Where things are. Flags win over the environment, which wins over the configuration. The environment is
 /// read in `settings`: to clap an empty variable would be an error.
@@ -119,6 +109,72 @@ enum Verb {
     /// Say what works on this host, and what does not and why
     Doctor(doctor::DoctorArgs),
     /// About the database
-    #[command(subcommand)]
+    #[command(
+        subcommand,
+        after_help = "\
+Examples:
+  sqlite3 \"$(standin db path)\" 'select * from task_summary'"
+    )]
     Db(db::DbVerb),
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Verbs and verbs of verbs, with how they are called.
+    fn verbs(command: &clap::Command, name: &str) -> Vec<(String, clap::Command)> {
+        let own = (name.to_owned(), command.clone());
+        let below = command.get_subcommands().filter(|verb| verb.get_name() != "help");
+        std::iter::once(own)
+            .chain(below.flat_map(|verb| verbs(verb, &format!("{name} {}", verb.get_name()))))
+            .collect()
+    }
+
+    fn examples(command: &clap::Command) -> Vec<String> {
+        let help = command.get_after_help().map(ToString::to_string).unwrap_or_default();
+        let after = help.split_once("Examples:\n").map(|(_, after)| after.to_owned()).unwrap_or_default();
+        after.lines().take_while(|line| line.starts_with("  ")).map(|line| line.trim().to_owned()).collect()
+    }
+
+    #[test]
+    fn every_verb_has_examples() {
+        for (name, command) in verbs(&command(), "standin") {
+            let examples = examples(&command);
+            let of_verb = examples.iter().any(|line| line.contains(&name));
+            assert!(of_verb, "{name} --help has no example of itself: {examples:?}");
+        }
+    }
+
+    /// What help shows can be typed: every call of standin in it is understood.
+    #[test]
+    fn examples_are_understood() {
+        let mut tried = 0;
+        for (name, command) in verbs(&command(), "standin") {
+            for line in examples(&command) {
+                let Some(call) = line.strip_prefix("standin ") else { continue };
+                // A word about it is two spaces away; a pipe leads out of it.
+                let call = call.split("  ").next().unwrap_or_default();
+                let call = call.split(['|', '>']).next().unwrap_or_default();
+                let words = call.split_whitespace().collect::<Vec<_>>().join(" ");
+                let words = split(&words);
+                let arguments = std::iter::once("standin".to_owned()).chain(words);
+                let understood = Cli::try_parse_from(arguments);
+                assert!(understood.is_ok(), "{name}: {line}: {:?}", understood.err().map(|e| e.to_string()));
+                tried += 1;
+            }
+        }
+        assert!(tried > 40, "{tried}");
+    }
+
+    /// Words, those between single quotes together.
+    fn split(line: &str) -> Vec<String> {
+        let parts = line.split('\'').enumerate();
+        parts
+            .flat_map(|(place, part)| match place % 2 {
+                0 => part.split_whitespace().map(str::to_owned).collect(),
+                _ => vec![part.to_owned()],
+            })
+            .collect()
+    }
 }

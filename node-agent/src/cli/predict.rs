@@ -58,6 +58,11 @@ impl TaskArgs {
 }
 
 #[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  standin predict align.py                       what its next run will need
+  standin predict align.py -- big.fastq          with this input
+  standin predict align.py --feature rows=2e6    with this feature, as standin run takes it")]
 pub(super) struct PredictArgs {
     #[command(flatten)]
     task: TaskArgs,

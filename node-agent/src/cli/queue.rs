@@ -14,6 +14,10 @@ use clap::Args;
 use serde::Serialize;
 
 #[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  standin queue                        what is promised, who runs, who waits and for how long
+  standin queue --json | jq '.waiting[0].expected_ms'")]
 pub(super) struct QueueArgs {
     /// Print JSON
     #[arg(long)]

@@ -14,6 +14,11 @@ use clap_complete::ArgValueCandidates;
 use serde::Serialize;
 
 #[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  standin runs                         the newest 20 runs of all tasks
+  standin runs align.py -n 100         the newest 100 of one
+  standin runs --json | jq '.runs[] | select(.state == \"failed\") | .run_id'")]
 pub(super) struct RunsArgs {
     /// Only runs of this task
     #[arg(add = ArgValueCandidates::new(completions::tasks))]

@@ -30,6 +30,12 @@ const RECENT_SHOWN: usize = 5;
 const FAILOVERS_SHOWN: usize = 5;
 
 #[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  standin show align.py                what it is like, what it needs, how well that was predicted
+  standin show align.py --full         every number, and where each comes from
+  standin show --run 12                one run
+  standin show --cgroup system.slice/nginx.service")]
 pub(super) struct ShowArgs {
     /// Name of the task, as `standin ls` has it
     #[arg(required_unless_present_any = ["run", "cgroup"], add = ArgValueCandidates::new(completions::tasks))]

@@ -3,6 +3,9 @@
 pub(super) use crate::printable::printable;
 use std::fmt::{self, Display};
 
+/// Widest column that texts are aligned to: `format!` knows no wider one.
+const WIDTH_MAX: usize = u16::MAX as usize;
+
 /// Which side a column's texts keep to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Align {
@@ -40,6 +43,7 @@ impl Display for Table {
                     .map(|cell| cell.chars().count())
                     .max()
                     .unwrap_or(0)
+                    .min(WIDTH_MAX)
             })
             .collect();
         for line in lines() {

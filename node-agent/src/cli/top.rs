@@ -38,6 +38,9 @@ use view::View;
 /// How long a signal or an update may go unnoticed.
 const NOTICE: Duration = Duration::from_millis(100);
 
+/// Shortest pause between two looks: the agent hands the same one out for 200 ms.
+const INTERVAL_MIN: Duration = Duration::from_millis(250);
+
 /// Width of `--once` where there is no terminal, columns.
 const ONCE_WIDTH: u16 = 132;
 
@@ -76,8 +79,8 @@ pub(super) struct TopArgs {
 fn parse_interval(text: &str) -> Result<Duration, String> {
     let interval = units::parse_duration(text)?;
     match interval {
-        interval if interval < Duration::from_millis(100) => {
-            Err(format!("{text:?} is too short: allowed is 100ms or more"))
+        interval if interval < INTERVAL_MIN => {
+            Err(format!("{text:?} is too short: allowed is 250ms or more"))
         }
         interval if interval > Duration::from_secs(3600) => {
             Err(format!("{text:?} is too long: allowed is 1h or less"))

@@ -282,7 +282,7 @@ fn lacks(kernel: &KernelBtf, offsets: &Offsets, program: &Program) -> Option<Str
 }
 
 /// The kernel's answer, and of the verifier's log the line that says why.
-fn reason(error: &ProgramError) -> String {
+pub(crate) fn reason(error: &ProgramError) -> String {
     let ProgramError::LoadError { io_error, verifier_log } = error else {
         return in_one_line(error);
     };

@@ -25,6 +25,7 @@ use aya::{
 use aya_log::EbpfLogger;
 pub use ebpf_probes::{Losses, ProcessExit};
 
+pub(crate) use self::attach::reason;
 pub(crate) use self::counters::Mapped;
 use self::peers::{Connection, Peer, PeerKey};
 pub(crate) use self::pin::{bpf_file_system, find_bpf_file_system, lock_directory};

@@ -60,7 +60,11 @@ pub enum SteerError {
 
 impl SteerError {
     fn refused(what: &'static str, error: &(dyn std::error::Error + 'static)) -> Self {
-        Self::Refused { what, why: crate::causes::in_one_line(error) }
+        let why = match error.downcast_ref() {
+            Some(refused) => crate::probe::reason(refused),
+            None => crate::causes::in_one_line(error),
+        };
+        Self::Refused { what, why }
     }
 }
 

@@ -60,9 +60,9 @@ fn drop_others(directory: &Path, kind: &str) -> Result<()> {
 
 fn remove(path: &Path) -> Result<()> {
     if path.is_dir() {
-        fs::remove_dir_all(path)?
+        fs::remove_dir_all(path)?;
     } else {
-        fs::remove_file(path)?
+        fs::remove_file(path)?;
     }
     Ok(())
 }

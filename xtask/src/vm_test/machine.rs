@@ -79,18 +79,18 @@ impl Machine {
         }
         println!("Linux {}: {}", kernel.name, ready.unwrap_or_default());
         sleep(Duration::from_secs(1));
-        machine.control.ask("stop", json!({}))?;
-        machine.control.ask("migrate-set-parameters", json!({ "max-bandwidth": 1_u64 << 40 }))?;
+        machine.control.ask("stop", &json!({}))?;
+        machine.control.ask("migrate-set-parameters", &json!({ "max-bandwidth": 1_u64 << 40 }))?;
         let state = directory.join("state");
-        machine.control.ask("migrate", json!({ "uri": format!("exec:cat > {}", state.display()) }))?;
+        machine.control.ask("migrate", &json!({ "uri": format!("exec:cat > {}", state.display()) }))?;
         loop {
-            match machine.control.ask("query-migrate", json!({}))?["status"].as_str() {
+            match machine.control.ask("query-migrate", &json!({}))?["status"].as_str() {
                 Some("completed") => break,
                 Some("failed") => bail!("the guest can't be frozen"),
                 _ => sleep(LOOK),
             }
         }
-        machine.control.ask("quit", json!({}))?;
+        machine.control.ask("quit", &json!({}))?;
         machine.qemu.wait()?;
         Ok(fs::remove_dir_all(scratch)?)
     }
@@ -99,11 +99,11 @@ impl Machine {
     pub(super) fn thaw(kernel: &'static Kernel, directory: &Path, scratch: &Path) -> Result<Self> {
         let mut machine = Self::start(kernel, directory, scratch, Begin::Thaw)?;
         machine.until = Instant::now() + JOB_MAX;
-        while machine.control.ask("query-status", json!({}))?["status"] == "inmigrate" {
+        while machine.control.ask("query-status", &json!({}))?["status"] == "inmigrate" {
             machine.look_at_console()?;
             sleep(LOOK);
         }
-        machine.control.ask("cont", json!({}))?;
+        machine.control.ask("cont", &json!({}))?;
         Ok(machine)
     }
 
@@ -170,7 +170,7 @@ impl Machine {
             println!("{:>4} | {line}", self.name);
         };
         self.look_at_console()?;
-        self.control.ask("quit", json!({}))?;
+        self.control.ask("quit", &json!({}))?;
         self.qemu.wait()?;
         ensure!(code != 125, "the guest could not run its job");
         fs::create_dir_all(reports)?;
@@ -254,7 +254,7 @@ impl Control {
     fn begin(stream: UnixStream) -> Result<Self> {
         let mut control = Self { from: BufReader::new(stream.try_clone()?), to: stream };
         control.receive()?;
-        control.ask("qmp_capabilities", json!({}))?;
+        control.ask("qmp_capabilities", &json!({}))?;
         Ok(control)
     }
 
@@ -265,7 +265,7 @@ impl Control {
     }
 
     /// A command and its answer; events in between are of no interest.
-    fn ask(&mut self, command: &str, arguments: Value) -> Result<Value> {
+    fn ask(&mut self, command: &str, arguments: &Value) -> Result<Value> {
         writeln!(self.to, "{}", json!({ "execute": command, "arguments": arguments }))?;
         loop {
             let mut answer = self.receive()?;

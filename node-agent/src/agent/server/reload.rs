@@ -56,6 +56,7 @@ fn in_force(old: &Config, wanted: Config) -> (Config, Vec<&'static str>) {
         ("agent.database", was.database != new.database),
         ("agent.socket", was.socket != new.socket),
         ("agent.socket_group", was.socket_group != new.socket_group),
+        ("agent.database_group", was.database_group != new.database_group),
         ("agent.cgroup_parent", was.cgroup_parent != new.cgroup_parent),
         ("agent.probes", was.probes != new.probes),
         ("agent.bpffs", was.bpffs != new.bpffs),
@@ -69,6 +70,7 @@ fn in_force(old: &Config, wanted: Config) -> (Config, Vec<&'static str>) {
         budget_percent: new.budget_percent,
         cost_interval_s: new.cost_interval_s,
         checkpoint_s: new.checkpoint_s,
+        host_record_s: new.host_record_s,
         ..was.clone()
     };
     (Config { agent, host: old.host.clone(), metrics: old.metrics.clone(), ..wanted }, waiting)

@@ -13,6 +13,7 @@ use crate::store::event::{EventRow, Filter};
 use crate::store::record::RunId;
 use crate::store::{Reader, StoreError};
 use crate::wire::{Reply, Request};
+use std::collections::HashSet;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::time::{Duration, Instant};
 
@@ -76,22 +77,23 @@ impl Source {
             Ok(Reply::Live(now)) => return self.trails.view(*now, services),
             Ok(Reply::Refused(why)) => why,
             Ok(_) => "the agent answered something else".into(),
+            Err(unreachable) if unreachable.absent => {
+                format!("{}; start one with: standin agent", unreachable.message)
+            }
             Err(unreachable) => unreachable.message,
         };
         let mut view = self.past(host::now_ms());
-        view.rows.retain(|row| row.run_id.is_some_and(|run| self.is_running(run)));
+        // Whether whoever measures them lives the database alone does not know.
+        let open = self.read(Reader::open_runs).unwrap_or_default();
+        let going_on: HashSet<i64> =
+            open.into_iter().filter(|run| run.owner.is_alive()).map(|run| run.id.0).collect();
+        view.rows.retain(|row| row.run_id.is_some_and(|run| going_on.contains(&run)));
         let records = match &view.hint {
             Some(no_records) => no_records.clone(),
             None => "what follows is the last record of runs that are under way".into(),
         };
-        let hint = Some(format!("{why}; start one with: standin agent. {records}"));
+        let hint = Some(format!("{why}. {records}"));
         View { services, hint, events: Vec::new(), ..view }
-    }
-
-    /// Whether a run is recorded as running, and whoever measures it lives: the database alone does not know.
-    fn is_running(&mut self, run: i64) -> bool {
-        let open = self.read(Reader::open_runs).unwrap_or_default();
-        open.iter().any(|open| open.id == RunId(run) && open.owner.is_alive())
     }
 
     fn services(&mut self) -> Vec<Status> {
