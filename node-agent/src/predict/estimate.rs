@@ -37,7 +37,7 @@ pub const CENSORED_AGE_MAX: usize = 32;
 const RUNS_MAX: usize = 64;
 /// Runs looked at for memory.
 const MEMORY_RUNS_MAX: usize = 128;
-/// No calibrated bound goes beyond this times the largest seen.
+/// No bound by errors goes beyond this times the largest seen.
 const BEYOND_SEEN: f64 = 8.0;
 /// Runs that go on and are looked at.
 const RUNNING_MAX: usize = 64;
@@ -250,7 +250,8 @@ impl Evidence {
     ) -> (f64, Option<Candidate>) {
         let Some(mut model) = middle else { return (0.0, None) };
         let factor = self.learner.upper_factor(model.base, &self.columns.known(features), running, share);
-        model.multiplier = factor.unwrap_or(COLD_UPPER).max(model.multiplier);
+        let most = self.learner.past().most() * BEYOND_SEEN / model.value;
+        model.multiplier = factor.unwrap_or(COLD_UPPER).min(most).max(model.multiplier);
         (model.amount(), Some(model))
     }
 
