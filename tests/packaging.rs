@@ -3,7 +3,7 @@
 
 mod support;
 
-use standin::config::{Config, DEFAULT_DATABASE};
+use standin::config::{Config, ConfigError, DEFAULT_DATABASE};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use support::has;
@@ -26,10 +26,16 @@ fn uncommented() -> String {
     text.lines().map(in_force).collect::<Vec<_>>().join("\n")
 }
 
+/// Read from a directory of its own: what others could replace is not taken for a configuration.
+fn try_load(text: &str) -> Result<Config, ConfigError> {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("config.toml");
+    std::fs::write(&path, text).unwrap();
+    Config::load(Some(&path))
+}
+
 fn load(text: &str) -> Config {
-    let file = tempfile::NamedTempFile::new().unwrap();
-    std::fs::write(file.path(), text).unwrap();
-    Config::load(Some(file.path())).unwrap()
+    try_load(text).unwrap()
 }
 
 /// What holds anyway, but for the place of the jobs, which under systemd is one that is handed over.
@@ -51,6 +57,8 @@ fn every_key_is_shown_with_its_default() {
     assert_eq!((config.license.len(), config.task.len()), (1, 1));
     config.license.clear();
     config.task.clear();
+    // Off by default: what is shown is where they could be.
+    assert!(config.metrics.socket.take().is_some() && config.metrics.listen.take().is_some());
     // Their defaults depend on who asks.
     assert_eq!(config.agent.database.take().as_deref(), Some(Path::new(DEFAULT_DATABASE)));
     assert_eq!(config.agent.bpffs.take().as_deref(), Some(Path::new("/sys/fs/bpf")));
@@ -59,10 +67,8 @@ fn every_key_is_shown_with_its_default() {
 
 /// The keys of a section, as the parser names them to somebody who mistook one.
 fn keys_of(section: &str) -> Vec<String> {
-    let file = tempfile::NamedTempFile::new().unwrap();
     let needed = if section.starts_with("[license") { "total = 1\n" } else { "" };
-    std::fs::write(file.path(), format!("{section}\n{needed}no_such_key = 1\n")).unwrap();
-    let error = Config::load(Some(file.path())).unwrap_err().to_string();
+    let error = try_load(&format!("{section}\n{needed}no_such_key = 1\n")).unwrap_err().to_string();
     let names = error.split_once("expected").unwrap().1.split('`').skip(1).step_by(2);
     names.map(str::to_owned).collect()
 }
@@ -70,8 +76,16 @@ fn keys_of(section: &str) -> Vec<String> {
 #[test]
 fn no_key_is_forgotten() {
     let text = uncommented();
-    let sections =
-        ["[agent]", "[run]", "[host]", "[admission]", "[retention]", "[license.cad]", "[task.\"train.py\"]"];
+    let sections = [
+        "[agent]",
+        "[run]",
+        "[metrics]",
+        "[host]",
+        "[admission]",
+        "[retention]",
+        "[license.cad]",
+        "[task.\"train.py\"]",
+    ];
     for section in sections {
         let (_, rest) = text.split_once(section).unwrap_or_else(|| panic!("no {section}"));
         let own = rest.split("\n[").next().unwrap();
