@@ -148,7 +148,7 @@ impl Evidence {
         };
         let censored = self.bound.map_or(0.0, |bound| bound * self.bound_margin);
         let least = if resource == Resource::MemoryPeakBytes { MEMORY_LEAST_BYTES } else { 0.0 };
-        let expected = middle.map_or(0.0, |middle| middle.amount());
+        let expected = middle.map_or(0.0, |middle| self.middle(&middle));
         let expected = if expected <= negligible(resource) * 1.001 { 0.0 } else { expected };
         if let Some(estimate) = self.next_hour(features, history, resource, risk) {
             return estimate;
@@ -172,6 +172,12 @@ impl Evidence {
             width,
             reason,
         }
+    }
+
+    /// What is expected. Two or three runs have shown once or twice how wrong a model is, which is no reason to correct
+    /// it: of two runs, the second half as long, the third would be expected to be half as long again.
+    fn middle(&self, model: &Candidate) -> f64 {
+        if self.samples() > FEW_RUNS { model.amount() } else { model.value }
     }
 
     /// Two or three runs, of which one did without what another needed, are no reason to bound a peak, a count

@@ -30,6 +30,19 @@ fn the_order_of_all_is_the_order_of_values() {
 }
 
 #[test]
+fn few_runs_that_got_faster_do_not_promise_an_even_faster_one() {
+    // The newest first.
+    for seconds in [&[5.3, 10.3][..], &[5.0, 10.0, 20.0], &[40.0, 10.0]] {
+        let runs = seconds.iter().map(|seconds| run(Resource::DurationS, *seconds, false)).collect();
+        let prediction = predict(&History { task_and_user: runs, ..History::default() }, &[], 0.05);
+        let expected = prediction.estimate(Resource::DurationS).unwrap().expected;
+        let (least, most) =
+            seconds.iter().fold((f64::MAX, 0.0_f64), |(least, most), s| (least.min(*s), most.max(*s)));
+        assert!((least..=most).contains(&expected), "{expected} from {seconds:?}");
+    }
+}
+
+#[test]
 fn no_history_no_estimate() {
     assert_eq!(predict(&History::default(), &[], 0.05), Prediction::default());
 }
