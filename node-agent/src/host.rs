@@ -67,6 +67,14 @@ pub fn capacity() -> Capacity {
     Capacity { cpus: cpus(), memory_bytes }
 }
 
+/// Whether processes have the same numbers here as in the kernel's own events: not in a pid namespace that was made.
+pub fn has_the_kernels_pids() -> bool {
+    // PROC_PID_INIT_INO of include/linux/proc_ns.h.
+    const FIRST_NAMESPACE: u64 = 0xEFFF_FFFC;
+    let namespace = std::fs::metadata("/proc/self/ns/pid").ok();
+    namespace.is_none_or(|namespace| std::os::unix::fs::MetadataExt::ino(&namespace) == FIRST_NAMESPACE)
+}
+
 /// Online CPUs, at least 1.
 pub fn cpus() -> usize {
     // SAFETY: sysconf only reads a number.

@@ -389,9 +389,12 @@ impl Engine {
         }
     }
 
-    /// Remember how the process `pid`, the main one of a slot, ends.
+    /// Remember how the process `pid`, the main one of a slot, ends. In a pid namespace the kernel's events call it by
+    /// another number, and another process by this one.
     pub(super) fn watch_exit(&mut self, slot: Option<Slot>, pid: i32) {
-        self.exits.insert(pid.cast_unsigned(), None);
+        if host::has_the_kernels_pids() {
+            self.exits.insert(pid.cast_unsigned(), None);
+        }
         if let (Ok(probes), Some(slot)) = (&mut self.probes, slot) {
             probes.set_main(slot, pid.cast_unsigned());
         }
