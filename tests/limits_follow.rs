@@ -183,5 +183,5 @@ time.sleep(1.5)
     assert_eq!(gone.status.code(), Some(0), "{}", stderr(&gone));
     sandbox.wait_for_runs(0, "state = 'running'");
     assert_eq!(grow(&agent, &[], 100).status.code(), Some(0));
-    sandbox.wait_for_runs(2, "state = 'finished'");
+    sandbox.wait_for_runs(3, "state = 'finished'");
 }
