@@ -16,7 +16,7 @@
 //! *Service time* is measured on accepted connections, from when the last bytes came in before an answer to when
 //! the first bytes of that answer were handed to the kernel. It has no part that the network takes. Where a
 //! client sends its next request before it has the last answer, the time since the newest request is what counts.
-use aya_ebpf::{helpers::bpf_ktime_get_ns, macros::btf_tracepoint, programs::BtfTracePointContext};
+use aya_ebpf::{bindings::BPF_NOEXIST, helpers::bpf_ktime_get_ns, macros::btf_tracepoint, programs::BtfTracePointContext};
 use ebpf_probes::{ABSENT, Connection, Counters, Peer, PeerKey};
 
 use crate::{
@@ -260,19 +260,30 @@ unsafe fn established(sock: Pointer) {
 /// Nothing but map values is touched.
 #[inline(always)]
 unsafe fn count_open(key: &PeerKey, opened_ns: u64) {
-    // SAFETY: map values.
+    let Some(peer) = known(key, opened_ns) else { return };
+    // SAFETY: a map value.
     unsafe {
-        if let Some(peer) = PEERS.get_ptr_mut(key) {
-            let open = maps::fetch_add(&raw mut (*peer).open, 1) + 1;
-            maps::raise_to(&raw mut (*peer).open_max, open);
-            return;
-        }
-        if PEERS.insert(key, &Peer { first_ns: opened_ns, open: 1, open_max: 1, ..NO_PEER }, 0).is_err()
-            && let Some(losses) = maps::losses()
-        {
-            add(&raw mut (*losses).peers, 1);
-        }
+        let open = maps::fetch_add(&raw mut (*peer).open, 1) + 1;
+        maps::raise_to(&raw mut (*peer).open_max, open);
     }
+}
+
+/// What is known of a peer, from now on if nothing was; `None` where there is no room, which counts as a loss.
+#[inline(always)]
+fn known(key: &PeerKey, opened_ns: u64) -> Option<*mut Peer> {
+    if let Some(peer) = PEERS.get_ptr_mut(key) {
+        return Some(peer);
+    }
+    // Where another CPU was faster, this fails and its entry is found.
+    let _ = PEERS.insert(key, &Peer { first_ns: opened_ns, ..NO_PEER }, u64::from(BPF_NOEXIST));
+    let peer = PEERS.get_ptr_mut(key);
+    if peer.is_none()
+        && let Some(losses) = maps::losses()
+    {
+        // SAFETY: a map value.
+        unsafe { add(&raw mut (*losses).peers, 1) };
+    }
+    peer
 }
 
 const NO_PEER: Peer = Peer {
@@ -324,35 +335,17 @@ unsafe fn close(sock: Pointer, failed: bool) {
 /// Nothing but map values is touched.
 #[inline(always)]
 unsafe fn keep(connection: &Connection) {
-    let held = since(connection.opened_ns);
-    // SAFETY: map values.
+    let Some(peer) = known(&connection.peer, connection.opened_ns) else { return };
+    // SAFETY: a map value.
     unsafe {
-        if let Some(peer) = PEERS.get_ptr_mut(&connection.peer) {
-            add(&raw mut (*peer).connections, 1);
-            add(&raw mut (*peer).sent_bytes, connection.sent_bytes);
-            add(&raw mut (*peer).received_bytes, connection.received_bytes);
-            add(&raw mut (*peer).connect_ns, connection.connect_ns);
-            add(&raw mut (*peer).held_ns, held);
-            add(&raw mut (*peer).answer_ns, connection.answer_ns);
-            if connection.connect_ns != 0 {
-                maps::fetch_add(&raw mut (*peer).open, u64::MAX);
-            }
-            return;
-        }
-        let first = Peer {
-            connections: 1,
-            sent_bytes: connection.sent_bytes,
-            received_bytes: connection.received_bytes,
-            connect_ns: connection.connect_ns,
-            held_ns: held,
-            first_ns: connection.opened_ns,
-            answer_ns: connection.answer_ns,
-            ..NO_PEER
-        };
-        if PEERS.insert(&connection.peer, &first, 0).is_err()
-            && let Some(losses) = maps::losses()
-        {
-            add(&raw mut (*losses).peers, 1);
+        add(&raw mut (*peer).connections, 1);
+        add(&raw mut (*peer).sent_bytes, connection.sent_bytes);
+        add(&raw mut (*peer).received_bytes, connection.received_bytes);
+        add(&raw mut (*peer).connect_ns, connection.connect_ns);
+        add(&raw mut (*peer).held_ns, since(connection.opened_ns));
+        add(&raw mut (*peer).answer_ns, connection.answer_ns);
+        if connection.connect_ns != 0 && (*peer).open != 0 {
+            maps::fetch_add(&raw mut (*peer).open, u64::MAX);
         }
     }
 }

@@ -21,7 +21,7 @@ use std::time::{Duration, Instant};
 use tracked_cgroup::TrackedCgroup;
 
 const SWITCH_PAIRS: usize = 15;
-const COMPILE_PAIRS: usize = 10;
+const COMPILE_PAIRS: usize = 30;
 const ACCOUNTED_COMPILES: usize = 5;
 
 /// What is attached in the second half of a pair.

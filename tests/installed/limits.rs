@@ -41,35 +41,16 @@ fn a_job_over_a_hard_limit_is_recorded_as_out_of_memory() {
 fn a_reclaim_target_follows_a_job_that_grows() {
     ensure_started();
     if fs::read_to_string("/sys/fs/cgroup/cgroup.controllers").is_ok_and(|all| all.contains("memory")) {
-        let name = "grower";
-        for _ in 0..2 {
-            let run = output(&[
-                "standin",
-                "run",
-                "--require-agent",
-                "--name",
-                name,
-                "--",
-                "perl",
-                "-e",
-                &eater(40, 2),
-            ]);
-            assert!(run.status.success(), "{run:?}");
-            assert_eq!(result_of(name), "exit 0");
-        }
-        let run = output(&[
-            "standin",
-            "run",
-            "--require-agent",
-            "--name",
-            name,
-            "--",
-            "perl",
-            "-e",
-            &eater(220, 3),
-        ]);
-        assert!(run.status.success(), "it is held back, not stopped: {run:?}");
-        assert_eq!(result_of(name), "exit 0");
+        let grow = |mebibytes, hold_s| {
+            let eat = eater(mebibytes, hold_s);
+            let run =
+                output(&["standin", "run", "--require-agent", "--name", "grower", "--", "perl", "-e", &eat]);
+            assert!(run.status.success(), "it is held back, not stopped: {run:?}");
+            assert_eq!(result_of("grower"), "exit 0");
+        };
+        grow(40, 2);
+        grow(40, 2);
+        grow(220, 3);
         let raised = "SELECT count(*) FROM event_log WHERE kind = 'limit_raised' AND task_type = 'grower'";
         wait_until("that it followed is in the log", || {
             recorded::<i64>(raised).is_some_and(|count| count > 0)

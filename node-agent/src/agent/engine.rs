@@ -5,7 +5,7 @@ use super::recover;
 use super::task::{Plan, Task};
 use crate::cgroup::{Applied, CgroupError, Hierarchies, RunCgroup};
 use crate::config::{Config, Share};
-use crate::fingerprint::{Coverage, Fingerprint, Measures, Peer, Source};
+use crate::fingerprint::{Coverage, Fingerprint, Measures, PEERS_MAX, Peer, Source};
 use crate::host::{self, Capacity, ProcessId};
 use crate::predict::Prediction;
 use crate::probe::{CgroupChange, Instance, Measure, Options, Probes, Slot, State};
@@ -329,15 +329,18 @@ impl Engine {
         self.probes.as_ref().ok().map(|probes| probes.demand(slot))
     }
 
-    /// Whom the tasks of a slot talked to.
+    /// With whom the tasks of a slot exchanged the most bytes, at most [`PEERS_MAX`]; `None` where connections are
+    /// not seen.
     pub(super) fn peers(&self, slot: Slot) -> Option<Vec<Peer>> {
-        self.probes.as_ref().ok().map(|probes| probes.peers(slot))
+        let mut peers = self.all_peers(slot)?;
+        peers.truncate(PEERS_MAX);
+        Some(peers)
     }
 
     /// All whom the tasks of a slot talked to; `None` where connections are not seen.
     pub(super) fn all_peers(&self, slot: Slot) -> Option<Vec<Peer>> {
         let probes = self.probes.as_ref().ok().filter(|probes| probes.has(Measure::Connections))?;
-        Some(probes.all_peers(slot))
+        Some(probes.peers(slot))
     }
 
     /// What is to be done about once a second.

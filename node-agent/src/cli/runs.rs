@@ -70,20 +70,24 @@ pub(super) fn table(runs: &[RunRow]) -> Table {
         ("MEMORY", Right),
         ("ENDING", Left),
     ]);
-    let or_dash = |text: Option<String>| text.unwrap_or_else(|| "-".into());
     for run in runs {
-        table.row([
-            run.run_id.0.to_string(),
-            run.task_type.clone(),
-            run.user.clone(),
-            when::ago(run.started_at_ms),
-            or_dash(run.duration_s.map(format_duration)),
-            or_dash(run.cpu_cores_mean.map(|cores| format!("{cores:.2}"))),
-            or_dash(run.memory_peak_bytes.map(format_bytes)),
-            ending(run),
-        ]);
+        let [started, duration, cores, memory, ending] = in_short(run);
+        let (task, user) = (run.task_type.clone(), run.user.clone());
+        table.row([run.run_id.0.to_string(), task, user, started, duration, cores, memory, ending]);
     }
     table
+}
+
+/// When a run started, how long it took, its mean cores, its peak memory, and how it ended.
+pub(super) fn in_short(run: &RunRow) -> [String; 5] {
+    let or_dash = |text: Option<String>| text.unwrap_or_else(|| "-".into());
+    [
+        when::ago(run.started_at_ms),
+        or_dash(run.duration_s.map(format_duration)),
+        or_dash(run.cpu_cores_mean.map(|cores| format!("{cores:.2}"))),
+        or_dash(run.memory_peak_bytes.map(format_bytes)),
+        ending(run),
+    ]
 }
 
 /// How a run ended, or that it has not.

@@ -18,7 +18,7 @@ use crate::store::failover::FailoverRow;
 use crate::store::read::{AccuracySummary, RunDetail, RunRow, TaskDetail, TaskRow};
 use crate::store::record::RunId;
 use crate::store::{Reader, StoreError};
-use crate::units::{format_bytes, format_duration};
+use crate::units::format_bytes;
 use clap::Args;
 use clap_complete::ArgValueCandidates;
 use serde::Serialize;
@@ -281,16 +281,9 @@ fn recent(recent_runs: &[RunRow]) -> Table {
         ("MEMORY", Right),
         ("ENDING", Left),
     ]);
-    let or_dash = |text: Option<String>| text.unwrap_or_else(|| "-".into());
     for run in recent_runs.iter().take(RECENT_SHOWN) {
-        table.row([
-            run.run_id.0.to_string(),
-            when::ago(run.started_at_ms),
-            or_dash(run.duration_s.map(format_duration)),
-            or_dash(run.cpu_cores_mean.map(|cores| format!("{cores:.2}"))),
-            or_dash(run.memory_peak_bytes.map(format_bytes)),
-            runs::ending(run),
-        ]);
+        let [started, duration, cores, memory, ending] = runs::in_short(run);
+        table.row([run.run_id.0.to_string(), started, duration, cores, memory, ending]);
     }
     table
 }

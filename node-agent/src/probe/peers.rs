@@ -6,7 +6,7 @@ use std::net::{Ipv4Addr, Ipv6Addr};
 use aya::Pod;
 
 use super::{Probes, Slot};
-use crate::fingerprint::{self, PEERS_MAX};
+use crate::fingerprint;
 use crate::host;
 
 /// "Only where there is an entry", of include/uapi/linux/bpf.h.
@@ -35,16 +35,9 @@ impl Probes {
         counters.tcp_connects + counters.tcp_accepts + counters.tcp_connects_failed > 0
     }
 
-    /// The peers with the most bytes, at most [`PEERS_MAX`].
-    pub fn peers(&self, slot: Slot) -> Vec<fingerprint::Peer> {
-        let mut peers = self.all_peers(slot);
-        peers.truncate(PEERS_MAX);
-        peers
-    }
-
     /// All peers that are known, the most bytes first. Looks at every connection that is followed, unless the cgroup
     /// had none.
-    pub fn all_peers(&self, slot: Slot) -> Vec<fingerprint::Peer> {
+    pub fn peers(&self, slot: Slot) -> Vec<fingerprint::Peer> {
         if !self.has_connections(slot) {
             return Vec::new();
         }
