@@ -6,7 +6,7 @@ use std::collections::VecDeque;
 use std::rc::Rc;
 use std::sync::LazyLock;
 
-/// Neighbours that are averaged.
+/// Neighbours of which the median is taken.
 const NEIGHBOURS: usize = 5;
 /// A line never leaves `LOWEST × smallest … HIGHEST × largest` of what was seen.
 const LOWEST: f64 = 0.7;
@@ -67,7 +67,7 @@ pub enum Base {
     Line(usize),
     /// A power law over it: a line over logarithms.
     Power(usize),
-    /// Mean of the runs nearest to it in the logarithm.
+    /// Median of the runs nearest to it in the logarithm.
     Nearest(usize),
     /// Median of runs with the same word in the category of this place.
     SameWord(usize),
@@ -192,7 +192,7 @@ impl Past {
     }
 
     fn nearest(&self, place: usize, x: f64) -> Option<f64> {
-        let mut nearest = [(f64::INFINITY, 0.0); NEIGHBOURS];
+        let mut nearest = [(f64::INFINITY, 0.0_f64); NEIGHBOURS];
         let mut count = 0;
         for row in &self.rows {
             let Some(other) = row.known.log(place) else { continue };
@@ -204,7 +204,9 @@ impl Past {
             nearest[slot] = (distance, row.y);
         }
         let count = count.min(NEIGHBOURS);
-        (count > 0).then(|| nearest[..count].iter().map(|(_, y)| y).sum::<f64>() / count as f64)
+        let nearest = &mut nearest[..count];
+        nearest.sort_by(|a, b| a.1.total_cmp(&b.1));
+        (count > 0).then(|| median(nearest.iter().map(|(_, y)| (*y, 1.0))))
     }
 
     fn same_word(&self, place: usize, word: &str) -> Option<f64> {

@@ -1,7 +1,7 @@
 //! One resource: from past runs to an expected value, an upper bound, and the reason in words.
 //!
 //! - **Expected** is what the model says that had the least absolute error on this task's past, times the median of
-//!   its own errors.
+//!   its own errors, drawn towards 1 where they are few.
 //! - **Upper**, of memory, is the cheapest reservation (see [`super::learner`]) with [`MEMORY_EXTRA_BYTES`] on top and
 //!   at least [`MEMORY_LEAST_BYTES`]: memory is what a wrong bound kills for, so it is priced. Of everything else
 //!   it is the bound of the same model's errors at `1 − risk`; of run time and mean cores it is then calibrated by how
@@ -318,7 +318,7 @@ impl Evidence {
             Base::Median => "the median".into(),
             Base::Line(_) => format!("the line over {name}"),
             Base::Power(_) => format!("the power law over {name}"),
-            Base::Nearest(_) => format!("the mean of the 5 nearest by {name}"),
+            Base::Nearest(_) => format!("the median of the 5 nearest by {name}"),
             Base::SameWord(_) => format!("the median for the same {name}"),
         }
     }

@@ -34,6 +34,8 @@ pub const SPREAD_PRIOR_RUNS: f64 = 2.0;
 pub const BOUND_SPREAD_PRIOR: f64 = 0.25;
 /// See [`SPREAD_PRIOR_RUNS`].
 pub const BOUND_PRIOR_RUNS: f64 = 2.0;
+/// How many runs the model's own word counts for when it is corrected by the median of its errors.
+pub const CORRECTION_PRIOR_RUNS: f64 = 2.0;
 /// Largest logarithm of the spread's margin.
 const SPREAD_MARGIN_MAX: f64 = 0.7;
 /// Multiplier after one run, when there is no error to learn from.
@@ -62,7 +64,7 @@ pub enum Objective {
         /// Price of one step, as a share of need × time.
         per_step: f64,
     },
-    /// A quantile.
+    /// A quantile, with errors drawn towards none ([`CORRECTION_PRIOR_RUNS`]).
     Quantile(f64),
 }
 
@@ -225,7 +227,9 @@ fn candidate(base: Base, value: f64, sorted: &[Weighted], objective: Objective) 
             residual::cheapest(sorted, Price::Kill { per_failure }, margin())
         }
         Objective::Grow { step, per_step } => residual::cheapest(sorted, Price::Grow { step, per_step }, 1.0),
-        Objective::Quantile(quantile) => residual::cheapest(sorted, Price::Pinball { quantile }, 1.0),
+        Objective::Quantile(quantile) => {
+            residual::cheapest_drawn_to_one(sorted, Price::Pinball { quantile }, CORRECTION_PRIOR_RUNS)
+        }
     };
     let cold = if matches!(objective, Objective::Quantile(_)) { 1.0 } else { COLD };
     let total: f64 = sorted.iter().map(|w| w.weight).sum();

@@ -210,6 +210,22 @@ pub(super) fn cheapest(sorted: &[Weighted], price: Price, margin: f64) -> Option
     best
 }
 
+/// The cheapest multiplier drawn towards 1, as if `runs` more runs had needed just what the model said, and what that
+/// would have cost. Few errors fit any multiplier: without this the model that can be corrected best after the fact
+/// is chosen before the one that needs no correction. `None` without errors.
+pub(super) fn cheapest_drawn_to_one(sorted: &[Weighted], price: Price, runs: f64) -> Option<Choice> {
+    let count = sorted.len() as f64;
+    let multiplier = cheapest(sorted, price, 1.0)?.multiplier.powf(count / (count + runs));
+    let (mut below, mut above) = (Sums::default(), Sums::default());
+    for residual in sorted {
+        if residual.ratio <= multiplier { &mut below } else { &mut above }.add(residual, 1.0);
+    }
+    let total = below.weight + above.weight;
+    let share_above = if total > 0.0 { above.weight / total } else { 0.0 };
+    let cost = price.of(multiplier, sorted.last()?.ratio, &below, &above);
+    Some(Choice { multiplier, cost, share_above })
+}
+
 /// Weighted standard deviation of the logarithms, drawn towards `prior` as if `prior_runs` had shown it.
 pub(super) fn spread(sorted: &[Weighted], prior: f64, prior_runs: f64) -> f64 {
     let total: f64 = sorted.iter().map(|w| w.price).sum();
@@ -287,6 +303,19 @@ mod tests {
         let at = |per_failure| cheapest(&of(&ratios), Price::Kill { per_failure }, 1.0).unwrap();
         assert_eq!((at(0.0).multiplier, at(50.0).multiplier), (1.0, 3.0));
         assert!(at(0.0).share_above > at(50.0).share_above);
+    }
+
+    #[test]
+    fn few_errors_correct_little_and_many_all() {
+        let pinball = Price::Pinball { quantile: 0.5 };
+        let at = |runs| cheapest_drawn_to_one(&of(&vec![4.0; runs]), pinball, 2.0).unwrap();
+        assert!((at(2).multiplier - 2.0).abs() < 1e-9 && at(100).multiplier > 3.85);
+        // Two errors of 2 are left over, at half a unit each.
+        assert!((at(2).cost - 2.0).abs() < 1e-9 && at(2).share_above == 1.0, "{:?}", at(2));
+        let errors = of(&[0.5, 1.0, 3.0, 4.0, 5.0]);
+        let not_drawn = cheapest_drawn_to_one(&errors, pinball, 0.0).unwrap();
+        assert_eq!(not_drawn, cheapest(&errors, pinball, 1.0).unwrap());
+        assert_eq!(cheapest_drawn_to_one(&[], pinball, 2.0), None);
     }
 
     #[test]
