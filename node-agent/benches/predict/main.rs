@@ -8,11 +8,12 @@
 mod hours;
 mod traces;
 
+use standin::agent::learnt::LearntTasks;
 use standin::fingerprint::key::{Feature, FeatureValue, TaskKey};
 use standin::fingerprint::{Fingerprint, Measured};
 use standin::host::ProcessId;
 use standin::predict::sizing::{Sizing, TooSmall};
-use standin::predict::{HISTORY_MAX, History, Observation, RESOURCES, predict, seasonal};
+use standin::predict::{HISTORY_MAX, History, Learnt, Observation, RESOURCES, predict, seasonal};
 use standin::size::Policy;
 use standin::store::past::ForeignRun;
 use standin::store::record::{Engine, NewRun};
@@ -72,7 +73,9 @@ fn costs() {
         sizing.ended(n as usize, &features(n), need(n), 60.0);
         n += 1;
     });
-    println!("10,000 runs behind it, state kept: predict {kept:?}, update {update:?} (one resource)");
+    println!(
+        "10,000 runs behind it, state of a replay kept: predict {kept:?}, update {update:?} (one resource)"
+    );
     let observation = |n| Observation {
         values: [Some(need(n)); RESOURCES],
         censored: [false; RESOURCES],
@@ -81,15 +84,46 @@ fn costs() {
     let runs: Vec<_> = (0..HISTORY_MAX as u64).map(observation).collect();
     let history =
         History { task_and_user: runs.clone(), task: runs.clone(), host: runs, ..History::default() };
-    let whole = median(100, || _ = black_box(predict(black_box(&history), &asked, 0.05)));
-    println!(
-        "rebuilt from the newest {HISTORY_MAX} runs, all {RESOURCES} resources: {whole:?}, {:.1} × {RESOURCES} predictions \
-         with their state kept",
-        whole.as_secs_f64() / (RESOURCES as f64 * kept.as_secs_f64())
-    );
+    state_of_an_agent("four features", &history, &asked);
+    let mut bare = history.clone();
+    bare.task_and_user.iter_mut().for_each(|run| run.features.clear());
+    state_of_an_agent("no features", &bare, &[]);
     let hours: Vec<f64> = (0..HISTORY_MAX as u64).map(need).collect();
     let next = median(100, || _ = black_box(seasonal::next_hour(black_box(&hours), 0.9)));
     println!("next hour of one resource, from {HISTORY_MAX} hours: {next:?}");
+}
+
+/// What a prediction costs from what the agent keeps of a task, and what that costs.
+fn state_of_an_agent(what: &str, history: &History, asked: &[Feature]) {
+    let rebuilt = median(100, || _ = black_box(predict(black_box(history), asked, 0.05)));
+    let learn = median(100, || _ = black_box(Learnt::of(black_box(history))));
+    let learnt = Learnt::of(history);
+    let tell = median(1000, || _ = black_box(learnt.predict(black_box(history), asked, 0.05)));
+    let one = |time: Duration| time / RESOURCES as u32;
+    println!(
+        "{HISTORY_MAX} runs or more, {what}, all {RESOURCES} resources: predict rebuilt {rebuilt:?}, from kept state {tell:?} \
+         ({:?} each); state made in {learn:?} ({:?} each), takes {} kB",
+        one(tell),
+        one(learn),
+        learnt.bytes() / 1000
+    );
+}
+
+/// The same with a database in it, as a start does: a task whose state is kept, and one whose is not.
+fn starts(reader: &Reader, key: &TaskKey) {
+    let rebuilt = median(50, || _ = black_box(predict(&reader.history(key).unwrap(), &features(77), 0.05)));
+    let mut tasks = LearntTasks::default();
+    let kept = median(200, || {
+        let learnt = tasks.of(reader, key).unwrap();
+        let around = reader.around(key, !learnt.is_complete()).unwrap();
+        black_box(learnt.predict(&around, &features(77), 0.05));
+    });
+    let same = median(200, || _ = black_box(reader.runs_behind(key).unwrap()));
+    let around = median(200, || _ = black_box(reader.around(key, false).unwrap()));
+    println!(
+        "a start's prediction, database included: rebuilt {rebuilt:?}, from kept state {kept:?} (of it, whether its runs are \
+         the same {same:?}, what goes on and how bounds held {around:?})"
+    );
 }
 
 /// Runs in the database that interactive use is measured at.
@@ -112,6 +146,7 @@ fn database() {
     let key = TaskKey { task_type: "task 7".into(), uid: 1000 };
     let history = median(50, || _ = black_box(reader.history(&key).unwrap()));
     println!("{wanted} runs: reading the history of a task {history:?}");
+    starts(&reader, &key);
     drop(store);
     for verb in [["ls", ""], ["show", "task 7"], ["predict", "task 7"], ["explain", "task 7"]] {
         let arguments: Vec<_> = verb.iter().filter(|word| !word.is_empty()).collect();

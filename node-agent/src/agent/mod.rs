@@ -8,6 +8,7 @@ mod all_tasks;
 pub mod embedded;
 mod engine;
 mod follow;
+pub mod learnt;
 mod recover;
 pub mod server;
 mod task;

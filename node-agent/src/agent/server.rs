@@ -27,6 +27,7 @@ mod steering;
 mod strays;
 
 use super::{Engine, EngineOptions, Task, recover, terms};
+use crate::agent::learnt::LearntTasks;
 use crate::config::{Config, ConfigError};
 use crate::fingerprint::Measured;
 use crate::fingerprint::key::{Feature, TaskKey};
@@ -75,6 +76,7 @@ struct Agent {
     writer: Writer,
     reader: RefCell<Reader>,
     forecasts: RefCell<Forecasts>,
+    learnt: RefCell<LearntTasks>,
     others: RefCell<others::Others>,
     budget: RefCell<budget::Budget>,
     /// How long the last look at what the probes have took.
@@ -259,6 +261,7 @@ impl Agent {
             writer: Writer::start(store)?,
             reader: RefCell::new(reader),
             forecasts: RefCell::default(),
+            learnt: RefCell::default(),
             others: RefCell::new(others),
             budget: RefCell::default(),
             drain: Cell::default(),

@@ -195,6 +195,7 @@ fn own(families: &mut Families, seen: &Seen, beside: &Beside) {
     families.put(names::AGENT_START, &[], agent.since_ms as f64 / 1e3);
     families.put(names::AGENT_CPU, &[], agent.own.cpu_ms as f64 / 1e3);
     families.put(names::AGENT_MEMORY, &[], agent.own.rss_bytes as f64);
+    families.put(names::AGENT_LEARNT, &[], seen.learnt_bytes as f64);
     families.put(names::AGENT_TASKS, &[], agent.running as f64);
     families.put(names::AGENT_CGROUPS, &[], agent.host_cgroups as f64);
     families.put(names::AGENT_RECORDED, &[], agent.recorded as f64);

@@ -37,6 +37,8 @@ pub struct Seen {
     pub accuracy: BTreeMap<&'static str, Accuracy>,
     /// How long whoever waits for the longest has waited, seconds; 0 if nobody does.
     pub longest_wait_s: f64,
+    /// What was learnt of tasks takes in memory.
+    pub learnt_bytes: usize,
     /// How long making the snapshot held the agent up.
     pub took: Duration,
 }

@@ -79,6 +79,7 @@ metrics! {
     AGENT_START GAUGE "standin_agent_start_time_seconds" [] "When the agent started, seconds since 1970.";
     AGENT_CPU COUNTER "standin_agent_cpu_seconds_total" [] "CPU time of the agent.";
     AGENT_MEMORY GAUGE "standin_agent_resident_memory_bytes" [] "Resident memory of the agent, its share of the probes' maps included.";
+    AGENT_LEARNT GAUGE "standin_agent_learnt_bytes" [] "Of that, what was learnt of tasks, for the next predictions: at most 4 MiB.";
     AGENT_TASKS GAUGE "standin_agent_tasks" [] "Runs that the agent measures.";
     AGENT_CGROUPS GAUGE "standin_agent_host_cgroups" [] "Cgroups of others that have used the CPU and are measured.";
     AGENT_RECORDED COUNTER "standin_agent_recorded_runs_total" [] "Runs recorded since the agent started.";

@@ -3,8 +3,7 @@
 
 use super::learner::{DECAY, RING_MAX};
 use std::collections::VecDeque;
-use std::rc::Rc;
-use std::sync::LazyLock;
+use std::sync::{Arc, LazyLock};
 
 /// Neighbours of which the median is taken.
 const NEIGHBOURS: usize = 5;
@@ -27,11 +26,11 @@ pub(super) struct Known {
     /// Numbers and their logarithms; NaN where not known.
     x: Vec<(f64, f64)>,
     /// Categories; `None` where not known.
-    words: Vec<Option<Rc<str>>>,
+    words: Vec<Option<Arc<str>>>,
 }
 
 impl Known {
-    pub(super) fn new(x: impl IntoIterator<Item = f64>, words: Vec<Option<Rc<str>>>) -> Self {
+    pub(super) fn new(x: impl IntoIterator<Item = f64>, words: Vec<Option<Arc<str>>>) -> Self {
         Self { x: x.into_iter().map(|x| (x, logarithm(x))).collect(), words }
     }
 
@@ -128,6 +127,18 @@ pub(super) struct Past {
 impl Past {
     pub(super) fn len(&self) -> usize {
         self.rows.len()
+    }
+
+    /// What it takes in memory, bytes; words that runs share count once per run, as what points to them does.
+    pub(super) fn bytes(&self) -> usize {
+        let known = |known: &Known| {
+            known.x.capacity() * size_of::<(f64, f64)>()
+                + known.words.capacity() * size_of::<Option<Arc<str>>>()
+        };
+        self.rows.capacity() * size_of::<Row>()
+            + self.rows.iter().map(|row| known(&row.known)).sum::<usize>()
+            + (self.lines.capacity() + self.powers.capacity()) * size_of::<Sums>()
+            + self.sorted.capacity() * size_of::<(f64, u64)>()
     }
 
     /// Largest value of those kept.

@@ -7,7 +7,7 @@
 use super::base::{Base, Known};
 use crate::fingerprint::key::{Feature, FeatureValue};
 use std::collections::{BTreeMap, BTreeSet};
-use std::rc::Rc;
+use std::sync::Arc;
 
 /// Most numbers looked at.
 pub const NUMBERS_MAX: usize = 3;
@@ -64,7 +64,7 @@ impl Columns {
     /// Chooses from runs: their features and needs.
     pub(super) fn choose<'a>(runs: impl Iterator<Item = (&'a [Feature], f64)>) -> Self {
         let mut numbers: BTreeMap<&str, Together> = BTreeMap::new();
-        let mut words: BTreeMap<&str, BTreeSet<Rc<str>>> = BTreeMap::new();
+        let mut words: BTreeMap<&str, BTreeSet<Arc<str>>> = BTreeMap::new();
         let mut count = 0;
         for (features, y) in runs {
             count += 1;
@@ -101,6 +101,14 @@ impl Columns {
             .collect()
     }
 
+    /// What they take in memory, bytes.
+    pub(super) fn bytes(&self) -> usize {
+        let names = self.numbers.iter().map(|(name, _)| name).chain(&self.words);
+        self.numbers.capacity() * size_of::<(String, f64)>()
+            + self.words.capacity() * size_of::<String>()
+            + names.map(String::capacity).sum::<usize>()
+    }
+
     /// The number by which runs are near or far.
     pub(super) fn main(&self) -> Option<usize> {
         self.numbers.first().map(|_| 0)
@@ -133,11 +141,11 @@ impl Columns {
 /// Of this one the hour of the day is the category.
 const HOUR: &str = "hour_of_week";
 
-fn word(feature: &Feature) -> Option<Rc<str>> {
+fn word(feature: &Feature) -> Option<Arc<str>> {
     match &feature.value {
-        FeatureValue::Category(word) => Some(Rc::from(word.as_str())),
+        FeatureValue::Category(word) => Some(Arc::from(word.as_str())),
         FeatureValue::Number(hour) if feature.name == HOUR => {
-            Some(Rc::from(format!("{} h", hour.rem_euclid(24.0).floor()).as_str()))
+            Some(Arc::from(format!("{} h", hour.rem_euclid(24.0).floor()).as_str()))
         }
         FeatureValue::Number(_) => None,
     }

@@ -49,6 +49,7 @@ const VALUE_MAX: f64 = 1e18;
 const COLD_UPPER: f64 = 2.0;
 
 /// What one level knows about one resource.
+#[derive(Clone, Debug)]
 pub(super) struct Evidence {
     pub(super) level: Level,
     pub(super) columns: Columns,
@@ -57,22 +58,17 @@ pub(super) struct Evidence {
     bound: Option<f64>,
     /// What the next run may need, as a multiple of `bound`.
     bound_margin: f64,
+    /// Where the newest runs are hours of something that goes on, these.
+    hours: Vec<(u32, f64)>,
 }
 
-/// The estimate for `resource`, or `None` if no level knows anything.
-pub(super) fn estimate(
-    history: &History,
-    features: &[Feature],
-    resource: Resource,
-    risk: f64,
-) -> Option<Estimate> {
-    let risk = if risk.is_finite() { risk.clamp(0.001, 0.5) } else { RISK_DEFAULT };
-    let evidence = evidence(history, resource)?;
-    Some(evidence.estimate(features, history, resource, risk))
-}
-
-/// The level that speaks.
+/// The level that speaks for `resource`, `None` if none knows anything.
 pub(super) fn evidence(history: &History, resource: Resource) -> Option<Evidence> {
+    of_task(history, resource).or_else(|| of_host(history, resource))
+}
+
+/// What runs of the task itself say.
+pub(super) fn of_task(history: &History, resource: Resource) -> Option<Evidence> {
     let own = Evidence::of(&history.task_and_user, Level::TaskAndUser, resource);
     if own.samples() > 0 {
         return Some(own);
@@ -81,9 +77,11 @@ pub(super) fn evidence(history: &History, resource: Resource) -> Option<Evidence
     if task.samples() > 0 {
         return Some(task);
     }
-    if let Some(bounded) = [own, task].into_iter().find(|level| level.bound.is_some()) {
-        return Some(bounded);
-    }
+    [own, task].into_iter().find(|level| level.bound.is_some())
+}
+
+/// What runs of other tasks say.
+pub(super) fn of_host(history: &History, resource: Resource) -> Option<Evidence> {
     let mut host = Evidence::of(&history.host, Level::Host, resource);
     // That another kind of task met its limit says nothing about this one.
     host.bound = None;
@@ -97,6 +95,10 @@ pub(super) fn value(run: &Observation, resource: Resource) -> Option<f64> {
 
 impl Evidence {
     fn of(runs: &[Observation], level: Level, resource: Resource) -> Self {
+        let hours = match (level, resource) {
+            (Level::Host, _) | (_, Resource::DurationS) => Vec::new(),
+            _ => seasonal::hours(runs, resource),
+        };
         let most = if resource == Resource::MemoryPeakBytes { MEMORY_RUNS_MAX } else { RUNS_MAX };
         let runs = &runs[..runs.len().min(most)];
         let place = resource as usize;
@@ -117,25 +119,44 @@ impl Evidence {
             learner.push(super::base::Row { y, known: columns.known(&run.features) }, seconds);
         }
         let (bound, bound_margin) = lower_bound(runs, resource);
-        Self { level, columns, learner, bound, bound_margin }
+        Self { level, columns, learner, bound, bound_margin, hours }
     }
 
     pub(super) fn samples(&self) -> usize {
         self.learner.past().len()
     }
 
-    fn estimate(
-        mut self,
+    /// What it takes in memory beside itself, bytes.
+    pub(super) fn bytes(&self) -> usize {
+        self.columns.bytes() + self.learner.bytes() + self.hours.capacity() * size_of::<(u32, f64)>()
+    }
+
+    /// What a run with these features will need. Of `history` what goes on and what became of predictions is looked at.
+    pub(super) fn estimate(
+        &self,
         features: &[Feature],
         history: &History,
         resource: Resource,
         risk: f64,
     ) -> Estimate {
-        let only_bounds = self.samples() == 0;
-        if let (true, Some(bound)) = (only_bounds, self.bound) {
+        let risk = if risk.is_finite() { risk.clamp(0.001, 0.5) } else { RISK_DEFAULT };
+        if let (0, Some(bound)) = (self.samples(), self.bound) {
             // No run ended on its own terms: the largest lower bound is all there is, and counts as one sample.
-            self.learner.push(super::base::Row { y: bound, known: self.columns.known(&[]) }, 1.0);
+            let mut one = self.clone();
+            one.learner.push(super::base::Row { y: bound, known: self.columns.known(&[]) }, 1.0);
+            return one.speak(features, history, resource, risk, true);
         }
+        self.speak(features, history, resource, risk, false)
+    }
+
+    fn speak(
+        &self,
+        features: &[Feature],
+        history: &History,
+        resource: Resource,
+        risk: f64,
+        only_bounds: bool,
+    ) -> Estimate {
         let known = self.columns.known(features);
         let middle = self.learner.candidates(&known, &[], Objective::Quantile(0.5)).first().copied();
         let (upper, model) = match resource {
@@ -150,7 +171,7 @@ impl Evidence {
         let least = if resource == Resource::MemoryPeakBytes { MEMORY_LEAST_BYTES } else { 0.0 };
         let expected = middle.map_or(0.0, |middle| self.middle(&middle));
         let expected = if expected <= negligible(resource) * 1.001 { 0.0 } else { expected };
-        if let Some(estimate) = self.next_hour(features, history, resource, risk) {
+        if let Some(estimate) = self.next_hour(features, resource, risk) {
             return estimate;
         }
         let mut reason = self.reason(resource, model, only_bounds, (upper, censored, least));
@@ -204,22 +225,11 @@ impl Evidence {
     }
 
     /// Where the runs are hours of something that goes on, the next hour.
-    fn next_hour(
-        &self,
-        features: &[Feature],
-        history: &History,
-        resource: Resource,
-        risk: f64,
-    ) -> Option<Estimate> {
-        let runs = match self.level {
-            Level::TaskAndUser => &history.task_and_user,
-            Level::Task => &history.task,
-            Level::Host => return None,
-        };
-        if resource == Resource::DurationS || self.bound.is_some() {
+    fn next_hour(&self, features: &[Feature], resource: Resource, risk: f64) -> Option<Estimate> {
+        if self.bound.is_some() {
             return None;
         }
-        let hours = seasonal::hours(runs, features, resource);
+        let hours = seasonal::series(&self.hours, features);
         let middle = seasonal::next_hour(&hours, 0.5)?;
         let bound = seasonal::next_hour(&hours, 1.0 - risk)?;
         let reason = format!(

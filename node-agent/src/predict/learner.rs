@@ -109,6 +109,12 @@ impl Learner {
         &self.past
     }
 
+    /// What it takes in memory, bytes.
+    pub(super) fn bytes(&self) -> usize {
+        let models = self.models.iter().map(|(_, residuals)| residuals.bytes()).sum::<usize>();
+        self.past.bytes() + models + self.models.capacity() * size_of::<(Base, Residuals)>()
+    }
+
     /// Takes in what a run took, `seconds` long.
     pub(super) fn push(&mut self, row: Row, seconds: f64) {
         let number = self.past.next_number();

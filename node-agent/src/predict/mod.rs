@@ -7,6 +7,7 @@ pub mod columns;
 mod estimate;
 pub mod explain;
 pub mod learner;
+pub mod learnt;
 pub mod licenses;
 mod residual;
 pub mod seasonal;
@@ -16,6 +17,7 @@ mod tests;
 
 use crate::fingerprint::key::Feature;
 pub use estimate::{CENSORED_AGAIN, CENSORED_AGE_MAX, MEMORY_EXTRA_BYTES, MEMORY_LEAST_BYTES, PER_FAILURE};
+pub use learnt::Learnt;
 use serde::{Deserialize, Serialize};
 
 /// What is predicted. The names are those of the column `resource` in the database.
@@ -165,10 +167,5 @@ impl Prediction {
 /// probability that a run exceeds an upper bound; it is brought into 0.001–0.5. Values that are not finite
 /// or are negative are left out, so every estimate is finite and not negative.
 pub fn predict(history: &History, features: &[Feature], risk: f64) -> Prediction {
-    Prediction {
-        estimates: Resource::ALL
-            .into_iter()
-            .filter_map(|resource| estimate::estimate(history, features, resource, risk))
-            .collect(),
-    }
+    Learnt::of(history).predict(history, features, risk)
 }

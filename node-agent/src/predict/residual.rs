@@ -74,6 +74,11 @@ const RUNS_BELOW: u64 = 8;
 pub(super) const LADDER_LEAST: f64 = 2.0;
 
 impl Residuals {
+    /// What they take in memory, bytes.
+    pub(super) fn bytes(&self) -> usize {
+        self.sorted.capacity() * size_of::<Residual>()
+    }
+
     /// The largest ratio.
     pub(super) fn largest(&self) -> Option<f64> {
         self.sorted.last().map(|residual| residual.ratio)

@@ -139,23 +139,28 @@ fn median(values: impl Iterator<Item = f64>) -> Option<f64> {
     }
 }
 
-/// The hours of a task before the one at hand, the oldest first, if its runs, which are newest first, are hours that
-/// followed one another; where one was not measured, what is behind it. Empty otherwise.
-pub(super) fn hours(runs: &[Observation], features: &[Feature], resource: Resource) -> Vec<f64> {
-    let mut hours = Vec::new();
-    let Some(mut next) = hour_of_week(features) else { return hours };
-    for run in runs {
+/// Of runs, which are newest first, those up to the first that is no hour or was not measured: hour of the week and value.
+pub(super) fn hours(runs: &[Observation], resource: Resource) -> Vec<(u32, f64)> {
+    let hour = |run: &Observation| {
         let lasted = run.values[Resource::DurationS as usize].unwrap_or(0.0);
-        let is_hour = (HOUR_S.0..=HOUR_S.1).contains(&lasted);
-        // They begin a little later each time, so that one may skip an hour of the clock.
-        let follows = |hour: &u32| is_hour && (next + 168 - hour) % 168 <= 2;
-        let Some(hour) = hour_of_week(&run.features).filter(follows) else { break };
-        let Some(value) = super::estimate::value(run, resource) else { break };
-        hours.push(value);
-        next = hour;
-    }
-    hours.reverse();
-    hours
+        let hour = hour_of_week(&run.features).filter(|_| (HOUR_S.0..=HOUR_S.1).contains(&lasted))?;
+        Some((hour, super::estimate::value(run, resource)?))
+    };
+    runs.iter().map_while(hour).collect()
+}
+
+/// Of hours, the newest first, those that followed one another up to the one at hand: the oldest first.
+pub(super) fn series(hours: &[(u32, f64)], features: &[Feature]) -> Vec<f64> {
+    let Some(mut next) = hour_of_week(features) else { return Vec::new() };
+    // They begin a little later each time, so that one may skip an hour of the clock.
+    let follows = |(hour, _): &&(u32, f64)| {
+        let follows = (next + 168 - hour) % 168 <= 2;
+        next = *hour;
+        follows
+    };
+    let mut series: Vec<f64> = hours.iter().take_while(follows).map(|(_, value)| *value).collect();
+    series.reverse();
+    series
 }
 
 fn hour_of_week(features: &[Feature]) -> Option<u32> {
@@ -203,9 +208,12 @@ mod tests {
             vec![Feature { name: "hour_of_week".into(), value: FeatureValue::Number(f64::from(hour)) }]
         }
         let runs = [run(0, 3.0), run(167, 2.0), run(166, 1.0), run(160, 9.0)];
-        assert_eq!(hours(&runs, &at(1), Resource::TasksPeak), [1.0, 2.0, 3.0]);
-        assert!(hours(&runs, &at(5), Resource::TasksPeak).is_empty(), "hours are missing");
-        assert!(hours(&runs, &[], Resource::TasksPeak).is_empty());
+        let hours = hours(&runs, Resource::TasksPeak);
+        assert_eq!(series(&hours, &at(1)), [1.0, 2.0, 3.0]);
+        assert!(series(&hours, &at(5)).is_empty(), "hours are missing");
+        assert!(series(&hours, &[]).is_empty());
+        assert!(super::hours(&runs, Resource::DurationS).iter().all(|(_, lasted)| *lasted == 3600.0));
+        assert!(super::hours(&runs, Resource::CpuCoresMean).is_empty(), "not measured");
     }
 
     proptest! {

@@ -42,23 +42,61 @@ static USERS: LazyLock<String> = LazyLock::new(|| {
         "SELECT id, uid FROM task WHERE task_type = ? ORDER BY uid = ? DESC, last_run_id DESC LIMIT {TASK_USERS_MAX}"
     )
 });
+/// The index alone answers it.
+static RUNS_OF_TASK: LazyLock<String> = LazyLock::new(|| {
+    format!(
+        "SELECT run_id FROM observation WHERE task_id = ? AND run_id > ? ORDER BY run_id DESC LIMIT {HISTORY_MAX}"
+    )
+});
 static OF_HOST: LazyLock<String> = LazyLock::new(|| select(""));
 
 /// The history at each level of back-off, newest first.
 pub(super) fn read(db: &Connection, key: &TaskKey) -> Result<History> {
     let (own, task) = of_task_type(db, key)?;
-    let host = newest(db, &OF_HOST, ())?;
     // What is known of runs by others matters only where there are none of this user.
     let (mut own, mut task) = (own, task);
     let speaks = if own.is_empty() { &mut task } else { &mut own };
     features(db, speaks)?;
-    Ok(History {
-        task_and_user: level(own),
-        task: level(task),
-        host: level(host),
-        running: outcomes::running(db, key)?,
-        outcomes: outcomes::read(db)?,
-    })
+    Ok(History { task_and_user: level(own), task: level(task), ..around(db, key, true)? })
+}
+
+/// Which runs the two levels of a task are made of. A run is never changed once it is among them, nor is its number given
+/// to another, so as long as these stay, so does what was learnt from them.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct RunsBehind {
+    own: Vec<i64>,
+    task: Vec<i64>,
+}
+
+impl RunsBehind {
+    /// What it takes in memory beside itself, bytes.
+    pub fn bytes(&self) -> usize {
+        (self.own.capacity() + self.task.capacity()) * size_of::<i64>()
+    }
+}
+
+/// Those of a task now.
+pub(super) fn runs_behind(db: &Connection, key: &TaskKey) -> Result<RunsBehind> {
+    let mut behind = RunsBehind::default();
+    for (task_id, uid) in users(db, key)? {
+        let oldest = behind.task.get(HISTORY_MAX - 1).copied().unwrap_or(0);
+        let mut statement = db.prepare_cached(&RUNS_OF_TASK)?;
+        let runs = statement.query_map((task_id, oldest), |row| row.get(0))?.collect::<Result<Vec<i64>>>()?;
+        if uid == key.uid {
+            behind.own.clone_from(&runs);
+        }
+        behind.task.extend(runs);
+        behind.task.sort_unstable_by_key(|run| std::cmp::Reverse(*run));
+        behind.task.truncate(HISTORY_MAX);
+    }
+    Ok(behind)
+}
+
+/// What predictions need beside what was learnt of the task: the runs of other tasks only `with_host`.
+pub(super) fn around(db: &Connection, key: &TaskKey, with_host: bool) -> Result<History> {
+    let host = if with_host { level(newest(db, &OF_HOST, ())?) } else { Vec::new() };
+    let (running, outcomes) = (outcomes::running(db, key)?, outcomes::read(db)?);
+    Ok(History { host, running, outcomes, ..History::default() })
 }
 
 /// The newest runs of a task type: those of the user, and those of any user.

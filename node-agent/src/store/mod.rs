@@ -45,6 +45,7 @@ use crate::fingerprint::key::TaskKey;
 use crate::host::ProcessId;
 use crate::predict::History;
 pub use error::StoreError;
+pub use history::RunsBehind;
 pub use open::{APPLICATION_ID, SCHEMA_VERSION};
 pub use read::Reader;
 use record::{Ending, LicensesUsed, NewRun, OpenRun, RunId};

@@ -1,6 +1,7 @@
 //! Reading for people and programs: rows with units in their names, which are also what `--json` prints.
 
 use super::error::StoreError;
+use super::history::RunsBehind;
 use super::past::{self, PastRun};
 use super::record::{Engine, OpenRun, RunId};
 use super::{admission, columns, demand, event, history, moment, open, peers, write};
@@ -209,6 +210,35 @@ impl Reader {
     /// As [`Reader::tasks`].
     pub fn history(&self, key: &TaskKey) -> Result<History, StoreError> {
         self.run_query(|db| history::read(db, key))
+    }
+
+    /// Which runs of a task are behind its predictions: what was learnt from them holds as long as they are these.
+    ///
+    /// # Errors
+    /// As [`Reader::tasks`].
+    pub fn runs_behind(&self, key: &TaskKey) -> Result<RunsBehind, StoreError> {
+        self.run_query(|db| history::runs_behind(db, key))
+    }
+
+    /// The part of [`Reader::history`] that is not about past runs of the task; runs of other tasks only `with_host`.
+    ///
+    /// # Errors
+    /// As [`Reader::tasks`].
+    pub fn around(&self, key: &TaskKey, with_host: bool) -> Result<History, StoreError> {
+        self.run_query(|db| history::around(db, key, with_host))
+    }
+
+    /// [`Reader::history`] and [`Reader::runs_behind`] of one moment.
+    ///
+    /// # Errors
+    /// As [`Reader::tasks`].
+    pub fn history_and_runs(&self, key: &TaskKey) -> Result<(History, RunsBehind), StoreError> {
+        self.run_query(|db| {
+            let moment = db.unchecked_transaction()?;
+            let read = (history::read(db, key)?, history::runs_behind(db, key)?);
+            moment.commit()?;
+            Ok(read)
+        })
     }
 
     /// Predictions against what runs then did, newest run first: at most `limit` rows.

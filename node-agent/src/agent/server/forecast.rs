@@ -1,13 +1,16 @@
 //! Predictions made ahead. Reading a long history and learning from it takes longer than all else of a start, so
 //! it is done when a run has ended: the next one that starts with the same features finds its prediction ready.
-//! Others have theirs made when they start.
+//! Others have theirs made when they start, from what was learnt of the task by then ([`LearntTasks`]).
 
 use super::Agent;
+#[cfg(doc)]
+use crate::agent::learnt::LearntTasks;
 use crate::fingerprint::key::{Feature, TaskKey};
-use crate::predict::{Prediction, predict};
+use crate::predict::{Learnt, Prediction};
 use crate::store::{Reader, StoreError};
 use std::collections::{HashMap, HashSet};
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 /// Most predictions that are kept; all are dropped when it is reached.
@@ -51,8 +54,15 @@ impl Agent {
     pub(super) fn predict(&self, key: &TaskKey, features: &[Feature]) -> Result<Prediction, StoreError> {
         match self.forecasts.borrow().find(key, features) {
             Some(prediction) => Ok(prediction),
-            None => Ok(predict(&self.reader.borrow().history(key)?, features, self.config().run.risk)),
+            None => self.predict_now(key, features),
         }
+    }
+
+    fn predict_now(&self, key: &TaskKey, features: &[Feature]) -> Result<Prediction, StoreError> {
+        let reader = self.reader.borrow();
+        let learnt = self.learnt.borrow_mut().of(&reader, key)?;
+        let around = reader.around(key, !learnt.is_complete())?;
+        Ok(learnt.predict(&around, features, self.config().run.risk))
     }
 
     /// Makes the prediction for the next run that is like the one that has just been recorded, on another
@@ -68,15 +78,17 @@ impl Agent {
         tokio::task::spawn_local(async move {
             let (database, risk) = (agent.database.clone(), agent.config().run.risk);
             let task = key.clone();
-            let learnt = tokio::task::spawn_blocking(move || {
-                let history = Reader::open(&database)?.history(&task)?;
-                let prediction = predict(&history, &features, risk);
-                Ok::<_, StoreError>((features, prediction))
+            let made = tokio::task::spawn_blocking(move || {
+                let (history, behind) = Reader::open(&database)?.history_and_runs(&task)?;
+                let learnt = Learnt::of(&history);
+                let prediction = learnt.predict(&history, &features, risk);
+                Ok::<_, StoreError>((features, prediction, behind, learnt))
             });
-            let learnt = learnt.await;
+            let made = made.await;
             agent.forecasts.borrow_mut().under_way.remove(&key);
-            match learnt {
-                Ok(Ok((features, prediction))) => {
+            match made {
+                Ok(Ok((features, prediction, behind, learnt))) => {
+                    agent.learnt.borrow_mut().keep(key.clone(), behind, Arc::new(learnt));
                     agent.forecasts.borrow_mut().keep(key, features, prediction);
                 }
                 Ok(Err(error)) => tracing::warn!("no prediction made ahead: {error}"),

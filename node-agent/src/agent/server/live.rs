@@ -249,6 +249,7 @@ impl Agent {
             overflowed: tally.overflowed(),
             accuracy: tally.accuracy().clone(),
             longest_wait_s,
+            learnt_bytes: self.learnt.borrow().bytes(),
             took: all.took,
         }
     }
