@@ -358,14 +358,12 @@ impl Agent {
     }
 
     fn prune(&self) {
-        let config = self.config();
-        let retention = &config.retention;
         let report = |result| match result {
             Ok(0) => {}
             Ok(runs) => tracing::info!("{runs} old runs dropped"),
             Err(error) => tracing::warn!("old runs not dropped: {error}"),
         };
-        self.writer.prune(retention.runs_per_task, retention.runs, retention.days, Box::new(report));
+        self.writer.prune(self.config().retention, Box::new(report));
     }
 
     /// Records how far every task has come, and ends; the tasks go on.
@@ -423,7 +421,9 @@ impl Agent {
     ) -> Result<(), StoreError> {
         let (done, answer) = oneshot::channel();
         self.writer.finish(run, ended_at_ms, ending, measured, Box::new(move |result| _ = done.send(result)));
-        answer.await.unwrap_or(Err(StoreError::WriterGone))
+        answer.await.unwrap_or(Err(StoreError::WriterGone))?;
+        self.count_recorded();
+        Ok(())
     }
 
     fn status(&self) -> AgentStatus {
