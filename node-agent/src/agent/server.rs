@@ -65,6 +65,9 @@ const HOUSEKEEPING: Duration = Duration::from_secs(1);
 const PRUNING: Duration = Duration::from_secs(3600);
 const PRUNE_EVERY_RUNS: u64 = 1000;
 
+/// Threads for work that blocks: predictions made ahead, reclaim, copies of users' parts of the database.
+const BLOCKING_THREADS_MAX: usize = 4;
+
 /// What the daemon shares between its futures.
 struct Agent {
     /// As it was read last; see [`Agent::config`].
@@ -157,8 +160,12 @@ pub fn serve(
     socket: &Path,
     read_config: &ReadConfig,
 ) -> anyhow::Result<()> {
+    share_arenas();
     let _keeper = keeper::start(Path::new(&config.agent.cgroup_parent));
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .max_blocking_threads(BLOCKING_THREADS_MAX)
+        .enable_all()
+        .build()?;
     LocalSet::new().block_on(&runtime, run(config, database, socket, read_config))
 }
 
@@ -207,6 +214,16 @@ async fn run(
     metrics.inspect(|socket| _ = std::fs::remove_file(socket));
     agent.end().await;
     Ok(())
+}
+
+/// Has all threads take memory from the same two places: glibc gives each thread one of its own, which keeps the most
+/// that this thread ever held (mallopt(3), `M_ARENA_MAX`).
+fn share_arenas() {
+    #[cfg(target_env = "gnu")]
+    // SAFETY: sets a number of the allocator, before there are other threads.
+    unsafe {
+        libc::mallopt(libc::M_ARENA_MAX, 2);
+    }
 }
 
 /// Every task holds a few descriptors; the soft limit is often 1024. Tasks do not inherit this.
