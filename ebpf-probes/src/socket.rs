@@ -16,7 +16,9 @@
 //! *Service time* is measured on accepted connections, from when the last bytes came in before an answer to when
 //! the first bytes of that answer were handed to the kernel. It has no part that the network takes. Where a
 //! client sends its next request before it has the last answer, the time since the newest request is what counts.
-use aya_ebpf::{bindings::BPF_NOEXIST, helpers::bpf_ktime_get_ns, macros::btf_tracepoint, programs::BtfTracePointContext};
+use aya_ebpf::{
+    bindings::BPF_NOEXIST, helpers::bpf_ktime_get_ns, macros::btf_tracepoint, programs::BtfTracePointContext,
+};
 use ebpf_probes::{ABSENT, Connection, Counters, Peer, PeerKey};
 
 use crate::{

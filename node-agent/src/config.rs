@@ -5,6 +5,7 @@ mod sizing;
 pub use sizing::{Admission, Host, License, Share, Size, TaskRule};
 
 use crate::size::Policy;
+pub use crate::store::Retention;
 use serde::Deserialize;
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -131,24 +132,6 @@ impl Default for Metrics {
     }
 }
 
-/// `[retention]`: how long single runs are kept. The totals of a task outlive them.
-#[derive(Clone, Debug, PartialEq, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct Retention {
-    /// Most runs kept of one task and user.
-    pub runs_per_task: u32,
-    /// Most runs kept of all tasks together.
-    pub runs: u32,
-    /// Days after which a run is dropped.
-    pub days: u32,
-}
-
-impl Default for Retention {
-    fn default() -> Self {
-        Self { runs_per_task: 10_000, runs: 1_000_000, days: 365 }
-    }
-}
-
 /// Why a configuration can't be used.
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
@@ -243,6 +226,7 @@ impl Config {
             ("agent.checkpoint_s", self.agent.checkpoint_s, 1, 3_600),
             ("retention.runs_per_task", u64::from(self.retention.runs_per_task), 1, 10_000_000),
             ("retention.runs", u64::from(self.retention.runs), 1, 100_000_000),
+            ("retention.events", u64::from(self.retention.events), 1, 100_000_000),
             ("retention.days", u64::from(self.retention.days), 1, 36_500),
         ];
         match bounds.into_iter().find(|&(_, value, least, most)| value < least || value > most) {
@@ -371,6 +355,7 @@ mod tests {
         "checkpoint_s",
         "risk",
         "runs_per_task",
+        "events",
         "days",
         "reserve_memory",
         "cpu_overcommit",

@@ -28,7 +28,8 @@ const WORD_EVERY: Duration = Duration::from_secs(60);
 const WARM_UP_SHARE: f64 = 0.3;
 
 /// The sandbox's own settings: few runs are kept, so that retention is at work long before the end.
-const CONFIG: &str = "host_cgroups = 64\ncheckpoint_s = 1\n[retention]\nruns_per_task = 300\nruns = 1500\n";
+const CONFIG: &str =
+    "host_cgroups = 64\ncheckpoint_s = 1\n[retention]\nruns_per_task = 300\nruns = 1500\nevents = 3000\n";
 
 fn main() -> Result<ExitCode> {
     let minutes = minutes().context("usage: soak --minutes N")?;

@@ -353,10 +353,7 @@ impl<'a> Embedded<'a> {
             self.recorded(|store| store.finish_run(run, host::now_ms(), &ending, &measured)).map(|()| run)
         });
         if recorded.is_some_and(|run| run.0 % PRUNE_EVERY == 0) {
-            let retention = &self.config.retention;
-            self.recorded(|store| store.prune(retention.runs_per_task, retention.days));
-            self.recorded(|store| store.prune_all(retention.runs));
-            self.recorded(|store| store.prune_events(retention.days));
+            self.recorded(|store| store.prune(&self.config.retention));
         }
         let finished = Finished {
             run: recorded.map(|run| run.0),

@@ -66,6 +66,9 @@ const HOUSEKEEPING: Duration = Duration::from_secs(1);
 const PRUNING: Duration = Duration::from_secs(3600);
 const PRUNE_EVERY_RUNS: u64 = 1000;
 
+/// Threads for work that blocks: predictions made ahead, reclaim, copies of users' parts of the database.
+const BLOCKING_THREADS_MAX: usize = 4;
+
 /// What the daemon shares between its futures.
 struct Agent {
     /// As it was read last; see [`Agent::config`].
@@ -159,8 +162,12 @@ pub fn serve(
     socket: &Path,
     read_config: &ReadConfig,
 ) -> anyhow::Result<()> {
+    share_arenas();
     let _keeper = keeper::start(Path::new(&config.agent.cgroup_parent));
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .max_blocking_threads(BLOCKING_THREADS_MAX)
+        .enable_all()
+        .build()?;
     LocalSet::new().block_on(&runtime, run(config, database, socket, read_config))
 }
 
@@ -209,6 +216,16 @@ async fn run(
     metrics.inspect(|socket| _ = std::fs::remove_file(socket));
     agent.end().await;
     Ok(())
+}
+
+/// Has all threads take memory from the same two places: glibc gives each thread one of its own, which keeps the most
+/// that this thread ever held (mallopt(3), `M_ARENA_MAX`).
+fn share_arenas() {
+    #[cfg(target_env = "gnu")]
+    // SAFETY: sets a number of the allocator, before there are other threads.
+    unsafe {
+        libc::mallopt(libc::M_ARENA_MAX, 2);
+    }
 }
 
 /// Every task holds a few descriptors; the soft limit is often 1024. Tasks do not inherit this.
@@ -361,14 +378,12 @@ impl Agent {
     }
 
     fn prune(&self) {
-        let config = self.config();
-        let retention = &config.retention;
         let report = |result| match result {
             Ok(0) => {}
             Ok(runs) => tracing::info!("{runs} old runs dropped"),
             Err(error) => tracing::warn!("old runs not dropped: {error}"),
         };
-        self.writer.prune(retention.runs_per_task, retention.runs, retention.days, Box::new(report));
+        self.writer.prune(self.config().retention, Box::new(report));
     }
 
     /// Records how far every task has come, and ends; the tasks go on.
@@ -426,7 +441,9 @@ impl Agent {
     ) -> Result<(), StoreError> {
         let (done, answer) = oneshot::channel();
         self.writer.finish(run, ended_at_ms, ending, measured, Box::new(move |result| _ = done.send(result)));
-        answer.await.unwrap_or(Err(StoreError::WriterGone))
+        answer.await.unwrap_or(Err(StoreError::WriterGone))?;
+        self.count_recorded();
+        Ok(())
     }
 
     fn status(&self) -> AgentStatus {

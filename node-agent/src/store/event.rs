@@ -1,5 +1,5 @@
 //! The event log: what standin did, when and to whom. Written in the transaction of the batch it comes with,
-//! read newest first, and bounded: by age with the runs, and by [`EVENTS_MAX`].
+//! read newest first, and bounded by age and number ([`super::Retention`]).
 //!
 //! An event is built where something happens and handed to [`super::Writer::log`], which never waits:
 //!
@@ -15,9 +15,6 @@ use super::record::RunId;
 use crate::host;
 use rusqlite::{Connection, Result, Row, params};
 use serde::Serialize;
-
-/// Most events that are kept; the oldest go first.
-pub const EVENTS_MAX: u32 = 100_000;
 
 /// Longest message, bytes; what is over is cut off.
 const MESSAGE_BYTES_MAX: usize = 4096;
@@ -227,9 +224,12 @@ fn row(row: &Row<'_>) -> Result<EventRow> {
     })
 }
 
-/// Deletes events before a time, and the oldest of more than `keep`.
+/// Deletes events before a time, and the oldest of more than `keep` (0: no bound).
 pub(super) fn prune(db: &Connection, before_ms: i64, keep: u32) -> Result<usize> {
     let old = db.execute("DELETE FROM event WHERE at_ms < ?", [before_ms])?;
+    if keep == 0 {
+        return Ok(old);
+    }
     let surplus = db.execute(
         "DELETE FROM event WHERE id <= (SELECT id FROM event ORDER BY id DESC LIMIT 1 OFFSET ?)",
         [keep],

@@ -47,6 +47,7 @@ use crate::predict::History;
 pub use error::StoreError;
 pub use history::RunsBehind;
 pub use open::{APPLICATION_ID, SCHEMA_VERSION};
+pub use prune::Retention;
 pub use read::Reader;
 use record::{Ending, LicensesUsed, NewRun, OpenRun, RunId};
 use rusqlite::{Connection, TransactionBehavior};
@@ -192,33 +193,21 @@ impl Store {
         self.transaction(|db| event::log(db, event))
     }
 
-    /// Deletes events that are older than `keep_days` days (0 means no bound), and the oldest of more than
-    /// [`event::EVENTS_MAX`]. Returns how many.
-    ///
-    /// # Errors
-    /// As [`Store::begin_run`].
-    pub fn prune_events(&mut self, keep_days: u32) -> Result<usize, StoreError> {
-        let before_ms = prune::before_ms(crate::host::now_ms(), keep_days).unwrap_or(i64::MIN);
-        self.transaction(|db| event::prune(db, before_ms, event::EVENTS_MAX))
-    }
-
-    /// Deletes closed runs beyond the newest `keep_runs_per_task` of each task, and those that ended more
-    /// than `keep_days` days ago; 0 means no bound. What they add up to stays on the row of the task. Returns
-    /// how many were deleted. Their room in the file is used again; the file does not shrink.
+    /// Deletes what is beyond the bounds: closed runs, tasks that have none left (the longest unused first), events.
+    /// What runs add up to stays on the row of their task. Returns how many runs were deleted. Their room in the file
+    /// is used again; the file does not shrink.
     ///
     /// # Errors
     /// As [`Store::begin_run`]. What was deleted before stays deleted.
-    pub fn prune(&mut self, keep_runs_per_task: u32, keep_days: u32) -> Result<usize, StoreError> {
-        self.prune_at(crate::host::now_ms(), keep_runs_per_task, keep_days)
-    }
-
-    /// Deletes closed runs beyond the newest `keep_all` of all tasks together; 0 means no bound. Else as
-    /// [`Store::prune`].
-    ///
-    /// # Errors
-    /// As [`Store::prune`].
-    pub fn prune_all(&mut self, keep_all: u32) -> Result<usize, StoreError> {
-        self.prune_by(&prune::Rule::of_all(keep_all))
+    pub fn prune(&mut self, keep: &Retention) -> Result<usize, StoreError> {
+        let now_ms = crate::host::now_ms();
+        let runs = self.prune_at(now_ms, keep.runs_per_task, keep.days)?
+            + self.prune_by(&prune::Rule::of_all(keep.runs))?;
+        self.transaction(|db| {
+            prune::forget_tasks(db, keep.runs)?;
+            event::prune(db, prune::before_ms(now_ms, keep.days).unwrap_or(i64::MIN), keep.events)
+        })?;
+        Ok(runs)
     }
 
     fn prune_at(&mut self, now_ms: i64, keep_runs: u32, keep_days: u32) -> Result<usize, StoreError> {

@@ -1,10 +1,38 @@
 //! Retention: closed runs beyond a number per task or beyond an age go; triggers of the schema see to it that
-//! the counts of their task stay and its means are those of the runs that are left.
+//! the counts of their task stay and its means are those of the runs that are left. Tasks without runs are bounded too.
 //!
 //! The ids are chosen first and then deleted in their order, portion by portion: runs that started one after
 //! the other lie beside each other in every table, so that a portion touches few pages.
 
 use rusqlite::{Connection, Result, params};
+use serde::Deserialize;
+
+/// `[retention]` of the configuration: what is kept, and for how long. The totals of a task outlive its runs. 0 stands
+/// for no bound.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Retention {
+    /// Most runs kept of one task and user.
+    pub runs_per_task: u32,
+    /// Most runs kept of all tasks together, and most tasks as long as some have no runs.
+    pub runs: u32,
+    /// Most events kept.
+    pub events: u32,
+    /// Days after which a run or an event is dropped.
+    pub days: u32,
+}
+
+impl Default for Retention {
+    fn default() -> Self {
+        Self { runs_per_task: 10_000, runs: 1_000_000, events: 100_000, days: 365 }
+    }
+}
+
+#[cfg(test)]
+impl Retention {
+    /// Everything for ever.
+    pub(super) const UNBOUNDED: Self = Self { runs_per_task: 0, runs: 0, events: 0, days: 0 };
+}
 
 /// Runs chosen at once: what bounds the list of ids in memory.
 pub(super) const CHOICE_MAX: usize = 100_000;
@@ -83,6 +111,25 @@ fn choose_surplus(db: &Connection, keep_runs: u32, at_most: usize) -> Result<usi
          WHERE r.id NOT IN (SELECT id FROM temp.pruned) AND r.id NOT IN (SELECT id FROM run WHERE state = 'running')
          ORDER BY r.id LIMIT ?2",
         params![keep_runs, at_most as i64],
+    )
+}
+
+/// Deletes tasks of which no run is left, the longest unused first, as long as there are more than `keep` tasks
+/// (0: no bound): what their runs added up to would else grow without bound.
+pub(super) fn forget_tasks(db: &Connection, keep: u32) -> Result<usize> {
+    if keep == 0 {
+        return Ok(0);
+    }
+    let tasks: i64 = db.query_row("SELECT count(*) FROM task", [], |row| row.get(0))?;
+    let surplus = tasks - i64::from(keep);
+    if surplus <= 0 {
+        return Ok(0);
+    }
+    db.execute(
+        "DELETE FROM task WHERE id IN (
+             SELECT id FROM task t WHERE NOT EXISTS (SELECT 1 FROM run WHERE task_id = t.id)
+             ORDER BY last_run_id LIMIT ?)",
+        [surplus],
     )
 }
 

@@ -8,7 +8,7 @@
 
 use super::event::Event;
 use super::record::{Ending, LicensesUsed, NewFailover, NewRun, RunId};
-use super::{Store, StoreError};
+use super::{Retention, Store, StoreError};
 use crate::fingerprint::Measured;
 use crate::host::ProcessId;
 use std::sync::Arc;
@@ -77,7 +77,7 @@ enum Step {
 
 enum Command {
     Write(Step, Reply<Option<RunId>>),
-    Prune([u32; 3], Reply<usize>),
+    Prune(Retention, Reply<usize>),
     Flush(Reply<()>),
 }
 
@@ -158,10 +158,9 @@ impl Writer {
         self.try_write(Step::FailedOver(Box::new(failover)), without_id(reply));
     }
 
-    /// Deletes old runs and events, see [`Store::prune`]; `reply` gets how many
-    /// runs. Never waits.
-    pub fn prune(&self, keep_runs_per_task: u32, keep_all: u32, keep_days: u32, reply: Reply<usize>) {
-        self.try_send(Command::Prune([keep_runs_per_task, keep_all, keep_days], reply));
+    /// Deletes old runs and events, see [`Store::prune`]; `reply` gets how many runs. Never waits.
+    pub fn prune(&self, keep: Retention, reply: Reply<usize>) {
+        self.try_send(Command::Prune(keep, reply));
     }
 
     /// Waits until everything sent before is written or has failed.
@@ -269,14 +268,9 @@ fn work(mut store: Store, commands: &Receiver<Command>, failures: &Failures, que
             taken += 1;
             match command {
                 Command::Write(step, reply) => batch.push((step, reply)),
-                Command::Prune([keep_runs, keep_all, keep_days], reply) => {
+                Command::Prune(keep, reply) => {
                     write_batch(&mut store, &mut batch, failures);
-                    let pruned = store.prune(keep_runs, keep_days);
-                    let pruned = pruned.and_then(|runs| store.prune_all(keep_all).map(|more| runs + more));
-                    reply(counted(
-                        pruned.and_then(|runs| store.prune_events(keep_days).map(|_| runs)),
-                        failures,
-                    ));
+                    reply(counted(store.prune(&keep), failures));
                 }
                 Command::Flush(reply) => {
                     write_batch(&mut store, &mut batch, failures);

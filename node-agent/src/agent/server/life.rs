@@ -327,6 +327,5 @@ async fn record(
 ) -> Result<RunId, StoreError> {
     let run = record.settled().await?;
     agent.finish(run, host::now_ms(), ending, measured).await?;
-    agent.count_recorded();
     Ok(run)
 }

@@ -46,7 +46,7 @@ fn an_event_outlives_its_run_and_one_without_a_run_is_no_error() {
     ran(&mut store, &new_run("sort", 1), well(), 100);
     store.log(&Event::new("a", "").run(run)).unwrap();
     store.log(&Event::new("b", "").run(RunId(999))).unwrap();
-    store.prune(1, 0).unwrap();
+    store.prune(&Retention { runs_per_task: 1, ..Retention::UNBOUNDED }).unwrap();
     let rows = Reader::open(store.path()).unwrap().events(&Filter::default(), 9).unwrap();
     assert_eq!(rows.iter().map(|row| row.run_id).collect::<Vec<_>>(), [None, None]);
 }
@@ -62,7 +62,7 @@ fn old_events_and_too_many_go() {
     assert_eq!(crate::store::event::prune(connection, 5, 9).unwrap(), 0);
     assert_eq!(crate::store::event::prune(connection, i64::MIN, 3).unwrap(), 1);
     assert_eq!(kinds(&store, &Filter::default()), ["d", "c", "b"]);
-    assert_eq!(store.prune_events(1).unwrap(), 1);
+    store.prune(&Retention { days: 1, ..Retention::UNBOUNDED }).unwrap();
     assert_eq!(kinds(&store, &Filter::default()), ["d", "b"]);
 }
 

@@ -239,30 +239,47 @@ fn retention_on_a_full_disk_takes_nothing_else_along() {
     // The room that the log has already must not be enough.
     store.connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(())).unwrap();
     let _ = std::fs::write(&filler, vec![1; 16 << 20]);
-    let pruned = store.prune(10, 0);
+    let pruned = store.prune(&Retention { runs_per_task: 10, ..Retention::UNBOUNDED });
     assert!(matches!(pruned, Err(StoreError::NoSpace { .. })), "{pruned:?}");
     let kept = number(&store, "SELECT count(*) FROM run");
     assert!(kept >= 10, "{kept}");
     assert!(store.is_sound().unwrap());
     std::fs::remove_file(&filler).unwrap();
-    store.prune(10, 0).unwrap();
+    store.prune(&Retention { runs_per_task: 10, ..Retention::UNBOUNDED }).unwrap();
     assert_eq!(number(&store, "SELECT count(*) FROM run"), 10);
     assert_eq!(number(&store, "SELECT runs FROM task"), 100, "what they add up to stays");
 }
 
 #[test]
-fn runs_of_all_tasks_together_are_bounded() {
+fn runs_of_all_tasks_together_are_bounded_and_so_are_tasks() {
     let (_directory, mut store) = temporary();
     for number in 0..30 {
         ran(&mut store, &new_run(&format!("once-{number}"), 1), well(), 1);
     }
     let running = store.begin_run(&new_run("old", 1)).unwrap();
     (0..5).for_each(|_| _ = ran(&mut store, &new_run("sort", 1), well(), 1));
-    assert_eq!(store.prune(10, 0).unwrap(), 0, "no task has many");
-    assert_eq!(store.prune_all(4).unwrap(), 31);
+    assert_eq!(
+        store.prune(&Retention { runs_per_task: 10, ..Retention::UNBOUNDED }).unwrap(),
+        0,
+        "no task has many"
+    );
+    assert_eq!(store.prune(&Retention { runs: 4, ..Retention::UNBOUNDED }).unwrap(), 31);
     assert_eq!(number(&store, "SELECT count(*) FROM run"), 5, "and one that is running");
     assert_eq!(store.open_runs().unwrap()[0].id, running);
-    assert_eq!(number(&store, "SELECT sum(runs) FROM task"), 36, "what they add up to stays");
+    assert_eq!(number(&store, "SELECT count(*) FROM task"), 4, "those of which nothing is left are too many");
+    assert_eq!(
+        number(&store, "SELECT runs FROM task WHERE task_type = 'sort'"),
+        5,
+        "what they add up to stays"
+    );
+    let newest = "SELECT count(*) FROM task WHERE task_type IN ('old', 'once-29', 'once-28')";
+    assert_eq!(number(&store, newest), 3, "the longest unused go first");
+    ran(&mut store, &new_run("once-1", 1), well(), 1);
+    assert_eq!(
+        number(&store, "SELECT runs FROM task WHERE task_type = 'once-1'"),
+        1,
+        "one that is back begins anew"
+    );
 }
 
 #[test]

@@ -45,7 +45,7 @@ fn one_bad_command_does_not_take_others_with_it() {
     assert!(matches!(result, Err(StoreError::NotRunning { .. })));
     let mut store = writer.close().unwrap();
     assert_eq!(store.open_runs().unwrap().len(), 50);
-    assert_eq!(store.prune(1, 1).unwrap(), 0);
+    assert_eq!(store.prune(&Retention { runs_per_task: 1, days: 1, ..Retention::UNBOUNDED }).unwrap(), 0);
 }
 
 /// What an agent with all probes writes at the end of a run.
@@ -124,6 +124,6 @@ fn ingest_and_history_among_many_runs() {
     let writer = std::sync::Arc::into_inner(writer).unwrap();
     let mut store = writer.close().unwrap();
     let started = Instant::now();
-    let pruned = store.prune(100, 0).unwrap();
+    let pruned = store.prune(&Retention { runs_per_task: 100, ..Retention::UNBOUNDED }).unwrap();
     eprintln!("prune of {pruned} runs: {:?}", started.elapsed());
 }
