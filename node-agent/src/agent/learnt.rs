@@ -77,9 +77,9 @@ mod tests {
     use crate::host::ProcessId;
     use crate::predict::{History, Observation, RESOURCES};
     use crate::size::Policy;
-    use crate::store::Store;
     use crate::store::past::ForeignRun;
     use crate::store::record::{Ending, Engine, NewRun, RunId};
+    use crate::store::{Retention, Store};
     use proptest::prelude::*;
     use std::collections::VecDeque;
 
@@ -170,7 +170,10 @@ mod tests {
                 });
                 store.import(&runs.collect::<Vec<_>>()).unwrap();
             }
-            Step::Pruned { keep_runs } => _ = store.prune(keep_runs, 0).unwrap(),
+            Step::Pruned { keep_runs } => {
+                let keep = Retention { runs_per_task: keep_runs, runs: 0, events: 0, days: 0 };
+                store.prune(&keep).unwrap();
+            }
             Step::Lost => {
                 under_way.pop_front().into_iter().for_each(|run| store.close_lost(run, n as i64).unwrap());
             }

@@ -144,7 +144,7 @@ impl Learner {
                 if !bounds.is_empty() {
                     residual::add_bounds(&mut sorted, bounds.iter().map(|bound| bound * CENSORED / value));
                 }
-                candidate(*base, value, &sorted, objective)
+                candidate(*base, value, &sorted, objective, residuals.changed_at().is_some())
             })
             .collect();
         // Stable: of equals the simpler model, which comes first.
@@ -222,7 +222,7 @@ impl Learner {
 /// A largest need is worth a retry from this times what failed.
 const WORTH_A_RETRY: f64 = 1.05;
 
-fn candidate(base: Base, value: f64, sorted: &[Weighted], objective: Objective) -> Candidate {
+fn candidate(base: Base, value: f64, sorted: &[Weighted], objective: Objective, changed: bool) -> Candidate {
     let margin = || {
         let spread = residual::spread(sorted, SPREAD_PRIOR, SPREAD_PRIOR_RUNS);
         let count = sorted.len().max(1) as f64;
@@ -234,7 +234,9 @@ fn candidate(base: Base, value: f64, sorted: &[Weighted], objective: Objective) 
         }
         Objective::Grow { step, per_step } => residual::cheapest(sorted, Price::Grow { step, per_step }, 1.0),
         Objective::Quantile(quantile) => {
-            residual::cheapest_drawn_to_one(sorted, Price::Pinball { quantile }, CORRECTION_PRIOR_RUNS)
+            // After a change it is known that the model's own word does not hold.
+            let prior_runs = if changed { 0.0 } else { CORRECTION_PRIOR_RUNS };
+            residual::cheapest_drawn_to_one(sorted, Price::Pinball { quantile }, prior_runs)
         }
     };
     let cold = if matches!(objective, Objective::Quantile(_)) { 1.0 } else { COLD };
