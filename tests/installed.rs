@@ -11,6 +11,8 @@ mod host;
 mod jobs;
 #[path = "installed/limits.rs"]
 mod limits;
+#[path = "installed/power_cut.rs"]
+mod power_cut;
 #[path = "installed/removal.rs"]
 mod removal;
 #[path = "installed/service.rs"]

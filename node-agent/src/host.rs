@@ -75,6 +75,16 @@ pub fn has_the_kernels_pids() -> bool {
     namespace.is_none_or(|namespace| std::os::unix::fs::MetadataExt::ino(&namespace) == FIRST_NAMESPACE)
 }
 
+/// Has all threads take memory from the same two places: glibc gives each thread one of its own, which keeps the most
+/// that this thread ever held (mallopt(3), `M_ARENA_MAX`). For processes that stay; to be called first.
+pub(crate) fn share_arenas() {
+    #[cfg(target_env = "gnu")]
+    // SAFETY: sets a number of the allocator.
+    unsafe {
+        libc::mallopt(libc::M_ARENA_MAX, 2);
+    }
+}
+
 /// Online CPUs, at least 1.
 pub fn cpus() -> usize {
     // SAFETY: sysconf only reads a number.

@@ -63,14 +63,15 @@ fn a_users_service_that_is_killed_whole_leaves_no_cgroup() {
     ensure_started();
     _ = output(&["ip", "link", "set", "lo", "up"]);
     user("alice", true);
-    let run = ["standin", "run", "--require-agent", "--name", "hers", "--shadows", "1", "--", "perl", "-e"];
+    let run =
+        ["standin", "run", "--require-agent", "--name", "her-server", "--shadows", "1", "--", "perl", "-e"];
     let server = server(8088);
     let _launcher = Job::start(&[&["runuser", "-u", "alice", "--"], &run[..], &[&server]].concat());
     wait_until("it serves", || ask(8088).is_some());
-    wait_until("a shadow stands by", || has_shadow("alice", "hers"));
+    wait_until("a shadow stands by", || has_shadow("alice", "her-server"));
     let cgroup = cgroup_of_run(&ask(8088).unwrap());
     assert!(cgroup.is_dir(), "{}", cgroup.display());
-    let supervisor = service("alice", "hers")["pid"].to_string();
+    let supervisor = service("alice", "her-server")["pid"].to_string();
     printed(&["kill", "-KILL", &supervisor]);
     fs::write(cgroup.join("cgroup.kill"), "1").unwrap();
     wait_until("the agent has cleared up", || !cgroup.exists());

@@ -127,11 +127,14 @@ impl Drop for Job {
     }
 }
 
+/// The agent's database, to read.
+pub(crate) fn database() -> rusqlite::Result<rusqlite::Connection> {
+    rusqlite::Connection::open_with_flags(DATABASE, rusqlite::OpenFlags::SQLITE_OPEN_READ_ONLY)
+}
+
 /// One value out of the agent's database; `None` while there is no such row.
 pub(crate) fn recorded<T: rusqlite::types::FromSql>(query: &str) -> Option<T> {
-    let read_only = rusqlite::OpenFlags::SQLITE_OPEN_READ_ONLY;
-    let database = rusqlite::Connection::open_with_flags(DATABASE, read_only).ok()?;
-    database.query_row(query, [], |row| row.get(0)).ok()
+    database().ok()?.query_row(query, [], |row| row.get(0)).ok()
 }
 
 /// How the newest run of a task ended, in the words of `run_summary`, once it has.

@@ -40,8 +40,13 @@ pub(crate) fn install(packages: &[&str]) -> Result<()> {
     if status(&mut install_command(packages))?.success() {
         return Ok(());
     }
-    done(Command::new(APT).args(["update", "-q"]))?;
+    update()?;
     done(&mut install_command(packages))
+}
+
+/// Fetches the lists of packages.
+pub(crate) fn update() -> Result<()> {
+    done(Command::new(APT).args(["update", "-q"]))
 }
 
 fn install_command(packages: &[&str]) -> Command {

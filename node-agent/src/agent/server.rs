@@ -162,7 +162,7 @@ pub fn serve(
     socket: &Path,
     read_config: &ReadConfig,
 ) -> anyhow::Result<()> {
-    share_arenas();
+    host::share_arenas();
     let _keeper = keeper::start(Path::new(&config.agent.cgroup_parent));
     let runtime = tokio::runtime::Builder::new_current_thread()
         .max_blocking_threads(BLOCKING_THREADS_MAX)
@@ -216,16 +216,6 @@ async fn run(
     metrics.inspect(|socket| _ = std::fs::remove_file(socket));
     agent.end().await;
     Ok(())
-}
-
-/// Has all threads take memory from the same two places: glibc gives each thread one of its own, which keeps the most
-/// that this thread ever held (mallopt(3), `M_ARENA_MAX`).
-fn share_arenas() {
-    #[cfg(target_env = "gnu")]
-    // SAFETY: sets a number of the allocator, before there are other threads.
-    unsafe {
-        libc::mallopt(libc::M_ARENA_MAX, 2);
-    }
 }
 
 /// Every task holds a few descriptors; the soft limit is often 1024. Tasks do not inherit this.

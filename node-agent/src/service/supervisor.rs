@@ -8,6 +8,7 @@ use super::places::Place;
 use super::{Options, ShadowKind, adopt, fork, health, record, sockets};
 use crate::balance::How;
 use crate::cgroup::InstanceCgroup;
+use crate::host;
 use crate::launch::{Command, Dispositions, StartError};
 use crate::steer::{Address, Steering, Wanted};
 use nix::sys::signal::{SigSet, Signal};
@@ -147,6 +148,7 @@ pub fn supervise(
             Ground::prepare(home, &options, pins.as_deref(), say.as_ref())
         }
     };
+    host::share_arenas();
     // Also a test of the addresses: who can't have them is told before anything runs.
     let sockets = sockets::open_all(&options.listen, ground.steering.is_some())?;
     let (reports, reported) = mpsc::unbounded_channel();

@@ -94,7 +94,7 @@ pub enum StoreError {
     /// The directory or file could not be made, or a damaged one not moved.
     #[error("cannot {action} {}: {source}", path.display())]
     File {
-        /// What was tried: `create`, `lock`, `move aside`.
+        /// What was tried: `create`, `lock`, `move aside`, `sync`.
         action: &'static str,
         /// On what.
         path: PathBuf,

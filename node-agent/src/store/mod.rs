@@ -5,8 +5,10 @@
 //! part of a batch that is one transaction. So
 //! - *`kill -9` of the writer* loses nothing that was answered, and never leaves half a run: a run that was
 //!   under way stays `running` until somebody adopts it or closes it as lost;
-//! - *a power cut* may lose the last transactions (at worst since the last checkpoint of the log), but
-//!   leaves a sound database;
+//! - *a power cut* leaves a sound database, and takes what was committed since the log was last synced: the
+//!   agent's [`writer`] sees to it that this is about a second. What a launcher that measures by itself committed is
+//!   as safe as any file that was just written: it is on the disk when the kernel has written it back
+//!   (`vm.dirty_expire_centisecs`), or at the next checkpoint of the log;
 //! - *a full disk* fails the write with [`StoreError::NoSpace`], undoes that transaction, and the next one
 //!   may succeed;
 //! - *a damaged file* is moved aside when it is opened for writing, and a fresh one begins;
@@ -51,6 +53,8 @@ pub use prune::Retention;
 pub use read::Reader;
 use record::{Ending, LicensesUsed, NewRun, OpenRun, RunId};
 use rusqlite::{Connection, TransactionBehavior};
+use std::fs::File;
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 pub(crate) use write::limit_parts;
 pub use writer::Writer;
@@ -99,6 +103,19 @@ impl Store {
             .query_row("PRAGMA quick_check(1)", [], |row| row.get(0))
             .map_err(|error| StoreError::of(&self.path, error))?;
         Ok(verdict == "ok")
+    }
+
+    /// Waits until everything that was committed is on the disk: after that a power cut can't take it.
+    ///
+    /// # Errors
+    /// When the disk fails.
+    pub fn sync(&self) -> Result<(), StoreError> {
+        let log = open::beside(&self.path, "-wal");
+        match File::open(&log).and_then(|log| log.sync_data()) {
+            // Where there can be no log, every commit is synced by SQLite.
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
+            result => result.map_err(|source| StoreError::File { action: "sync", path: log, source }),
+        }
     }
 
     /// Writes down that a run starts.

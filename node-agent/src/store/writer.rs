@@ -1,6 +1,10 @@
 //! One thread that owns the [`Store`]: commands come in over a bounded channel, what is waiting becomes one
 //! transaction, and answers go out after it is committed.
 //!
+//! What was committed is on the disk at most a second later (`SYNC_AFTER`), and as long as the disk takes: the log
+//! is synced by this thread when something has waited that long, never more often. So a power cut takes the last
+//! second, and a busy agent does not make the disk busy.
+//!
 //! Nothing here makes an event loop wait: a full channel answers [`StoreError::QueueFull`] at once. When a
 //! batch fails, its commands are written one by one, so that each keeps its own error and one that cannot be
 //! written (a full disk, a run that ended already) does not take others with it. Failures are counted, and said in the
@@ -13,14 +17,18 @@ use crate::fingerprint::Measured;
 use crate::host::ProcessId;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::mpsc::{Receiver, SyncSender, TrySendError, channel, sync_channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, channel, sync_channel};
 use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
 
 /// Most commands that may wait.
 pub const QUEUE_MAX: usize = 8192;
 
 /// Most commands written in one transaction.
 const BATCH_MAX: usize = 256;
+
+/// How long what was committed may wait until the log is synced.
+const SYNC_AFTER: Duration = Duration::from_secs(1);
 
 /// Called once, on the writer's thread, when a command is written or has failed. It must neither
 /// block nor panic: the thread would end, and every command after it fail with [`StoreError::WriterGone`].
@@ -260,8 +268,17 @@ fn logged() -> Reply<Option<RunId>> {
 
 fn work(mut store: Store, commands: &Receiver<Command>, failures: &Failures, queued: &AtomicU64) -> Store {
     let mut batch = Vec::new();
+    let mut unsynced = Unsynced::default();
     // Ends when all senders are gone and nothing waits.
-    while let Ok(first) = commands.recv() {
+    loop {
+        let first = match unsynced.receive(commands) {
+            Ok(first) => first,
+            Err(RecvTimeoutError::Timeout) => {
+                unsynced.sync(&store);
+                continue;
+            }
+            Err(RecvTimeoutError::Disconnected) => break,
+        };
         let waiting = std::iter::once(first).chain(commands.try_iter().take(BATCH_MAX - 1));
         let mut taken = 0;
         for command in waiting {
@@ -280,8 +297,48 @@ fn work(mut store: Store, commands: &Receiver<Command>, failures: &Failures, que
         }
         write_batch(&mut store, &mut batch, failures);
         queued.fetch_sub(taken, Ordering::Relaxed);
+        unsynced.add();
     }
+    unsynced.sync(&store);
     store
+}
+
+/// What was committed since the log was synced.
+#[derive(Default)]
+struct Unsynced {
+    /// When it must be synced; `None`: there is nothing.
+    due: Option<Instant>,
+    /// The last sync failed, and that was said.
+    is_failing: bool,
+}
+
+impl Unsynced {
+    fn add(&mut self) {
+        self.due.get_or_insert_with(|| Instant::now() + SYNC_AFTER);
+    }
+
+    /// The next command; a timeout when it is time to sync, however many commands wait.
+    fn receive(&self, commands: &Receiver<Command>) -> Result<Command, RecvTimeoutError> {
+        let Some(due) = self.due else { return commands.recv().map_err(|_| RecvTimeoutError::Disconnected) };
+        match due.saturating_duration_since(Instant::now()) {
+            Duration::ZERO => Err(RecvTimeoutError::Timeout),
+            left => commands.recv_timeout(left),
+        }
+    }
+
+    fn sync(&mut self, store: &Store) {
+        if self.due.take().is_none() {
+            return;
+        }
+        match store.sync() {
+            Ok(()) => self.is_failing = false,
+            Err(error) if !self.is_failing => {
+                self.is_failing = true;
+                tracing::warn!("a power cut could take more than the last second: {error}");
+            }
+            Err(_) => {}
+        }
+    }
 }
 
 fn write_batch(store: &mut Store, batch: &mut Vec<(Step, Reply<Option<RunId>>)>, failures: &Failures) {
@@ -320,5 +377,41 @@ impl Step {
             Self::FailedOver(failover) => store.add_failover(failover)?,
         }
         Ok(None)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn it_is_synced_once_after_a_while_however_many_commands_wait() {
+        let directory = tempfile::tempdir().unwrap();
+        let store = Store::open(&directory.path().join("standin.db")).unwrap().store;
+        let (sender, commands) = sync_channel(2);
+        let mut unsynced = Unsynced::default();
+        let receive = |unsynced: &Unsynced| {
+            sender.try_send(Command::Flush(Box::new(|_| {}))).ok();
+            unsynced.receive(&commands).map(|_| ())
+        };
+        assert_eq!(receive(&unsynced), Ok(()), "nothing is due");
+        unsynced.due = Some(Instant::now());
+        assert_eq!(receive(&unsynced), Err(RecvTimeoutError::Timeout));
+        let due = unsynced.due;
+        unsynced.add();
+        assert_eq!(unsynced.due, due, "what comes later puts nothing off");
+        unsynced.sync(&store);
+        assert_eq!((unsynced.due, unsynced.is_failing), (None, false));
+        assert_eq!(receive(&unsynced), Ok(()));
+    }
+
+    #[test]
+    fn a_log_that_is_not_there_needs_no_sync() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("standin.db");
+        let store = Store::open(&path).unwrap().store;
+        assert!(store.sync().is_ok());
+        std::fs::remove_file(directory.path().join("standin.db-wal")).ok();
+        assert!(store.sync().is_ok());
     }
 }

@@ -16,9 +16,11 @@ use crate::{
     process::{self, done},
 };
 
-/// The test program and its two parts: the second one ends with the package gone.
+/// The test program, and its parts that are not run with the others: one ends with the package gone, the other with the
+/// machine.
 pub(crate) const TESTS: &str = "installed";
 pub(crate) const REMOVAL: &str = "removal";
+pub(crate) const POWER_CUT: &str = "power_cut";
 
 /// What is laid into a guest.
 pub(crate) struct Payload {

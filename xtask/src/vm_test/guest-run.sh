@@ -20,6 +20,8 @@ mkdir -p /host /out
 job=$(disk job)
 out=$(disk out)
 state=$(systemctl is-system-running --wait 2>/dev/null)
+# So that the disk is whole without the frozen memory, too.
+sync
 read -r up _ </proc/uptime
 echo "@@guest ready $state after $up s"
 read -r _ now timeout

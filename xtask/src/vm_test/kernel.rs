@@ -9,6 +9,7 @@ use std::{
 use anyhow::{Context, Result, ensure};
 
 use crate::{
+    debian,
     guest::cache,
     process::{done, output},
 };
@@ -45,18 +46,28 @@ impl Kernel {
     /// The package of the newest kernel of this line, with its version.
     fn package(&self) -> Result<String> {
         let shown = output(Command::new("apt-cache").args(["show", "--no-all-versions", self.line]))
-            .with_context(|| format!("there is no package {}: is apt-get update needed?", self.line))?;
+            .with_context(|| format!("there is no package {}", self.line))?;
         let depends = shown.lines().find_map(|line| line.strip_prefix("Depends: "));
         let first = depends.and_then(|depends| depends.split([',', ' ']).next());
         Ok(first.with_context(|| format!("{} names no kernel", self.line))?.to_owned())
     }
 
-    /// A directory with `vmlinux`, `initramfs` and `tree/` (the unpacked package).
+    /// A directory with `vmlinux`, `initramfs` and `tree/` (the unpacked package). The lists of a new machine know no
+    /// kernel, those of an old one kernels that are gone.
     pub(super) fn unpacked(&self) -> Result<PathBuf> {
+        self.unpack().or_else(|error| {
+            println!("again with new lists: {error:#}");
+            debian::update()?;
+            self.unpack()
+        })
+    }
+
+    fn unpack(&self) -> Result<PathBuf> {
         let package = self.package()?;
         cache::entry(&format!("kernel-{}", self.name), &[&package, INIT, &MODULES.join(" ")], |draft| {
             fs::create_dir_all(draft)?;
-            done(Command::new("apt-get").args(["download", "-q", &package]).current_dir(draft))?;
+            let download = ["-q", "-o", "APT::Sandbox::User=root", "download", &package];
+            done(Command::new("apt-get").args(download).current_dir(draft))?;
             let file = find(draft, |name| name.ends_with(".deb")).context("apt-get downloaded nothing")?;
             done(Command::new("dpkg-deb").arg("--extract").args([&file, &draft.join("tree")]))?;
             fs::remove_file(file)?;

@@ -44,8 +44,8 @@ pub(super) fn shape() -> String {
 }
 
 /// A directory for a run. Sockets in it need a short path, so it is not in the cache.
-pub(super) fn scratch(kernel: &Kernel) -> Result<PathBuf> {
-    let path = env::temp_dir().join(format!("standin-vm-{}-{}", kernel.name, std::process::id()));
+pub(super) fn scratch(what: &str) -> Result<PathBuf> {
+    let path = env::temp_dir().join(format!("standin-vm-{what}-{}", std::process::id()));
     fs::create_dir_all(&path)?;
     Ok(path)
 }
@@ -70,14 +70,9 @@ impl Machine {
     /// Boots the guest on `directory/disk` and freezes it when it is up: its memory becomes `directory/state`, and the
     /// disk stays as it is then.
     pub(super) fn freeze(kernel: &'static Kernel, directory: &Path) -> Result<()> {
-        let scratch = scratch(kernel)?;
-        let mut machine = Self::start(kernel, directory, &scratch, Begin::Boot)?;
-        machine.until = Instant::now() + BOOT_MAX;
-        let mut ready = None;
-        while ready.is_none() {
-            ready = machine.hear()?.and_then(|line| Some(line.strip_prefix("@@guest ready ")?.to_owned()));
-        }
-        println!("Linux {}: {}", kernel.name, ready.unwrap_or_default());
+        let scratch = scratch(kernel.name)?;
+        let mut machine = Self::start(kernel, directory, &scratch, Begin::ToFreeze)?;
+        println!("Linux {}: {}", kernel.name, machine.wait_until_up()?);
         sleep(Duration::from_secs(1));
         machine.control.ask("stop", &json!({}))?;
         machine.control.ask("migrate-set-parameters", &json!({ "max-bandwidth": 1_u64 << 40 }))?;
@@ -107,10 +102,30 @@ impl Machine {
         Ok(machine)
     }
 
+    /// Boots the disk `scratch/disk` with the kernel of `directory`, with everything written to it logged in
+    /// `scratch/log` (`write_log`).
+    pub(super) fn boot(kernel: &'static Kernel, directory: &Path, scratch: &Path) -> Result<Self> {
+        let mut machine = Self::start(kernel, directory, scratch, Begin::Boot)?;
+        let state = machine.wait_until_up()?;
+        println!("{:>4} | booted: {state}", machine.name);
+        machine.until = Instant::now() + JOB_MAX;
+        Ok(machine)
+    }
+
+    /// Waits until the guest waits for its job; gives what it says of itself.
+    fn wait_until_up(&mut self) -> Result<String> {
+        loop {
+            if let Some(ready) = self.hear()?.as_deref().and_then(|line| line.strip_prefix("@@guest ready "))
+            {
+                return Ok(ready.to_owned());
+            }
+        }
+    }
+
     fn start(kernel: &'static Kernel, directory: &Path, scratch: &Path, begin: Begin) -> Result<Self> {
         let job = scratch.join("job.img");
         File::create(&job)?.set_len(256 << 20)?;
-        if begin == Begin::Thaw {
+        if begin != Begin::ToFreeze {
             let mut make = Command::new("mke2fs");
             make.args(["-q", "-F", "-t", "ext2", "-m", "0", "-b", "4096", "-O", "^resize_inode"]);
             done(make.args(["-E", "lazy_itable_init=1", "-d"]).args([&scratch.join("payload"), &job]))?;
@@ -128,15 +143,15 @@ impl Machine {
         qemu.args(["-serial", "chardev:line"]);
         let control = scratch.join("qmp");
         qemu.arg("-qmp").arg(format!("unix:{},server=on,wait=off", control.display()));
-        let snapshot = if begin == Begin::Thaw { "snapshot=on" } else { "snapshot=off" };
-        for (name, file, options) in [
-            ("root", &directory.join("disk"), snapshot),
-            ("job", &job, "readonly=on"),
-            ("out", &out, "readonly=off"),
-        ] {
-            let file = file.display();
-            qemu.arg("-drive")
-                .arg(format!("if=none,id={name},file={file},format=raw,cache=unsafe,{options}"));
+        let root = directory.join("disk");
+        match begin {
+            Begin::ToFreeze => drive(&mut qemu, "root", &root, "snapshot=off"),
+            Begin::Thaw => drive(&mut qemu, "root", &root, "snapshot=on"),
+            Begin::Boot => logged_drive(&mut qemu, "root", scratch),
+        }
+        drive(&mut qemu, "job", &job, "readonly=on");
+        drive(&mut qemu, "out", &out, "readonly=off");
+        for name in ["root", "job", "out"] {
             qemu.arg("-device").arg(format!("virtio-blk-pci,drive={name},serial={name}"));
         }
         if begin == Begin::Thaw {
@@ -158,16 +173,32 @@ impl Machine {
         Ok(Self { name: kernel.name, qemu, control, line, heard: Vec::new(), scratch: scratch.into(), until })
     }
 
+    /// Has the guest run its job.
+    pub(super) fn go(&mut self) -> Result<()> {
+        let now = SystemTime::UNIX_EPOCH.elapsed()?.as_secs_f64();
+        Ok(writeln!(self.line, "go {now:.3} {}", JOB_MAX.as_secs())?)
+    }
+
+    /// What the guest says next, if it says something soon. What is for people is printed.
+    pub(super) fn listen(&mut self) -> Result<Option<Word>> {
+        let Some(line) = self.hear()? else { return Ok(None) };
+        if let Some(code) = line.strip_prefix("@@guest ended ") {
+            return Ok(Some(Word::Ended(code.trim().parse()?)));
+        }
+        if let Some(seen) = line.strip_prefix("@@seen ") {
+            return Ok(Some(Word::Seen(seen.to_owned())));
+        }
+        println!("{:>4} | {line}", self.name);
+        Ok(None)
+    }
+
     /// Has the guest run its job; gives the exit code, and lays what it left in `/out` into `reports`.
     pub(super) fn run(mut self, reports: &Path) -> Result<i32> {
-        let now = SystemTime::UNIX_EPOCH.elapsed()?.as_secs_f64();
-        writeln!(self.line, "go {now:.3} {}", JOB_MAX.as_secs())?;
+        self.go()?;
         let code = loop {
-            let Some(line) = self.hear()? else { continue };
-            if let Some(code) = line.strip_prefix("@@guest ended ") {
-                break code.trim().parse()?;
+            if let Some(Word::Ended(code)) = self.listen()? {
+                break code;
             }
-            println!("{:>4} | {line}", self.name);
         };
         self.look_at_console()?;
         self.control.ask("quit", &json!({}))?;
@@ -228,8 +259,35 @@ impl Drop for Machine {
 /// How a machine comes to life.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Begin {
-    Boot,
+    ToFreeze,
     Thaw,
+    Boot,
+}
+
+/// What a guest's job says to the host.
+pub(super) enum Word {
+    /// It has seen something.
+    Seen(String),
+    /// It has ended, with this exit code.
+    Ended(i32),
+}
+
+/// A disk that need not survive the host: what the guest flushes is in the host's memory.
+fn drive(qemu: &mut Command, name: &str, file: &Path, options: &str) {
+    let file = file.display();
+    qemu.arg("-drive").arg(format!("if=none,id={name},file={file},format=raw,cache=unsafe,{options}"));
+}
+
+/// The disk `scratch/disk` with a log of writes and flushes in `scratch/log`. The guest sees a disk with a volatile cache
+/// (virtio-blk's `write-cache`, on by default), so it asks for the flushes that it relies on.
+fn logged_drive(qemu: &mut Command, name: &str, scratch: &Path) {
+    for file in ["disk", "log"] {
+        let path = scratch.join(file);
+        let path = path.display();
+        qemu.arg("-blockdev");
+        qemu.arg(format!("driver=file,node-name={file},filename={path},cache.no-flush=on"));
+    }
+    qemu.arg("-blockdev").arg(format!("driver=blklogwrites,node-name={name},file=disk,log=log"));
 }
 
 fn connect(qemu: &mut Child, path: &Path) -> Result<UnixStream> {

@@ -5,12 +5,17 @@
 //! serial line, and ends it. QEMU emulates the processor (`-accel tcg`) everywhere: slow, but the same on every host,
 //! also where there is a `/dev/kvm` that does not work. Kernel panics, oopses and soft lock-ups fail the run.
 //!
+//! On the newest kernel the power is cut as well, again and again (`power_cut`).
+//!
 //! What the probes say on each kernel becomes the table in `node-agent/docs/kernels.md`; a table that says something
 //! else than the guests fails the run, too.
+mod coin;
 mod coverage;
 mod image;
 mod kernel;
 mod machine;
+mod power_cut;
+mod write_log;
 
 use std::{
     env, fs,
@@ -50,6 +55,12 @@ pub(crate) struct Options {
     /// Only this kernel: 6.1 or 6.12.
     #[arg(long)]
     kernel: Option<String>,
+    /// Seed of the power cuts: one that a run has printed.
+    #[arg(long)]
+    seed: Option<u64>,
+    /// Only the power cuts.
+    #[arg(long)]
+    power_cuts: bool,
     /// Write the table of probes anew instead of comparing it.
     #[arg(long)]
     update: bool,
@@ -71,22 +82,25 @@ pub(crate) fn run(options: &Options) -> Result<ExitCode> {
     let guests = kernels.iter().map(|kernel| image::guest(kernel, &root)).collect::<Result<Vec<_>>>()?;
     let begun = Instant::now();
     let job = job_of(options)?;
-    let outcomes: Vec<_> = kernels
-        .iter()
-        .zip(&guests)
-        .map(|(kernel, guest)| (kernel, test(kernel, guest, &payload, &job)))
-        .collect();
+    let mut outcomes = Vec::new();
+    for (kernel, guest) in kernels.iter().zip(&guests).filter(|_| !options.power_cuts) {
+        outcomes.push((kernel.name, "tests", test(kernel, guest, &payload, &job)));
+    }
+    // One kernel will do: it is the database and the agent that are tested.
+    if let (Some(kernel), Some(guest), true) = (kernels.last(), guests.last(), options.command.is_empty()) {
+        outcomes.push((kernel.name, "power cuts", power_cut::test(kernel, guest, &payload, options.seed)));
+    }
     let mut passed = true;
-    for (kernel, outcome) in &outcomes {
+    for (kernel, what, outcome) in &outcomes {
         match outcome {
-            Ok(true) => println!("Linux {}: passed", kernel.name),
-            Ok(false) => println!("Linux {}: FAILED", kernel.name),
-            Err(error) => println!("Linux {}: FAILED: {error:#}", kernel.name),
+            Ok(true) => println!("Linux {kernel}: {what} passed"),
+            Ok(false) => println!("Linux {kernel}: {what} FAILED"),
+            Err(error) => println!("Linux {kernel}: {what} FAILED: {error:#}"),
         }
         passed &= matches!(outcome, Ok(true));
     }
     println!("vm-test took {:.1} s without building", begun.elapsed().as_secs_f64());
-    if passed && (options.command.is_empty() || options.update) {
+    if passed && !options.power_cuts && (options.command.is_empty() || options.update) {
         let names: Vec<_> = kernels.iter().map(|kernel| (kernel.name, report_directory(kernel))).collect();
         coverage::check(&names, options.update)?;
     }
@@ -112,7 +126,7 @@ fn report_directory(kernel: &Kernel) -> PathBuf {
 
 /// Runs the job in a thawed guest; whether it passed.
 fn test(kernel: &'static Kernel, guest: &Path, payload: &Payload, job: &str) -> Result<bool> {
-    let scratch = machine::scratch(kernel)?;
+    let scratch = machine::scratch(kernel.name)?;
     let disk = scratch.join("payload");
     payload.lay(&disk)?;
     fs::write(disk.join("run.sh"), job)?;
