@@ -113,7 +113,7 @@ mod tests {
             duration_ns: (1 + n * 37 % 101) * 1_000_000_000,
             cpu_ns: Some(1 + n % 7 * 100_000_000),
             memory_peak_bytes: Some((100 + n * 37 % 101) << 20),
-            tasks_peak: (n % 3 > 0).then_some(n % 5),
+            tasks_peak: (!n.is_multiple_of(3)).then_some(n % 5),
             ..Fingerprint::default()
         };
         Measured { fingerprint, ..Measured::default() }
