@@ -209,7 +209,7 @@ impl Reader {
     /// # Errors
     /// As [`Reader::tasks`].
     pub fn history(&self, key: &TaskKey) -> Result<History, StoreError> {
-        self.run_query(|db| history::read(db, key))
+        self.at_one_moment(|db| history::read(db, key))
     }
 
     /// Which runs of a task are behind its predictions: what was learnt from them holds as long as they are these.
@@ -225,7 +225,7 @@ impl Reader {
     /// # Errors
     /// As [`Reader::tasks`].
     pub fn around(&self, key: &TaskKey, with_host: bool) -> Result<History, StoreError> {
-        self.run_query(|db| history::around(db, key, with_host))
+        self.at_one_moment(|db| history::around(db, key, with_host))
     }
 
     /// [`Reader::history`] and [`Reader::runs_behind`] of one moment.
@@ -233,12 +233,7 @@ impl Reader {
     /// # Errors
     /// As [`Reader::tasks`].
     pub fn history_and_runs(&self, key: &TaskKey) -> Result<(History, RunsBehind), StoreError> {
-        self.run_query(|db| {
-            let moment = db.unchecked_transaction()?;
-            let read = (history::read(db, key)?, history::runs_behind(db, key)?);
-            moment.commit()?;
-            Ok(read)
-        })
+        self.at_one_moment(|db| Ok((history::read(db, key)?, history::runs_behind(db, key)?)))
     }
 
     /// Predictions against what runs then did, newest run first: at most `limit` rows.
@@ -296,6 +291,16 @@ impl Reader {
     /// As [`Reader::tasks`].
     pub fn events(&self, filter: &event::Filter, limit: usize) -> Result<Vec<event::EventRow>, StoreError> {
         self.run_query(|db| event::read(db, filter, limit))
+    }
+
+    /// Queries that see the same moment; together they are also quicker, as SQLite locks and looks for news once.
+    fn at_one_moment<T>(&self, queries: impl FnOnce(&Connection) -> Result<T>) -> Result<T, StoreError> {
+        self.run_query(|db| {
+            let moment = db.unchecked_transaction()?;
+            let read = queries(db)?;
+            moment.commit()?;
+            Ok(read)
+        })
     }
 
     pub(super) fn run_query<T>(&self, query: impl FnOnce(&Connection) -> Result<T>) -> Result<T, StoreError> {
