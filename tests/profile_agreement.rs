@@ -269,7 +269,7 @@ fn stress_ng_agrees_with_rusage() {
         let cpu_s = usage("user_s") + usage("system_s");
         assert_within(&format!("{options:?} CPU"), number(&result, "cpu_ns") / 1e9, cpu_s, 0.02);
         let told = usage("faults_minor");
-        assert_within(&format!("{options:?} faults"), number(&result, "faults_minor"), told, 0.01);
+        assert_within(&format!("{options:?} faults"), number(&result, "faults_minor"), told, 0.05);
         let demand = &result["measured"]["fingerprint"]["cpu_demand"][0]["cpu_us"];
         assert_within(&format!("{options:?} windows"), demand.as_f64().unwrap() / 1e6, cpu_s, 0.02);
     }
