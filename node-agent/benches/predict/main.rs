@@ -8,7 +8,7 @@
 mod hours;
 mod traces;
 
-use standin::agent::learnt::LearntTasks;
+use standin::agent::learnt::{self, LearntTasks};
 use standin::fingerprint::key::{Feature, FeatureValue, TaskKey};
 use standin::fingerprint::{Fingerprint, Measured};
 use standin::host::ProcessId;
@@ -114,9 +114,8 @@ fn starts(reader: &Reader, key: &TaskKey) {
     let rebuilt = median(50, || _ = black_box(predict(&reader.history(key).unwrap(), &features(77), 0.05)));
     let mut tasks = LearntTasks::default();
     let kept = median(200, || {
-        let learnt = tasks.of(reader, key).unwrap();
-        let around = reader.around(key, !learnt.is_complete()).unwrap();
-        black_box(learnt.predict(&around, &features(77), 0.05));
+        let of_task = tasks.of(reader, key).unwrap();
+        _ = black_box(learnt::predict(reader, key, &of_task, &features(77), 0.05).unwrap());
     });
     let same = median(200, || _ = black_box(reader.runs_behind(key).unwrap()));
     let around = median(200, || _ = black_box(reader.around(key, false).unwrap()));

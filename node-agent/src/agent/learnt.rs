@@ -1,8 +1,8 @@
 //! What was learnt of tasks, kept in memory: the least recently used goes first. What is kept is only ever found by the
 //! runs that it was made from: one more, or one less, whoever wrote or deleted it, and it is made anew.
 
-use crate::fingerprint::key::TaskKey;
-use crate::predict::Learnt;
+use crate::fingerprint::key::{Feature, TaskKey};
+use crate::predict::{Learnt, Prediction};
 use crate::store::{Reader, RunsBehind, StoreError};
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -44,7 +44,7 @@ impl LearntTasks {
             kept.last_use = self.uses;
             return Ok(Arc::clone(&kept.learnt));
         }
-        let (history, behind) = reader.history_and_runs(key)?;
+        let (history, behind) = reader.history_of_task(key)?;
         let learnt = Arc::new(Learnt::of(&history));
         self.keep(key.clone(), behind, Arc::clone(&learnt));
         Ok(learnt)
@@ -69,10 +69,25 @@ impl LearntTasks {
     }
 }
 
+/// What a run will need by what was learnt of its task; what else matters is read.
+///
+/// # Errors
+/// The database can't be read.
+pub fn predict(
+    reader: &Reader,
+    key: &TaskKey,
+    learnt: &Learnt,
+    features: &[Feature],
+    risk: f64,
+) -> Result<Prediction, StoreError> {
+    let around = reader.around(key, !learnt.is_complete())?;
+    Ok(learnt.predict(&around, features, risk))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::fingerprint::key::{Feature, FeatureValue};
+    use crate::fingerprint::key::FeatureValue;
     use crate::fingerprint::{Fingerprint, Measured};
     use crate::host::ProcessId;
     use crate::predict::{History, Observation, RESOURCES};
@@ -171,8 +186,7 @@ mod tests {
                 store.import(&runs.collect::<Vec<_>>()).unwrap();
             }
             Step::Pruned { keep_runs } => {
-                let keep = Retention { runs_per_task: keep_runs, runs: 0, events: 0, days: 0 };
-                store.prune(&keep).unwrap();
+                store.prune(&Retention { runs_per_task: keep_runs, ..Retention::UNBOUNDED }).unwrap();
             }
             Step::Lost => {
                 under_way.pop_front().into_iter().for_each(|run| store.close_lost(run, n as i64).unwrap());

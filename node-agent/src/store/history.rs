@@ -9,10 +9,11 @@
 //! - `none`: it is running, lost, was never executed, or failed by itself, which says little about a good run.
 
 use super::outcomes;
+use super::read::collect;
 use crate::fingerprint::key::{Feature, FeatureValue, TaskKey};
 use crate::predict::{HISTORY_MAX, History, Observation, RESOURCES};
 use rusqlite::types::ValueRef;
-use rusqlite::{Connection, Params, Result, Row, params};
+use rusqlite::{Connection, Result, Row, params};
 use std::sync::LazyLock;
 
 /// Of the users of one task type, only the most recently active count for the level "any user".
@@ -52,12 +53,19 @@ static OF_HOST: LazyLock<String> = LazyLock::new(|| select(""));
 
 /// The history at each level of back-off, newest first.
 pub(super) fn read(db: &Connection, key: &TaskKey) -> Result<History> {
-    let (own, task) = of_task_type(db, key)?;
+    let (History { task_and_user, task, .. }, _) = of_task(db, key)?;
+    Ok(History { task_and_user, task, ..around(db, key, true)? })
+}
+
+/// What the runs of a task itself say, and which these are.
+pub(super) fn of_task(db: &Connection, key: &TaskKey) -> Result<(History, RunsBehind)> {
+    let (mut own, mut task) = of_users(db, key, &OF_TASK, run, |run| run.run_id)?;
+    let ids = |runs: &[Run]| runs.iter().map(|run| run.run_id).collect();
+    let behind = RunsBehind { own: ids(&own), task: ids(&task) };
     // What is known of runs by others matters only where there are none of this user.
-    let (mut own, mut task) = (own, task);
     let speaks = if own.is_empty() { &mut task } else { &mut own };
     features(db, speaks)?;
-    Ok(History { task_and_user: level(own), task: level(task), ..around(db, key, true)? })
+    Ok((History { task_and_user: level(own), task: level(task), ..History::default() }, behind))
 }
 
 /// Which runs the two levels of a task are made of. A run is never changed once it is among them, nor is its number given
@@ -77,40 +85,35 @@ impl RunsBehind {
 
 /// Those of a task now.
 pub(super) fn runs_behind(db: &Connection, key: &TaskKey) -> Result<RunsBehind> {
-    let mut behind = RunsBehind::default();
-    for (task_id, uid) in users(db, key)? {
-        let oldest = behind.task.get(HISTORY_MAX - 1).copied().unwrap_or(0);
-        let mut statement = db.prepare_cached(&RUNS_OF_TASK)?;
-        let runs = statement.query_map((task_id, oldest), |row| row.get(0))?.collect::<Result<Vec<i64>>>()?;
-        if uid == key.uid {
-            behind.own.clone_from(&runs);
-        }
-        behind.task.extend(runs);
-        behind.task.sort_unstable_by_key(|run| std::cmp::Reverse(*run));
-        behind.task.truncate(HISTORY_MAX);
-    }
-    Ok(behind)
+    let (own, task) = of_users(db, key, &RUNS_OF_TASK, |row| row.get(0), |run| *run)?;
+    Ok(RunsBehind { own, task })
 }
 
 /// What predictions need beside what was learnt of the task: the runs of other tasks only `with_host`.
 pub(super) fn around(db: &Connection, key: &TaskKey, with_host: bool) -> Result<History> {
-    let host = if with_host { level(newest(db, &OF_HOST, ())?) } else { Vec::new() };
+    let host = if with_host { level(collect(db, &OF_HOST, (), run)?) } else { Vec::new() };
     let (running, outcomes) = (outcomes::running(db, key)?, outcomes::read(db)?);
     Ok(History { host, running, outcomes, ..History::default() })
 }
 
-/// The newest runs of a task type: those of the user, and those of any user.
-fn of_task_type(db: &Connection, key: &TaskKey) -> Result<(Vec<Run>, Vec<Run>)> {
+/// What `sql` gives of the newest runs of a task type: of those of the user, and of those of any user.
+fn of_users<T: Clone>(
+    db: &Connection,
+    key: &TaskKey,
+    sql: &str,
+    row: fn(&Row<'_>) -> Result<T>,
+    run_id: fn(&T) -> i64,
+) -> Result<(Vec<T>, Vec<T>)> {
     let (mut own, mut all) = (Vec::new(), Vec::new());
     for (task_id, uid) in users(db, key)? {
         // What is older than a full list is not read: many users together cost little more than one.
-        let oldest = all.get(HISTORY_MAX - 1).map_or(0, |run: &Run| run.run_id);
-        let runs = newest(db, &OF_TASK, (task_id, oldest))?;
+        let oldest = all.get(HISTORY_MAX - 1).map_or(0, run_id);
+        let runs = collect(db, sql, (task_id, oldest), row)?;
         if uid == key.uid {
             own.clone_from(&runs);
         }
         all.extend(runs);
-        all.sort_by_key(|run| std::cmp::Reverse(run.run_id));
+        all.sort_by_key(|run| std::cmp::Reverse(run_id(run)));
         all.truncate(HISTORY_MAX);
     }
     Ok((own, all))
@@ -118,13 +121,7 @@ fn of_task_type(db: &Connection, key: &TaskKey) -> Result<(Vec<Run>, Vec<Run>)> 
 
 /// Rows of `task`, with the user asked for first, since all of its runs are wanted.
 fn users(db: &Connection, key: &TaskKey) -> Result<Vec<(i64, u32)>> {
-    db.prepare_cached(&USERS)?
-        .query_map(params![key.task_type, key.uid], |row| Ok((row.get(0)?, row.get(1)?)))?
-        .collect()
-}
-
-fn newest(db: &Connection, sql: &str, parameters: impl Params) -> Result<Vec<Run>> {
-    db.prepare_cached(sql)?.query_map(parameters, run)?.collect()
+    collect(db, &USERS, params![key.task_type, key.uid], |row| Ok((row.get(0)?, row.get(1)?)))
 }
 
 fn features(db: &Connection, runs: &mut [Run]) -> Result<()> {

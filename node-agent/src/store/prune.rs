@@ -31,7 +31,7 @@ impl Default for Retention {
 #[cfg(test)]
 impl Retention {
     /// Everything for ever.
-    pub(super) const UNBOUNDED: Self = Self { runs_per_task: 0, runs: 0, events: 0, days: 0 };
+    pub(crate) const UNBOUNDED: Self = Self { runs_per_task: 0, runs: 0, events: 0, days: 0 };
 }
 
 /// Runs chosen at once: what bounds the list of ids in memory.

@@ -217,7 +217,7 @@ impl Reader {
     /// # Errors
     /// As [`Reader::tasks`].
     pub fn runs_behind(&self, key: &TaskKey) -> Result<RunsBehind, StoreError> {
-        self.run_query(|db| history::runs_behind(db, key))
+        self.at_one_moment(|db| history::runs_behind(db, key))
     }
 
     /// The part of [`Reader::history`] that is not about past runs of the task; runs of other tasks only `with_host`.
@@ -228,12 +228,12 @@ impl Reader {
         self.at_one_moment(|db| history::around(db, key, with_host))
     }
 
-    /// [`Reader::history`] and [`Reader::runs_behind`] of one moment.
+    /// The part of [`Reader::history`] that is about past runs of the task, and [`Reader::runs_behind`] at that moment.
     ///
     /// # Errors
     /// As [`Reader::tasks`].
-    pub fn history_and_runs(&self, key: &TaskKey) -> Result<(History, RunsBehind), StoreError> {
-        self.at_one_moment(|db| Ok((history::read(db, key)?, history::runs_behind(db, key)?)))
+    pub fn history_of_task(&self, key: &TaskKey) -> Result<(History, RunsBehind), StoreError> {
+        self.at_one_moment(|db| history::of_task(db, key))
     }
 
     /// Predictions against what runs then did, newest run first: at most `limit` rows.

@@ -1,10 +1,9 @@
 //! Predictions made ahead. Reading a long history and learning from it takes longer than all else of a start, so
 //! it is done when a run has ended: the next one that starts with the same features finds its prediction ready.
-//! Others have theirs made when they start, from what was learnt of the task by then ([`LearntTasks`]).
+//! Others have theirs made when they start, from what was learnt of the task by then ([`learnt`]).
 
 use super::Agent;
-#[cfg(doc)]
-use crate::agent::learnt::LearntTasks;
+use crate::agent::learnt;
 use crate::fingerprint::key::{Feature, TaskKey};
 use crate::predict::{Learnt, Prediction};
 use crate::store::{Reader, StoreError};
@@ -60,9 +59,8 @@ impl Agent {
 
     fn predict_now(&self, key: &TaskKey, features: &[Feature]) -> Result<Prediction, StoreError> {
         let reader = self.reader.borrow();
-        let learnt = self.learnt.borrow_mut().of(&reader, key)?;
-        let around = reader.around(key, !learnt.is_complete())?;
-        Ok(learnt.predict(&around, features, self.config().run.risk))
+        let of_task = self.learnt.borrow_mut().of(&reader, key)?;
+        learnt::predict(&reader, key, &of_task, features, self.config().run.risk)
     }
 
     /// Makes the prediction for the next run that is like the one that has just been recorded, on another
@@ -79,16 +77,17 @@ impl Agent {
             let (database, risk) = (agent.database.clone(), agent.config().run.risk);
             let task = key.clone();
             let made = tokio::task::spawn_blocking(move || {
-                let (history, behind) = Reader::open(&database)?.history_and_runs(&task)?;
-                let learnt = Learnt::of(&history);
-                let prediction = learnt.predict(&history, &features, risk);
-                Ok::<_, StoreError>((features, prediction, behind, learnt))
+                let reader = Reader::open(&database)?;
+                let (history, behind) = reader.history_of_task(&task)?;
+                let of_task = Learnt::of(&history);
+                let prediction = learnt::predict(&reader, &task, &of_task, &features, risk)?;
+                Ok::<_, StoreError>((features, prediction, behind, of_task))
             });
             let made = made.await;
             agent.forecasts.borrow_mut().under_way.remove(&key);
             match made {
-                Ok(Ok((features, prediction, behind, learnt))) => {
-                    agent.learnt.borrow_mut().keep(key.clone(), behind, Arc::new(learnt));
+                Ok(Ok((features, prediction, behind, of_task))) => {
+                    agent.learnt.borrow_mut().keep(key.clone(), behind, Arc::new(of_task));
                     agent.forecasts.borrow_mut().keep(key, features, prediction);
                 }
                 Ok(Err(error)) => tracing::warn!("no prediction made ahead: {error}"),
