@@ -1,6 +1,7 @@
 //! Facts about this host and its processes that several modules need: capacity, boot, identity of a process.
 
 use serde::{Deserialize, Serialize};
+use std::sync::LazyLock;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 /// A process, unambiguously: a pid alone is used again, pid and start time within a boot are not.
@@ -71,8 +72,11 @@ pub fn capacity() -> Capacity {
 pub fn has_the_kernels_pids() -> bool {
     // PROC_PID_INIT_INO of include/linux/proc_ns.h.
     const FIRST_NAMESPACE: u64 = 0xEFFF_FFFC;
-    let namespace = std::fs::metadata("/proc/self/ns/pid").ok();
-    namespace.is_none_or(|namespace| std::os::unix::fs::MetadataExt::ino(&namespace) == FIRST_NAMESPACE)
+    static IN_THE_FIRST: LazyLock<bool> = LazyLock::new(|| {
+        let namespace = std::fs::metadata("/proc/self/ns/pid").ok();
+        namespace.is_none_or(|namespace| std::os::unix::fs::MetadataExt::ino(&namespace) == FIRST_NAMESPACE)
+    });
+    *IN_THE_FIRST
 }
 
 /// Has all threads take memory from the same two places: glibc gives each thread one of its own, which keeps the most

@@ -66,16 +66,16 @@ pub(super) fn read_only(path: &Path) -> Result<Connection, StoreError> {
         return immutable(path);
     }
     let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-    let opened = Connection::open_with_flags(path, flags)
-        .map_err(|error| StoreError::of(path, error))
-        .and_then(|connection| checked(connection, path));
-    match opened {
+    let open = || {
+        let connection =
+            Connection::open_with_flags(path, flags).map_err(|error| StoreError::of(path, error))?;
+        checked(connection, path)
+    };
+    match open() {
         Ok(connection) => Ok(connection),
         Err(error @ StoreError::OlderSchema { .. }) => {
             connect(path).map_err(|_| error)?;
-            Connection::open_with_flags(path, flags)
-                .map_err(|error| StoreError::of(path, error))
-                .and_then(|connection| checked(connection, path))
+            open()
         }
         Err(
             error
