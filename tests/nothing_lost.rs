@@ -24,21 +24,18 @@ fn times(variable: &str, usual: u32) -> u32 {
     std::env::var(variable).ok().and_then(|text| text.parse().ok()).unwrap_or(usual)
 }
 
-/// Pauses that differ from run to run (xorshift; Marsaglia, "Xorshift RNGs", 2003).
-struct Pauses(u64);
+/// Pauses that differ from run to run.
+struct Pauses(fastrand::Rng);
 
 impl Pauses {
     fn new() -> Self {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().subsec_nanos();
         println!("seed {now}");
-        Self(u64::from(now) | 1)
+        Self(fastrand::Rng::with_seed(now.into()))
     }
 
     fn next(&mut self, most: Duration) -> Duration {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        Duration::from_micros(self.0 % u64::try_from(most.as_micros()).unwrap())
+        Duration::from_micros(self.0.u64(..u64::try_from(most.as_micros()).unwrap()))
     }
 }
 

@@ -192,14 +192,19 @@ impl Machine {
         Ok(None)
     }
 
+    /// Has the guest run its job to its end; gives the exit code.
+    pub(super) fn run_to_its_end(&mut self) -> Result<i32> {
+        self.go()?;
+        loop {
+            if let Some(Word::Ended(code)) = self.listen()? {
+                return Ok(code);
+            }
+        }
+    }
+
     /// Has the guest run its job; gives the exit code, and lays what it left in `/out` into `reports`.
     pub(super) fn run(mut self, reports: &Path) -> Result<i32> {
-        self.go()?;
-        let code = loop {
-            if let Some(Word::Ended(code)) = self.listen()? {
-                break code;
-            }
-        };
+        let code = self.run_to_its_end()?;
         self.look_at_console()?;
         self.control.ask("quit", &json!({}))?;
         self.qemu.wait()?;

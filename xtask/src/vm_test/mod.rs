@@ -9,7 +9,6 @@
 //!
 //! What the probes say on each kernel becomes the table in `node-agent/docs/kernels.md`; a table that says something
 //! else than the guests fails the run, too.
-mod coin;
 mod coverage;
 mod image;
 mod kernel;

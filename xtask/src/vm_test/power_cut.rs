@@ -16,9 +16,9 @@ use std::{
 };
 
 use anyhow::{Result, ensure};
+use fastrand::Rng;
 
 use super::{
-    coin::Coin,
     kernel::Kernel,
     machine::{self, Machine, Word},
     write_log::WriteLog,
@@ -53,8 +53,8 @@ pub(super) fn test(
     let seed = seed.unwrap_or_else(|| SystemTime::UNIX_EPOCH.elapsed().map_or(1, |now| now.as_secs()));
     println!("{:>4} | {CUTS} power cuts, --seed {seed}", kernel.name);
     let scratch = machine::scratch("power")?;
-    let mut coin = Coin::new(seed);
-    let passed = prepare(guest, payload, &scratch).and_then(|()| cut(kernel, guest, &scratch, &mut coin));
+    let mut chance = Rng::with_seed(seed);
+    let passed = prepare(guest, payload, &scratch).and_then(|()| cut(kernel, guest, &scratch, &mut chance));
     _ = fs::remove_dir_all(&scratch);
     passed
 }
@@ -71,7 +71,7 @@ fn prepare(guest: &Path, payload: &Payload, scratch: &Path) -> Result<()> {
     Ok(fs::write(scratch.join("payload/run.sh"), JOB)?)
 }
 
-fn cut(kernel: &'static Kernel, guest: &Path, scratch: &Path, coin: &mut Coin) -> Result<bool> {
+fn cut(kernel: &'static Kernel, guest: &Path, scratch: &Path, chance: &mut Rng) -> Result<bool> {
     let (disk, before, log) = (scratch.join("disk"), scratch.join("before"), scratch.join("log"));
     for round in 0..CUTS {
         fs::write(scratch.join("payload/round"), round.to_string())?;
@@ -82,8 +82,8 @@ fn cut(kernel: &'static Kernel, guest: &Path, scratch: &Path, coin: &mut Coin) -
         drop(machine);
         fs::rename(&before, &disk)?;
         let mut writes = WriteLog::open(&log)?;
-        let list = list(&heard, writes.cut(from, coin)?);
-        let kept = writes.replay(&disk, coin)?;
+        let list = list(&heard, writes.cut(from, chance)?);
+        let kept = writes.replay(&disk, chance)?;
         let must = list.lines().filter(|line| line.starts_with("must ")).count();
         println!(
             "{:>4} | cut {}: {} runs were seen recorded, {must} early enough; {} blocks were flushed to the disk, of {} \
@@ -101,13 +101,7 @@ fn cut(kernel: &'static Kernel, guest: &Path, scratch: &Path, coin: &mut Coin) -
     fs::write(scratch.join("payload/round"), CUTS.to_string())?;
     fs::write(scratch.join("payload/last"), "")?;
     fs::write(&log, "")?;
-    let mut machine = Machine::boot(kernel, guest, scratch)?;
-    machine.go()?;
-    loop {
-        if let Some(Word::Ended(code)) = machine.listen()? {
-            return Ok(code == 0);
-        }
-    }
+    Ok(Machine::boot(kernel, guest, scratch)?.run_to_its_end()? == 0)
 }
 
 /// What the guest said that it saw in the database.

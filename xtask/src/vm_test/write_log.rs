@@ -9,8 +9,7 @@
 use std::{fs::File, os::unix::fs::FileExt, path::Path};
 
 use anyhow::{Context, Result, ensure};
-
-use super::coin::Coin;
+use fastrand::Rng;
 
 /// First field of the log.
 const MAGIC: u64 = 0x006a_7366_7773_6872;
@@ -62,17 +61,17 @@ impl WriteLog {
 
     /// Cuts the power just after one of the writes that were logged beyond `from` (a size of the log); gives the size
     /// that the log has then.
-    pub(super) fn cut(&mut self, from: u64, coin: &mut Coin) -> Result<u64> {
+    pub(super) fn cut(&mut self, from: u64, chance: &mut Rng) -> Result<u64> {
         let is_late_write = |entry: &Entry| entry.data >= from && entry.length > 0;
         let writes: Vec<_> = (0..self.entries.len()).filter(|at| is_late_write(&self.entries[*at])).collect();
-        let last = writes.get(coin.below(writes.len())).context("nothing was written any more")?;
+        let last = chance.choice(writes).context("nothing was written any more")?;
         self.entries.truncate(last + 1);
-        let last = &self.entries[*last];
+        let last = &self.entries[last];
         Ok(last.data + last.length)
     }
 
     /// Writes to `disk` what it would have kept.
-    pub(super) fn replay(&self, disk: &Path, coin: &mut Coin) -> Result<Kept> {
+    pub(super) fn replay(&self, disk: &Path, chance: &mut Rng) -> Result<Kept> {
         let disk = File::options().write(true).open(disk)?;
         let flushed = self.entries.iter().rposition(|entry| entry.flags & FLUSH != 0).unwrap_or(0);
         let mut kept = Kept::default();
@@ -85,7 +84,7 @@ impl WriteLog {
             for (block, place) in data.chunks(BLOCK).zip((entry.place..).step_by(BLOCK)) {
                 if number <= flushed || entry.flags & FUA != 0 {
                     kept.flushed += 1;
-                } else if coin.is_heads() {
+                } else if chance.bool() {
                     kept.by_luck += 1;
                 } else {
                     kept.lost += 1;
@@ -154,11 +153,11 @@ mod tests {
         bytes.truncate(bytes.len() - 100);
         fs::write(&log, bytes).unwrap();
         fs::write(&disk, vec![0; BLOCK * 66]).unwrap();
-        let mut coin = Coin::new(1);
+        let mut chance = Rng::with_seed(1);
         let mut writes = WriteLog::open(&log).unwrap();
-        let end = writes.cut(SECTOR * 12, &mut coin).unwrap();
+        let end = writes.cut(SECTOR * 12, &mut chance).unwrap();
         assert_eq!(end, SECTOR * (12 + 8 * 64));
-        let kept = writes.replay(&disk, &mut coin).unwrap();
+        let kept = writes.replay(&disk, &mut chance).unwrap();
         assert_eq!((kept.flushed, kept.by_luck + kept.lost), (1, 64));
         assert!(kept.by_luck > 0 && kept.lost > 0, "{kept:?}");
         let disk = fs::read(&disk).unwrap();
