@@ -62,12 +62,24 @@ pub(super) fn close_lost_runs(
     Ok(())
 }
 
+/// Whether a run was open until now. A starting agent and launchers without one recover at the same time: what one has
+/// closed is no failure for the other.
+///
+/// # Errors
+/// All others of `written`.
+pub(super) fn was_open(written: Result<(), StoreError>) -> Result<bool, StoreError> {
+    match written {
+        Err(StoreError::NotRunning { .. }) => Ok(false),
+        written => written.map(|()| true),
+    }
+}
+
 /// Whether the main process of a run still lives.
 pub(super) fn is_going_on(run: &OpenRun) -> bool {
     run.main.as_ref().is_some_and(host::ProcessId::is_alive)
 }
 
-/// Closes one run as lost, with what its cgroup still tells.
+/// Closes one run as lost, with what its cgroup still tells; nothing is written if somebody else has closed it.
 pub(super) fn close(
     store: &mut Store,
     run: OpenRun,
@@ -85,9 +97,27 @@ pub(super) fn close(
         fingerprint.cpu_system_ns = fingerprint.cpu_system_ns.max(accounts.cpu_system_ns);
         fingerprint.memory_charged_peak_bytes =
             fingerprint.memory_charged_peak_bytes.max(accounts.memory_charged_peak_bytes);
-        store.checkpoint(run.id, &measured)?;
+        was_open(store.checkpoint(run.id, &measured))?;
         cgroup.lift_limits();
         _ = remove(&cgroup);
     }
-    store.close_lost(run.id, host::now_ms())
+    was_open(store.close_lost(run.id, host::now_ms())).map(drop)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::tests::new_run;
+
+    #[test]
+    fn what_another_has_closed_is_no_failure() {
+        let directory = tempfile::tempdir().unwrap();
+        let open = || Store::open(&directory.path().join("standin.db")).unwrap().store;
+        let (mut agent, mut launcher) = (open(), open());
+        agent.begin_run(&new_run("sort", 0)).unwrap();
+        let found = agent.open_runs().unwrap().remove(0);
+        close_lost_runs(&mut launcher, None).unwrap();
+        assert!(agent.open_runs().unwrap().is_empty());
+        close(&mut agent, found, None).unwrap();
+    }
 }

@@ -38,7 +38,7 @@ pub mod read;
 pub mod record;
 pub mod tail;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 mod write;
 pub mod writer;
 

@@ -31,14 +31,16 @@ pub(super) fn runs(engine: &mut Engine, store: &mut Store) -> anyhow::Result<Tak
     for run in open {
         let slot = cgroup_of(engine, &run).and_then(|cgroup| engine.slot_of(&cgroup));
         if let (None, EngineKind::Agent, Some(slot)) = (&run.main, run.engine, slot) {
-            store.adopt(run.id, &ProcessId::current())?;
-            kept.push(slot);
-            of_others.push(run);
+            if recover::was_open(store.adopt(run.id, &ProcessId::current()))? {
+                kept.push(slot);
+                of_others.push(run);
+            }
             continue;
         }
         match take_up(engine, &run) {
             Some(life) => {
-                store.adopt(run.id, &ProcessId::current())?;
+                // If it is over for somebody else it is led on all the same: its cgroup has to be given back.
+                recover::was_open(store.adopt(run.id, &ProcessId::current()))?;
                 tracing::info!("run {} goes on: process {}", run.id.0, life.process.id.pid);
                 lives.push((life, run.admission.unwrap_or_default()));
             }
@@ -115,5 +117,6 @@ fn finish(
     task.settle(engine);
     task.ended_after(elapsed_at(run, exit.at_ns, ended_at_ms));
     let (measured, ending) = task.finish(engine, Some(exit.status), Leftover::Leave);
-    Ok(store.finish_run(run.id, ended_at_ms, &ending, &measured)?)
+    recover::was_open(store.finish_run(run.id, ended_at_ms, &ending, &measured))?;
+    Ok(())
 }

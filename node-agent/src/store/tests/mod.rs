@@ -30,7 +30,7 @@ fn owner() -> ProcessId {
     ProcessId { pid: 77, start_ticks: 123, boot_id: "boot".into() }
 }
 
-pub(super) fn new_run(task_type: &str, uid: u32) -> NewRun {
+pub(crate) fn new_run(task_type: &str, uid: u32) -> NewRun {
     let estimate = |resource, expected, upper| Estimate {
         resource,
         expected,
