@@ -100,6 +100,9 @@ mod tests {
         };
         let mut child = std::process::Command::new("sleep").arg("100").spawn().unwrap();
         cgroup.enter(child.id().cast_signed()).unwrap();
+        // The parent goes on while the kernel still lays out the program's memory, arguments last.
+        let arguments = format!("/proc/{}/cmdline", child.id());
+        while std::fs::read(&arguments).unwrap().is_empty() {}
         let run = stray(&cgroup, Policy::Elastic).unwrap();
         child.kill().unwrap();
         child.wait().unwrap();
