@@ -4,8 +4,9 @@
 mod support;
 
 use serde_json::Value;
+use std::path::Path;
 use std::process::{Command, Stdio};
-use support::{Sandbox, has, is_root, number};
+use support::{Sandbox, free_port, has, is_listening, is_root, number, run_with_every_switch, wait_until};
 
 fn rusage(result: &Value, field: &str) -> f64 {
     result["rusage"][field].as_f64().unwrap_or_else(|| panic!("no {field} in {result:#}"))
@@ -39,7 +40,8 @@ fn cpu_time_of_many_processes_and_threads() {
 #[test]
 fn bursts_add_up_to_the_switches() {
     require!(is_root(), "needs root");
-    let result = Sandbox::new().run_json(&[], &["sh", "-c", "for i in 1 2 3 4 5; do sleep 0.01; done"]);
+    let run = || Sandbox::new().run_json(&[], &["sh", "-c", "for i in 1 2 3 4 5; do sleep 0.01; done"]);
+    let Some(result) = run_with_every_switch(run) else { return };
     let bursts: u64 =
         serde_json::from_value::<Vec<u64>>(result["measured"]["fingerprint"]["cpu_burst_ns"].clone())
             .unwrap()
@@ -57,12 +59,8 @@ fn page_faults() {
         "for i in 1 2 3; do /bin/ls / >/dev/null; done",
         "head -c 50000000 /dev/zero | tail -c 40000000 | wc -c",
     ] {
-        let result = Sandbox::new().run_json(&[], &["sh", "-c", script]);
-        // Some kernels hide a switch from the probes now and then; the run says so.
-        if result["measured"]["coverage"].to_string().contains("did not show every switch") {
-            support::skip("the kernel did not show the probes every switch");
-            continue;
-        }
+        let run = || Sandbox::new().run_json(&[], &["sh", "-c", script]);
+        let Some(result) = run_with_every_switch(run) else { continue };
         assert_eq!(number(&result, "faults_minor"), rusage(&result, "faults_minor"), "{script}");
         assert_eq!(number(&result, "faults_major"), rusage(&result, "faults_major"), "{script}");
     }
@@ -82,8 +80,17 @@ fn peak_memory_of_one_process() {
 fn memory_of_processes_together() {
     require!(is_root(), "needs root");
     require!(has("python3"), "python3 is not installed");
-    let hold = "python3 -c 'import time; b = bytearray(100 << 20); time.sleep(1)'";
-    let result = Sandbox::new().run_json(&[], &["sh", "-c", &format!("{hold} & {hold} & wait")]);
+    let sandbox = Sandbox::new();
+    let (one, other) = (sandbox.path("one"), sandbox.path("other"));
+    // Each holds its memory until the other has its own, and for a moment more.
+    let hold = |own: &Path, other: &Path| {
+        let python = "import os, sys, time; b = bytearray(100 << 20); open(sys.argv[1], 'w')
+while not os.path.exists(sys.argv[2]): time.sleep(0.01)
+time.sleep(1)";
+        format!("python3 -c \"{python}\" {} {}", own.display(), other.display())
+    };
+    let both = format!("{} & {} & wait", hold(&one, &other), hold(&other, &one));
+    let result = sandbox.run_json(&[], &["sh", "-c", &both]);
     let peak = number(&result, "memory_peak_bytes") / f64::from(1 << 20);
     assert!((200.0..260.0).contains(&peak), "{peak} MiB");
 }
@@ -148,11 +155,11 @@ fn transfer_of_iperf3_within_a_hundredth() {
     require!(is_root(), "needs root");
     require!(has("iperf3"), "iperf3 is not installed");
     let sandbox = Sandbox::new();
-    let port = free_port();
+    let number_of_port = free_port();
+    let port = number_of_port.to_string();
     let mut server =
         Command::new("iperf3").args(["-s", "-1", "-p", &port]).stdout(Stdio::null()).spawn().unwrap();
-    // A look at the port would use up its one connection.
-    std::thread::sleep(std::time::Duration::from_millis(500));
+    wait_until("the server listens", || is_listening(number_of_port));
     let result = sandbox.run_json(&[], &["iperf3", "-c", "127.0.0.1", "-n", "64M", "-p", &port]);
     server.wait().unwrap();
     let (sent, expected) = (number(&result, "tcp_sent_bytes"), f64::from(64 << 20));
@@ -168,15 +175,13 @@ fn download_of_curl_within_a_hundredth() {
     std::fs::write(sandbox.path("big"), vec![7; 20 << 20]).unwrap();
     let port = free_port();
     let mut server = Command::new("python3")
-        .args(["-m", "http.server", &port, "--bind", "127.0.0.1", "--directory"])
+        .args(["-m", "http.server", &port.to_string(), "--bind", "127.0.0.1", "--directory"])
         .arg(sandbox.dir.path())
         .stdout(Stdio::null())
         .stderr(Stdio::null())
         .spawn()
         .unwrap();
-    support::wait_until("the server listens", || {
-        std::net::TcpStream::connect(format!("127.0.0.1:{port}")).is_ok()
-    });
+    wait_until("the server listens", || is_listening(port));
     let url = format!("http://127.0.0.1:{port}/big");
     let result = sandbox.run_json(&[], &["curl", "-s", "-o", "/dev/null", &url]);
     server.kill().unwrap();
@@ -221,10 +226,4 @@ fn without_probes_cgroup_and_rusage_serve() {
     assert!(result["measured"]["fingerprint"]["cpu_burst_ns"].is_null(), "what is not measured is not zero");
     let coverage = result["measured"]["coverage"].to_string();
     assert!(coverage.contains("agent.probes") && coverage.contains("rusage"), "{coverage}");
-}
-
-/// A port that was free a moment ago.
-fn free_port() -> String {
-    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-    listener.local_addr().unwrap().port().to_string()
 }

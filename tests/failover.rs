@@ -78,9 +78,9 @@ fn a_queue_is_moved_not_lost() {
     let service = Service::server(&sandbox, "web", SHADOW);
     service.wait_for_shadows(1);
     let primary = service.primary();
-    // Connections wait while one request is served; none of them has been read when the primary dies.
-    let _busy = service.tell("/slow");
-    std::thread::sleep(Duration::from_millis(100));
+    // Connections wait behind one whose request is computed for ever; none of them has been read when the primary
+    // dies, which is long before that is taken for a hang.
+    let _busy = service.tell("/spin");
     let waiting: Vec<_> = (0..50).map(|_| service.tell("/")).collect();
     signal(primary, libc::SIGKILL);
     for mut stream in waiting {

@@ -84,7 +84,9 @@ fn licences_of_a_task_that_ended_while_no_agent_was_there_are_free() {
     goes_on.0.wait().unwrap();
     let agent = sandbox.agent();
     assert_eq!(agent.run(&["--no-wait", "--license", "cad"], &["true"]).status.code(), Some(0));
-    assert!(sandbox.sql::<i64>("SELECT count(*) FROM event WHERE kind = 'released'") >= 1);
+    wait_until("it is in the log", || {
+        sandbox.sql::<i64>("SELECT count(*) FROM event WHERE kind = 'released'") >= 1
+    });
 }
 
 #[test]

@@ -38,13 +38,17 @@ fn over_the_budget_the_dearest_probe_is_given_up_and_the_run_says_so() {
     // Nothing is that cheap.
     let sandbox = Sandbox::with_config("cost_interval_s = 2\nbudget_percent = 0.000001\n");
     let agent = sandbox.agent();
-    let mut job = Job::start(&mut agent.standin(["run", "--name", "job", "--", "sleep", "8"]));
+    let go = sandbox.path("go");
+    let script = format!("while [ ! -e {} ]; do sleep 0.1; done", go.display());
+    let mut job = Job::start(&mut agent.standin(["run", "--name", "job", "--", "sh", "-c", &script]));
+    sandbox.wait_for_runs(1, "state = 'running'");
     wait_until("a probe is given up", || sandbox.agent_log().contains("is given up for"));
     let failing = findings(&doctor(&agent), "probes");
     assert!(
         failing.iter().any(|finding| finding["detail"].as_str().unwrap().contains("agent.budget_percent")),
         "{failing:?}"
     );
+    std::fs::write(&go, "").unwrap();
     assert_eq!(job.exit_code(), Some(0));
     sandbox.wait_for_runs(1, "exit_code = 0");
     let sources: String = sandbox.sql("SELECT sources FROM coverage");

@@ -37,7 +37,8 @@ const PAGE: usize = 4096;
 const CLONE_INTO_CGROUP: u64 = 0x2_0000_0000;
 /// How often a workload is repeated where the kernel hides switches.
 const ATTEMPTS: u32 = 10;
-const PATIENCE: Duration = Duration::from_secs(3);
+/// How long anything may take that should be quick: the machine may be busy.
+const PATIENCE: Duration = Duration::from_secs(30);
 
 // --- the workloads, run in the child ---------------------------------------------------------------------
 
@@ -388,6 +389,15 @@ fn wait(pid: u32) -> (i32, libc::rusage) {
     }
 }
 
+/// Waits for the last switch of a task that has ended.
+fn wait_until_off_cpu(probes: &Probes, slot: Slot) {
+    let end = Instant::now() + PATIENCE;
+    while probes.is_on_cpu(slot) {
+        assert!(Instant::now() < end, "still on a CPU: {:?}", probes.read(slot));
+        thread::yield_now();
+    }
+}
+
 /// Within 1 % or 2 ms, whichever is more.
 #[track_caller]
 fn assert_close(what: &str, counted: Duration, expected: Duration) {
@@ -426,7 +436,7 @@ fn account_of(workload: &str) -> Option<(Stage, Account)> {
         let counted = Duration::from_nanos(account.reading.counters.on_cpu_ns);
         assert_close("CPU in spite of that", counted, account.usage_cpu());
     }
-    println!("skipped: this kernel keeps hiding switches from programs");
+    skip::skip("this kernel keeps hiding switches from programs");
     None
 }
 
@@ -631,11 +641,7 @@ fn a_task_that_was_moved_in_is_counted_from_then_on() {
     fs::write(stage.cgroup.0.join("cgroup.procs"), pid.to_string()).unwrap();
     let (status, _) = wait(pid);
     assert_eq!(status, 0);
-    let end = Instant::now() + PATIENCE;
-    while stage.probes.is_on_cpu(stage.slot) {
-        assert!(Instant::now() < end, "still on a CPU: {:?}", stage.probes.read(stage.slot));
-        thread::yield_now();
-    }
+    wait_until_off_cpu(&stage.probes, stage.slot);
     let reading = stage.probes.read(stage.slot);
     assert_eq!((reading.shared.tasks, reading.shared.tasks_peak), (0, tasks));
     let counted = Duration::from_nanos(reading.counters.on_cpu_ns);
@@ -677,14 +683,19 @@ fn where_the_main_process_is_named_only_its_end_is_told() {
 
 #[test]
 fn two_instances_count_the_same() {
-    let Some(mut stage) = Stage::set() else { return };
-    let mut other = Probes::load(&Options { tasks_max: 2, run_level: 1 }).unwrap();
-    let slot = other.track(stage.cgroup.id()).unwrap();
-    let account = stage.run_within("start programs");
-    let (ours, theirs) = (account.reading.counters, other.read(slot).counters);
-    assert_eq!(
-        (ours.execs, ours.exits, ours.faults_minor),
-        (theirs.execs, theirs.exits, theirs.faults_minor)
-    );
-    assert_eq!(ours.on_cpu_ns, theirs.on_cpu_ns);
+    for _ in 0..ATTEMPTS {
+        let Some(mut stage) = Stage::set() else { return };
+        let mut other = Probes::load(&Options { tasks_max: 2, run_level: 1 }).unwrap();
+        let slot = other.track(stage.cgroup.id()).unwrap();
+        let ours = stage.run_within("start programs").reading.counters;
+        wait_until_off_cpu(&other, slot);
+        let theirs = other.read(slot).counters;
+        assert_eq!((ours.execs, ours.exits), (theirs.execs, theirs.exits));
+        // A switch may be hidden from the one and not from the other.
+        if ours.switches_unseen + theirs.switches_unseen == 0 {
+            assert_eq!((ours.faults_minor, ours.on_cpu_ns), (theirs.faults_minor, theirs.on_cpu_ns));
+            return;
+        }
+    }
+    skip::skip("this kernel keeps hiding switches from programs");
 }

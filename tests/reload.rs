@@ -6,20 +6,18 @@ mod support;
 use support::{Agent, Sandbox, is_root, signal, stderr, stdout, wait_until};
 
 fn tasks_limit(sandbox: &Sandbox, agent: &Agent<'_>) -> Option<i64> {
+    let before: i64 = sandbox.sql("SELECT count(*) FROM run");
     // The launcher reads the file as well, and is not what is tested here.
     let mut run = agent.standin(["run", "--require-agent", "--name", "job", "--", "true"]);
     let empty = sandbox.path("empty.toml");
     std::fs::write(&empty, "").unwrap();
     let output = run.env("STANDIN_CONFIG", empty).output().unwrap();
     assert!(output.status.success(), "{}", stderr(&output));
-    let runs: i64 = sandbox.sql("SELECT max(id) FROM run");
-    wait_until("it is recorded", || {
-        sandbox.sql::<i64>(&format!("SELECT count(*) FROM run WHERE id = {runs} AND state = 'finished'")) == 1
-    });
-    let limit = format!(
-        "SELECT CAST(max(value) AS INTEGER) FROM limit_applied WHERE name = 'pids_max' AND run_id = {runs}"
-    );
-    sandbox.sql(&limit)
+    sandbox.wait_for_runs(usize::try_from(before).unwrap() + 1, "state = 'finished'");
+    sandbox.sql(
+        "SELECT CAST(max(value) AS INTEGER) FROM limit_applied
+         WHERE name = 'pids_max' AND run_id = (SELECT max(id) FROM run)",
+    )
 }
 
 #[test]

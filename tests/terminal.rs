@@ -189,7 +189,10 @@ fn control_z_stops_and_fg_continues() {
 #[test]
 fn a_command_that_stops_itself_can_be_continued_from_within() {
     each_way(|name, _, standin| {
-        let script = "(sleep 0.3; kill -CONT $$) & kill -STOP $$; echo continued; exit 6";
+        // Not before it is stopped, and has been for a moment.
+        let script =
+            "(until grep -q '^State:.T' /proc/$$/status; do sleep 0.01; done; sleep 0.3; kill -CONT $$) &
+                      kill -STOP $$; echo continued; exit 6";
         let mut terminal = Terminal::start(sh(standin(), script));
         terminal.wait_for("continued");
         assert_eq!(terminal.end().code(), Some(6), "{name}");

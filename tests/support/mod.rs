@@ -11,6 +11,7 @@ pub(crate) use skip::skip;
 use standin::wire::{self, Reply, Request, WireError};
 use std::ffi::OsStr;
 use std::fs;
+use std::net::{TcpListener, UdpSocket};
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
@@ -328,6 +329,38 @@ pub fn signal(pid: u32, signal: i32) {
     assert_eq!(unsafe { libc::kill(pid.cast_signed(), signal) }, 0);
 }
 
+/// A port that nobody serves on. It lies below those that the kernel gives out, so that it is nobody's by chance
+/// before its server has it.
+pub fn free_port() -> u16 {
+    static TRIED: AtomicU32 = AtomicU32::new(0);
+    const FIRST: u32 = 10_000;
+    const PORTS: u32 = 22_000;
+    /// Test programs that run beside each other begin apart.
+    const EACH: u32 = 64;
+    let is_free = |port: u16| {
+        TcpListener::bind(("0.0.0.0", port)).is_ok() && UdpSocket::bind(("0.0.0.0", port)).is_ok()
+    };
+    let mut ports = std::iter::repeat_with(|| {
+        let tried = TRIED.fetch_add(1, Ordering::Relaxed);
+        u16::try_from(FIRST + std::process::id().wrapping_mul(EACH).wrapping_add(tried) % PORTS).unwrap()
+    });
+    ports.find(|port| is_free(*port)).unwrap()
+}
+
+/// Whether somebody listens on a TCP port of this host. The kernel is asked: a connection would be the server's
+/// first, which may be its last, or be under way still when the test begins.
+pub fn is_listening(port: u16) -> bool {
+    const LISTENS: &str = "0A";
+    let place = format!(":{port:04X}");
+    let listens = |line: &str| {
+        let mut fields = line.split_whitespace().skip(1);
+        fields.next().is_some_and(|local| local.ends_with(&place)) && fields.nth(1) == Some(LISTENS)
+    };
+    ["/proc/net/tcp", "/proc/net/tcp6"]
+        .iter()
+        .any(|table| fs::read_to_string(table).unwrap_or_default().lines().any(listens))
+}
+
 /// Waits until `condition` holds.
 pub fn wait_until(what: &str, mut condition: impl FnMut() -> bool) {
     let patience = Instant::now() + PATIENCE;
@@ -352,6 +385,22 @@ pub fn stderr(output: &Output) -> String {
 
 pub fn read_json(path: &Path) -> Value {
     serde_json::from_str(&fs::read_to_string(path).unwrap()).unwrap()
+}
+
+/// Whether the kernel showed the probes every switch of a run. Where other work runs beside it, it does not, and the
+/// run says that what is counted between switches is a lower bound.
+pub fn saw_every_switch(result: &Value) -> bool {
+    !result["measured"]["coverage"].to_string().contains("did not show every switch")
+}
+
+/// Runs until the kernel showed every switch. `None`, with the reason counted, where it never does.
+pub fn run_with_every_switch(run: impl Fn() -> Value) -> Option<Value> {
+    const ATTEMPTS: usize = 10;
+    let found = std::iter::repeat_with(run).take(ATTEMPTS).find(saw_every_switch);
+    if found.is_none() {
+        skip("the kernel does not show the probes every switch");
+    }
+    found
 }
 
 /// A number of a result's fingerprint.

@@ -2,11 +2,12 @@
 #![allow(dead_code, reason = "every test takes what it needs")]
 #![allow(missing_docs, unreachable_pub, clippy::unwrap_used, reason = "this is no library")]
 
+pub use super::support::free_port;
 use super::support::{self, PATIENCE, Sandbox, wait_until};
 use serde_json::Value;
 use std::fs;
 use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{SocketAddr, TcpStream};
 use std::path::PathBuf;
 use std::process::{Child, Command, ExitStatus};
 use std::time::{Duration, Instant};
@@ -65,11 +66,6 @@ while True:
 
 /// What every well-behaved request is.
 pub const REQUEST: &[u8] = b"GET / HTTP/1.0\r\n\r\n";
-
-/// A port that nobody listens on at the moment.
-pub fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
-}
 
 pub struct Service<'a> {
     sandbox: &'a Sandbox,
