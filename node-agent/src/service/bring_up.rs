@@ -102,10 +102,10 @@ impl Service {
         let pid = process.pid();
         let pidfd: OwnedFd = process.pidfd().try_clone().map_err(|error| failed(error.to_string()))?;
         self.line.ask(|reply| Say::Born { slot, pid, pidfd, is_copy: false, reply });
-        if let Err(StartError::Execute(errno)) = process.release()
-            && number == 1
-        {
-            self.exec_errno.set(Some(errno));
+        match process.release() {
+            Err(StartError::Execute(errno)) if number == 1 => self.exec_errno.set(Some(errno)),
+            Err(_) => {}
+            Ok(()) => self.line.say(Say::Executes(slot)),
         }
         Ok(Born { slot, number, notice })
     }

@@ -34,6 +34,8 @@ pub(super) enum Command {
     Admit { number: u64, cgroup: Option<InstanceCgroup>, reply: Sender<Result<u32, String>> },
     /// Its process is there, held; once this is answered it may go on.
     Born { slot: u32, pid: i32, pidfd: OwnedFd, is_copy: bool, reply: Sender<()> },
+    /// It has executed its program.
+    Executes(u32),
     /// An instance could not be started; the slot, if it had got one.
     NotStarted(Option<u32>),
     /// It is given these listeners; the answer says what is wrong with them.
@@ -271,6 +273,11 @@ impl Guard {
             Command::Born { slot, pid, pidfd, is_copy, reply } => {
                 self.born(slot, pid, pidfd, is_copy);
                 _ = reply.send(());
+            }
+            Command::Executes(slot) => {
+                if let Some(live) = self.live.get_mut(&slot) {
+                    live.is_executed = true;
+                }
             }
             Command::NotStarted(slot) => {
                 if let Some((slot, live)) = slot.and_then(|slot| self.live.remove_entry(&slot)) {

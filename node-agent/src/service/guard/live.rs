@@ -61,6 +61,8 @@ pub(in crate::service) struct Live {
     pub(super) cgroup: Option<InstanceCgroup>,
     pub(super) process: Option<LiveProcess>,
     pub(super) listeners: Vec<Listener>,
+    /// Its program was executed. Before, the process is a fork of the launcher, with all that is held here open.
+    pub(super) is_executed: bool,
     /// Its end is known; the process may still be on its way out.
     pub(super) is_dead: bool,
     pub(super) is_reaped: bool,
@@ -102,7 +104,8 @@ impl Live {
     ) -> Self {
         let is_dead = pidfd.is_none();
         let process = pidfd.map(|pidfd| LiveProcess { pid, pidfd });
-        Self { process, is_dead, is_reaped: is_dead, is_frozen, ..Self::new(number, Some(cgroup)) }
+        let is_reaped = is_dead;
+        Self { process, is_executed: true, is_dead, is_reaped, is_frozen, ..Self::new(number, Some(cgroup)) }
     }
 
     pub(super) fn new(number: u64, cgroup: Option<InstanceCgroup>) -> Self {
@@ -111,6 +114,7 @@ impl Live {
             cgroup,
             process: None,
             listeners: Vec::new(),
+            is_executed: false,
             is_dead: false,
             is_reaped: false,
             is_killed: false,

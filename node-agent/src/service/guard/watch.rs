@@ -72,8 +72,13 @@ impl Guard {
     /// Holds the listeners that an instance has opened, and steers their addresses. They are `new`, or have been
     /// registered before.
     pub(super) fn hold_listeners(&mut self, slot: u32, new: bool) {
+        // What is new is none of those that are held of others: while it executes its program it still has them open.
+        let known = match new {
+            true => self.live.values().flat_map(Live::known).collect(),
+            false => self.live.get(&slot).map(Live::known).unwrap_or_default(),
+        };
         let (Some(live), Some(steering)) = (self.live.get_mut(&slot), self.steering.as_mut()) else { return };
-        let found = match steer::find(&live.pids(), &live.known()) {
+        let found = match steer::find(&live.pids(), &known) {
             Ok(found) => found,
             Err(error) => {
                 let said = format!(
@@ -114,8 +119,9 @@ impl Guard {
 
     /// Datagram sockets have no `listen()` that could be heard of.
     fn look_for_datagrams(&mut self) {
-        let starting = |slot: &u32| self.balance.role(*slot) == Some(Role::Starting);
-        let slots: Vec<u32> = self.live.keys().copied().filter(starting).collect();
+        let is_starting = |slot: u32| self.balance.role(slot) == Some(Role::Starting);
+        let live = self.live.iter().filter(|(slot, live)| live.is_executed && is_starting(**slot));
+        let slots: Vec<u32> = live.map(|(slot, _)| *slot).collect();
         let Some(steering) = self.steering.as_ref().filter(|_| !slots.is_empty()) else { return };
         // Asks the kernel, so only while an instance starts.
         if steering.groups().values().any(|address| address.is_datagram) {
