@@ -106,11 +106,15 @@ fn use_is_learnt_from_connections_to_the_server() {
     let sandbox = Sandbox::with_config(&format!("[license.cad]\ntotal = 2\nserver = \"{address}\"\n"));
     let agent = sandbox.agent();
     let before_ms = sandbox.sql::<i64>("SELECT unixepoch() * 1000");
-    // Two at once, and one that is open for a moment only, between two looks.
+    // Two at once, and one that is open for a moment only, between two looks. Each is over when the server has closed
+    // it as well.
     let connect = format!(
         "import socket, time\n\
          def ask():\n    s = socket.create_connection(('127.0.0.1', {})); s.recv(9); return s\n\
-         a = [ask() for _ in range(2)]; time.sleep(0.5); a.clear(); ask().close()",
+         def end(s):\n    s.shutdown(socket.SHUT_WR); s.recv(1); s.close()\n\
+         a = [ask() for _ in range(2)]; time.sleep(0.5)\n\
+         for s in a: end(s)\n\
+         end(ask())",
         address.port()
     );
     agent.run(&["--name", "tool"], &["python3", "-c", &connect]);
