@@ -24,6 +24,11 @@ impl Unit {
         self.0.strip_prefix(support::unified()).unwrap().display().to_string()
     }
 
+    /// A condition on runs: those of this cgroup. Others' units may have the same name.
+    fn runs(&self) -> String {
+        format!("id IN (SELECT run_id FROM run_launch WHERE cgroup_path LIKE '%{}')", self.path())
+    }
+
     fn spawn(&self, script: &str) -> Child {
         let entrance = self.0.join("cgroup.procs");
         let mut command = Command::new("/bin/sh");
@@ -62,13 +67,14 @@ fn a_short_lived_unit_is_recorded_whole_and_shown_by_its_path() {
     let unit = Unit::new(&sandbox, "web.service");
     assert!(unit.spawn(&programs(25)).wait().unwrap().success());
     unit.remove();
-    sandbox.wait_for_runs(1, "state = 'finished' AND execs > 20");
+    let run = unit.runs();
+    sandbox.wait_for_runs(1, &format!("{run} AND state = 'finished'"));
     // The shell itself is one more; it entered the cgroup before it was executed.
-    assert_eq!(sandbox.sql::<i64>("SELECT execs FROM run WHERE execs > 20"), 26);
-    assert_eq!(sandbox.sql::<i64>("SELECT forks FROM run WHERE execs > 20"), 25);
-    let name: String = sandbox.sql(
-        "SELECT task_type FROM task JOIN run ON task_id = task.id WHERE execs > 20 AND exit_code IS NULL",
-    );
+    assert_eq!(sandbox.sql::<i64>(&format!("SELECT execs FROM run WHERE {run}")), 26);
+    assert_eq!(sandbox.sql::<i64>(&format!("SELECT forks FROM run WHERE {run}")), 25);
+    let name: String = sandbox.sql(&format!(
+        "SELECT task_type FROM task WHERE id = (SELECT task_id FROM run WHERE {run} AND exit_code IS NULL)"
+    ));
     assert_eq!(name, "unit web.service");
     let shown = agent.standin(["show", "--cgroup", &unit.path()]).output().unwrap();
     assert!(stdout(&shown).contains("unit web.service"), "{}", stdout(&shown));
@@ -87,8 +93,8 @@ fn a_unit_that_was_there_before_is_found_and_survives_the_agent() {
     let go = sandbox.path("go");
     let script = format!("{}; while [ ! -e {} ]; do sleep 0.02; done", programs(30), go.display());
     let mut child = unit.spawn(&script);
-    let of_unit = "id IN (SELECT run_id FROM run_launch WHERE cgroup_path LIKE '%old.service')";
-    sandbox.wait_for_runs(1, of_unit);
+    let of_unit = unit.runs();
+    sandbox.wait_for_runs(1, &of_unit);
     agent.kill();
     fs::write(&go, "").unwrap();
     child.wait().unwrap();
@@ -131,7 +137,7 @@ fn a_unit_that_lives_for_long_is_recorded_in_parts_that_add_up() {
     let script = "i=0; while [ $i -lt 60 ]; do /bin/true; /bin/sleep 0.1; i=$((i+1)); done";
     assert!(unit.spawn(script).wait().unwrap().success());
     unit.remove();
-    let own = "FROM run JOIN task ON task.id = task_id WHERE task_type = 'unit long.service'";
+    let own = format!("FROM run WHERE {}", unit.runs());
     // The shell, and each program once: nothing lost between two parts, nothing counted twice.
     let sums =
         format!("SELECT coalesce(sum(execs) = 121 AND sum(forks) = 120, 0) {own} AND state = 'finished'");
