@@ -6,6 +6,7 @@ use super::inspect::{read_memory, write_memory};
 use super::ptrace::{self, Registers, Stop};
 use super::site::CallSite;
 use super::{Busy, CowError, Steps};
+use crate::host;
 use nix::unistd::Pid;
 use std::cell::Cell;
 use std::io;
@@ -257,14 +258,24 @@ impl<'a> Tracee<'a> {
 pub(super) fn wait_for_stop(pid: Pid, pidfd: BorrowedFd) -> Result<Stop, CowError> {
     stop_within(pid, pidfd, STOP_TIMEOUT)?.ok_or_else(|| {
         let error = io::Error::from(io::ErrorKind::TimedOut);
-        CowError::failed(format!("stop process {pid} (is its cgroup frozen?)"))(error)
+        CowError::failed(format!("stop process {pid} ({}; is its cgroup frozen?)", what_it_does(pid)))(error)
     })
+}
+
+/// What a process does that does not stop: its state, and where it waits in the kernel.
+fn what_it_does(pid: Pid) -> String {
+    let read = |name: &str| std::fs::read_to_string(format!("/proc/{pid}/{name}")).unwrap_or_default();
+    let state = host::task_state(&read("stat")).unwrap_or('?');
+    let place = read("wchan");
+    format!("state {state} in {}", if place.is_empty() { "an unknown place" } else { &place })
 }
 
 /// Waits until a traced process stops; `None` where it does not within `time`.
 pub(super) fn stop_within(pid: Pid, pidfd: BorrowedFd, time: Duration) -> Result<Option<Stop>, CowError> {
     let start = Instant::now();
     loop {
+        // Looked at before the stop: who comes late himself looks once more.
+        let is_over = start.elapsed() > time;
         if let Some(stop) = ptrace::stop(pid).map_err(CowError::failed("ask for the process's stop"))? {
             return Ok(Some(stop));
         }
@@ -275,7 +286,7 @@ pub(super) fn stop_within(pid: Pid, pidfd: BorrowedFd, time: Duration) -> Result
         if has_ended(pidfd) {
             return Err(CowError::Ended);
         }
-        if start.elapsed() > time {
+        if is_over {
             return Ok(None);
         }
         std::thread::sleep(NAP);
