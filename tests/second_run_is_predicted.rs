@@ -123,10 +123,11 @@ fn limits_by_hand_hold_whatever_the_policy() {
 #[test]
 fn a_cpu_limit_holds_the_task_back() {
     require!(is_root(), "needs root");
-    let spin = "i=0; while [ $i -lt 400000 ]; do i=$((i+1)); done";
-    let result = Sandbox::new().run_json(&["--limit-cpu", "0.2"], &["sh", "-c", spin]);
+    let spin = "i=0; while [ $i -lt 200000 ]; do i=$((i+1)); done";
+    // Less than it gets on a busy host.
+    let result = Sandbox::new().run_json(&["--limit-cpu", "0.05"], &["sh", "-c", spin]);
     let cores = number(&result, "cpu_ns") / number(&result, "duration_ns");
-    assert!(cores < 0.35, "{cores} cores");
+    assert!(cores < 0.1, "{cores} cores");
     assert_eq!(result["ending"]["throttled"], true);
 }
 

@@ -31,6 +31,13 @@ fn a_shadow_is_frozen_and_uses_no_cpu() {
         fields.iter().sum::<u64>()
     };
     let shadows = service.pids("shadow");
+    let is_frozen = |pid: &u32| {
+        let cgroup = fs::read_to_string(format!("/proc/{pid}/cgroup")).unwrap();
+        let path = cgroup.lines().find_map(|line| line.strip_prefix("0::/")).unwrap();
+        let events = fs::read_to_string(support::unified().join(path).join("cgroup.events")).unwrap();
+        events.contains("frozen 1")
+    };
+    wait_until("the kernel has frozen them", || shadows.iter().all(is_frozen));
     let used: Vec<u64> = shadows.iter().map(|pid| ticks(*pid)).collect();
     std::thread::sleep(Duration::from_millis(300));
     assert_eq!(shadows.iter().map(|pid| ticks(*pid)).collect::<Vec<_>>(), used);

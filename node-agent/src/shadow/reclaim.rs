@@ -55,7 +55,8 @@ mod tests {
         let mut command = std::process::Command::new("sh");
         let command = command.args(["-c", "read line; exit 3"]).stdin(std::process::Stdio::piped());
         let mut child = command.spawn().unwrap();
-        std::thread::sleep(std::time::Duration::from_millis(50));
+        let stat = format!("/proc/{}/stat", child.id());
+        while crate::host::task_state(&fs::read_to_string(&stat).unwrap()) != Some('S') {}
         assert!(page_out(child.id().cast_signed()) > 100_000);
         drop(child.stdin.take());
         assert_eq!(child.wait().unwrap().code(), Some(3));

@@ -76,7 +76,8 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = Address { is_datagram: false, socket: listener.local_addr().unwrap() };
         let me = std::process::id().cast_signed();
-        assert_eq!(strangers(&[address], &HashSet::new()), [(me, address)]);
+        // What another test starts has it too, until it executes its program.
+        assert!(strangers(&[address], &HashSet::new()).contains(&(me, address)));
         assert_eq!(strangers(&[address], &HashSet::from([me])), []);
     }
 

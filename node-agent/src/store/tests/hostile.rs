@@ -374,7 +374,7 @@ fn after_a_kill_those_who_may_only_read_see_the_log() {
     let mut child = writing_child(&path);
     let has_begun =
         || Reader::open(&path).and_then(|reader| reader.runs(None, 1)).is_ok_and(|runs| !runs.is_empty());
-    (0..500).take_while(|_| !has_begun()).for_each(|_| std::thread::sleep(Duration::from_millis(20)));
+    (0..1500).take_while(|_| !has_begun()).for_each(|_| std::thread::sleep(Duration::from_millis(20)));
     child.kill().unwrap();
     child.wait().unwrap();
     std::fs::set_permissions(directory.path(), PermissionsExt::from_mode(0o755)).unwrap();
@@ -396,7 +396,7 @@ fn after_a_kill_those_who_may_only_read_see_the_log() {
 fn killed_at_any_moment_the_database_is_sound() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("standin.db");
-    for round in 0..8 {
+    for round in 0.. {
         let mut child = writing_child(&path);
         std::thread::sleep(Duration::from_millis(20 + round * 37));
         child.kill().unwrap();
@@ -416,7 +416,11 @@ fn killed_at_any_moment_the_database_is_sound() {
             OR (r.state = 'finished' AND r.memory_peak_bytes <> 2 << 20)";
         assert_eq!(number(&opened.store, torn), 0);
         assert!(opened.store.open_runs().unwrap().len() as u64 <= round + 1);
+        // On a busy machine the later ones, which get more time, are the first that write anything.
+        let finished = number(&opened.store, "SELECT count(*) FROM run WHERE state = 'finished'");
+        if round >= 7 && finished > 0 {
+            break;
+        }
+        assert!(round < 80, "nothing is ever written");
     }
-    let store = Store::open(&path).unwrap().store;
-    assert!(number(&store, "SELECT count(*) FROM run WHERE state = 'finished'") > 0);
 }
