@@ -14,7 +14,7 @@ mod survival;
 mod waits;
 
 use nix::unistd::Pid;
-use standin::shadow::cow::{self, Copy, CowError};
+use standin::shadow::cow::{self, Busy, Copy, CowError};
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
@@ -192,6 +192,23 @@ pub(crate) fn copy(primary: Pid, into: &Cgroup) -> Result<Copy, CowError> {
     loop {
         match cow::fork_frozen(primary, &into.0) {
             Err(CowError::Busy(_)) if start.elapsed() < PATIENCE => {
+                std::thread::sleep(std::time::Duration::from_millis(1));
+            }
+            other => return other,
+        }
+    }
+}
+
+/// The same, by steps: as long as the primary is at work none is told.
+pub(crate) fn copy_by_steps(
+    primary: Pid,
+    into: &Cgroup,
+    on_step: &mut (dyn FnMut(&'static str) -> std::io::Result<()> + Send),
+) -> Result<Copy, CowError> {
+    let start = std::time::Instant::now();
+    loop {
+        match cow::fork_frozen_by_steps(primary, &into.0, on_step) {
+            Err(CowError::Busy(Busy::Works)) if start.elapsed() < PATIENCE => {
                 std::thread::sleep(std::time::Duration::from_millis(1));
             }
             other => return other,

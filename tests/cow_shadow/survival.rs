@@ -1,7 +1,7 @@
 //! Whatever goes wrong on the way to a copy, and wherever: the primary serves on, and no half-made copy is left.
 
 use crate::support::{self, wait_until};
-use crate::{Cgroup, Server, require, require_copies, waits};
+use crate::{Cgroup, Server, copy_by_steps, require, require_copies, waits};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use standin::shadow::cow::{Busy, CowError, fork_frozen_by_steps};
@@ -200,7 +200,7 @@ fn a_signal_in_between_is_delivered_as_if_nothing_had_been() {
             }
             Ok(())
         };
-        let result = fork_frozen_by_steps(pid, &into.0, &mut on_step);
+        let result = copy_by_steps(pid, &into, &mut on_step);
         assert!(sent, "{step}");
         let line = waiter.line();
         // The handler ran, and the wait ended with EINTR.
@@ -236,7 +236,7 @@ fn a_stop_in_between_stops_the_primary() {
         }
         Ok(())
     };
-    let result = fork_frozen_by_steps(pid, &into.0, &mut on_step);
+    let result = copy_by_steps(pid, &into, &mut on_step);
     assert!(matches!(result, Err(CowError::Busy(Busy::Signal))), "{result:?}");
     wait_until("it is stopped", || {
         fs::read_to_string(format!("/proc/{pid}/status")).unwrap().contains("State:\tT (stopped)")
@@ -292,7 +292,7 @@ fn a_primary_that_dies_in_between_leaves_no_copy() {
             }
             Ok(())
         };
-        match fork_frozen_by_steps(pid, &into.0, &mut on_step) {
+        match copy_by_steps(pid, &into, &mut on_step) {
             // Killed when the copy was as good as made: it can take over.
             Ok(copy) => {
                 assert_eq!(step, "primary let go");
