@@ -544,9 +544,11 @@ fn block_bytes_are_exact() {
     let counters = account.reading.counters;
     let expected = (BLOCKS * BLOCK_BYTES) as u64;
     assert_eq!(account.status, 0);
-    assert_eq!(counters.block_write_bytes, expected);
-    // What the workload prints may go to a file as well, a page or so.
-    assert!((expected..expected + (64 << 10)).contains(&counters.storage_write_bytes));
+    // What the workload prints may go to a file as well, and the time of the file's change into its inode: a page or
+    // so, on the disk by then where somebody syncs it.
+    let with_a_few_pages = expected..expected + (64 << 10);
+    assert!(with_a_few_pages.contains(&counters.block_write_bytes), "{}", counters.block_write_bytes);
+    assert!(with_a_few_pages.contains(&counters.storage_write_bytes), "{}", counters.storage_write_bytes);
     // Pages of the program itself may come on top; the kernel counts these as well.
     assert!(counters.block_read_bytes >= expected);
     assert_eq!(counters.block_read_bytes, counters.storage_read_bytes);
