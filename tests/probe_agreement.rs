@@ -580,7 +580,7 @@ fn block_bytes_are_exact() {
     // Pages of the program itself may come on top; the kernel counts these as well.
     assert!(counters.block_read_bytes >= expected);
     assert_eq!(counters.block_read_bytes, counters.storage_read_bytes);
-    // The kernel does not show the end of every request; those are booked without a latency.
+    // The kernel does not show the end of every request: then it has no latency.
     for (latencies, requests) in [
         (counters.block_read_ns, counters.block_read_ops),
         (counters.block_write_ns, counters.block_write_ops),

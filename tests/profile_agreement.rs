@@ -120,8 +120,10 @@ fn what_the_kernel_writes_back_is_for_who_wrote() {
     let sources = result["measured"]["coverage"].to_string();
     require!(sources.contains("writeback_dirty_folio") || has_disk_probes(&result), "no block probes");
     let bytes = f64::from(24 << 20);
-    assert_within("writeback", number(&result, "block_write_bytes"), bytes, 0.02);
-    assert_within("writeback by the kernel", number(&result, "block_writeback_bytes"), bytes, 0.02);
+    let written_back = number(&result, "block_writeback_bytes");
+    assert_within("written back", written_back, bytes, 0.02);
+    // What others have left is written by `sync` itself.
+    assert!(number(&result, "block_write_bytes") >= written_back);
 }
 
 /// A process that is ended with its value.

@@ -47,13 +47,13 @@ pub struct Counters {
     /// Waits before each of those stretches.
     pub wait_ns_histogram: Histogram,
 
-    /// Block reads completed: bytes.
+    /// Block reads that went to the device: bytes.
     pub block_read_bytes: u64,
-    /// Block writes completed: bytes.
+    /// Block writes that went to the device: bytes.
     pub block_write_bytes: u64,
-    /// Block reads completed: requests.
+    /// Block reads that went to the device: requests.
     pub block_read_ops: u64,
-    /// Block writes completed: requests.
+    /// Block writes that went to the device: requests.
     pub block_write_ops: u64,
     /// Reads that began where the cgroup's last read ended.
     pub block_read_sequential: u64,
@@ -257,8 +257,10 @@ pub struct Request {
     /// Operation and flags (`cmd_flags`).
     pub flags: u32,
     /// 1 if the kernel writes back what tasks of the cgroup wrote before.
-    pub writeback: u32,
-    /// Its bytes, when it went to the device.
+    pub writeback: u16,
+    /// 1 once its bytes are counted: when it goes to the device.
+    pub is_booked: u16,
+    /// Its bytes; they grow until it goes to the device.
     pub bytes: u64,
 }
 
@@ -413,7 +415,7 @@ pub struct Losses {
     pub events: u64,
     /// Block requests not measured because `REQUESTS` was full.
     pub requests: u64,
-    /// Block requests whose end was not shown; they are booked, but their latency is not.
+    /// Block requests whose end was not shown: their bytes are counted, but their latency is not.
     pub ends: u64,
     /// Cgroups of the host that were made unseen because the ring `CGROUPS` was full.
     pub cgroups: u64,
