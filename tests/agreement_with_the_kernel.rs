@@ -41,7 +41,7 @@ fn cpu_time_of_many_processes_and_threads() {
 fn bursts_add_up_to_the_switches() {
     require!(is_root(), "needs root");
     let run = || Sandbox::new().run_json(&[], &["sh", "-c", "for i in 1 2 3 4 5; do sleep 0.01; done"]);
-    let Some(result) = run_with_every_switch(run) else { return };
+    let result = run_with_every_switch(run);
     let bursts: u64 =
         serde_json::from_value::<Vec<u64>>(result["measured"]["fingerprint"]["cpu_burst_ns"].clone())
             .unwrap()
@@ -60,7 +60,7 @@ fn page_faults() {
         "head -c 50000000 /dev/zero | tail -c 40000000 | wc -c",
     ] {
         let run = || Sandbox::new().run_json(&[], &["sh", "-c", script]);
-        let Some(result) = run_with_every_switch(run) else { continue };
+        let result = run_with_every_switch(run);
         assert_eq!(number(&result, "faults_minor"), rusage(&result, "faults_minor"), "{script}");
         assert_eq!(number(&result, "faults_major"), rusage(&result, "faults_major"), "{script}");
     }
@@ -98,9 +98,8 @@ time.sleep(1)";
 /// Bytes of one transfer.
 const TRANSFER: f64 = (16 << 20) as f64;
 
-/// Runs until `bytes` are exact: the program's own pages may have to be read in again, which counts as well, and
-/// on a busy host a request in some ten thousands escapes the probes, and the inode is written where somebody syncs it.
-/// Every attempt must be close.
+/// Runs until `bytes` are exact: the program's own pages may have to be read in again and a time stamp of the file be
+/// written, which count as well. Every attempt must be close.
 fn exact(bytes: &str, run: impl Fn() -> Value) -> Option<Value> {
     (0..20).map(|_| run()).find(|result| {
         let page_ins = if number(result, "faults_major") > 0.0 { 0.1 } else { 0.0 };
@@ -143,10 +142,13 @@ fn direct_io_of_fio_to_the_byte() {
             let result = result.unwrap_or_else(|| panic!("{direction} {block}: never exact"));
             let latencies = &result["measured"]["fingerprint"][format!("block_{direction}_ns")];
             let counted: u64 = serde_json::from_value::<Vec<u64>>(latencies.clone()).unwrap().iter().sum();
-            // The kernel does not show the end of every request; those are booked without a latency.
+            // The kernel does not show the end of every request: then it has no latency.
             let requests = number(&result, ops);
             let told = format!("{direction} {block}: {counted} latencies of {requests} requests");
-            assert!(counted as f64 <= requests && counted as f64 >= requests * 0.98, "{told}");
+            assert!(
+                counted as f64 <= requests && counted as f64 >= requests - (requests / 100.0).max(8.0),
+                "{told}"
+            );
         }
     }
 }

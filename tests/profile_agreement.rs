@@ -8,7 +8,6 @@ use serde_json::Value;
 use std::fs::{self, File};
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
-use std::sync::RwLock;
 use support::{
     Job, Sandbox, free_port, has, is_listening, is_root, number, read_json, run_with_every_switch, wait_until,
 };
@@ -25,10 +24,6 @@ impl Disk {
         self.0.path().join(name)
     }
 }
-
-/// Held for writing by what needs the host to itself: where others run, this kernel does not show every switch
-/// (`switches_unseen`), and what a task did since is then missing.
-static HOST: RwLock<()> = RwLock::new(());
 
 #[track_caller]
 fn assert_within(what: &str, counted: f64, told: f64, share: f64) {
@@ -64,7 +59,6 @@ fn has_disk_probes(result: &Value) -> bool {
 
 #[test]
 fn direct_io_of_fio() {
-    let _others = HOST.read();
     require!(is_root(), "needs root");
     require!(has("fio"), "fio is not installed");
     let (sandbox, disk) = (Sandbox::new(), Disk::new());
@@ -114,7 +108,6 @@ fn direct_io_of_fio() {
 
 #[test]
 fn buffered_io_of_fio() {
-    let _others = HOST.read();
     require!(is_root(), "needs root");
     require!(has("fio"), "fio is not installed");
     let (sandbox, disk) = (Sandbox::new(), Disk::new());
@@ -139,7 +132,6 @@ fn buffered_io_of_fio() {
 
 #[test]
 fn what_the_kernel_writes_back_is_for_who_wrote() {
-    let _others = HOST.read();
     require!(is_root(), "needs root");
     let (sandbox, disk) = (Sandbox::new(), Disk::new());
     let file = disk.path("dirty");
@@ -148,8 +140,10 @@ fn what_the_kernel_writes_back_is_for_who_wrote() {
     let sources = result["measured"]["coverage"].to_string();
     require!(sources.contains("writeback_dirty_folio") || has_disk_probes(&result), "no block probes");
     let bytes = f64::from(24 << 20);
-    assert_within("writeback", number(&result, "block_write_bytes"), bytes, 0.02);
-    assert_within("writeback by the kernel", number(&result, "block_writeback_bytes"), bytes, 0.02);
+    let written_back = number(&result, "block_writeback_bytes");
+    assert_within("written back", written_back, bytes, 0.02);
+    // What others have left is written by `sync` itself.
+    assert!(number(&result, "block_write_bytes") >= written_back);
 }
 
 /// A process that is ended with its value.
@@ -172,7 +166,6 @@ impl Drop for Server {
 
 #[test]
 fn traffic_of_iperf3() {
-    let _others = HOST.read();
     require!(is_root(), "needs root");
     require!(has("iperf3"), "iperf3 is not installed");
     let sandbox = Sandbox::new();
@@ -197,7 +190,6 @@ fn traffic_of_iperf3() {
 
 #[test]
 fn answers_of_redis() {
-    let _others = HOST.read();
     require!(is_root(), "needs root");
     require!(has("redis-server") && has("redis-benchmark") && has("redis-cli"), "redis is not installed");
     const REQUESTS: u64 = 2000;
@@ -258,7 +250,6 @@ for page in order:
 
 #[test]
 fn a_walk_through_memory() {
-    let _others = HOST.read();
     require!(is_root(), "needs root");
     require!(has("python3"), "python3 is not installed");
     let sandbox = Sandbox::new();
@@ -266,7 +257,7 @@ fn a_walk_through_memory() {
     for way in ["sequential", "strided", "random"] {
         let run = || sandbox.run_json(&[], &["python3", "-c", WALK, way]);
         require!(!run()["measured"]["fingerprint"]["faults_random"].is_null(), "no page fault probe");
-        let Some(result) = run_with_every_switch(run) else { return };
+        let result = run_with_every_switch(run);
         let own = number(&result, &format!("faults_{way}"));
         let all: f64 = ["sequential", "strided", "random"]
             .iter()
@@ -281,7 +272,6 @@ fn a_walk_through_memory() {
 
 #[test]
 fn stress_ng_agrees_with_rusage() {
-    let _alone = HOST.write();
     require!(is_root(), "needs root");
     require!(has("stress-ng"), "stress-ng is not installed");
     let sandbox = Sandbox::new();
@@ -301,7 +291,7 @@ fn stress_ng_agrees_with_rusage() {
             assert_within(&what, number(&result, "cpu_ns") / 1e9, cpu(&result), 0.02);
             result
         };
-        let Some(result) = run_with_every_switch(run) else { return };
+        let result = run_with_every_switch(run);
         let (cpu_s, told) = (cpu(&result), usage(&result, "faults_minor"));
         assert_within(&format!("{options:?} faults"), number(&result, "faults_minor"), told, 0.01);
         let demand = &result["measured"]["fingerprint"]["cpu_demand"][0]["cpu_us"];
