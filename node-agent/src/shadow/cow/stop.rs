@@ -57,6 +57,8 @@ fn interrupt(pid: Pid, pidfd: BorrowedFd) -> Result<Registers, CowError> {
             Stop::Signal(signal) => signal,
             Stop::Call | Stop::Cloned => 0,
         };
+        // Anew: any stop takes a pending interruption away (`ptrace_stop`, kernel/signal.c).
+        ptrace::interrupt(pid).map_err(failed())?;
         ptrace::resume(pid, signal).map_err(failed())?;
     }
     let registers = idle::as_if_undisturbed(&ptrace::registers(pid).map_err(failed())?);

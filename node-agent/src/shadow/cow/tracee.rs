@@ -227,8 +227,9 @@ impl<'a> Tracee<'a> {
         }
         let here = ptrace::registers(self.pid).map_err(failed())?;
         ptrace::set_registers(self.pid, &Registers { orig_rax: u64::MAX, ..here }).map_err(failed())?;
-        ptrace::interrupt(self.pid).map_err(failed())?;
         loop {
+            // Anew: any stop takes a pending interruption away (`ptrace_stop`, kernel/signal.c).
+            ptrace::interrupt(self.pid).map_err(failed())?;
             ptrace::resume(self.pid, 0).map_err(failed())?;
             match self.wait()? {
                 Stop::Interrupted => {
