@@ -16,6 +16,8 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 use support::{Sandbox, has, is_root};
 
+/// Widest line of prose or commands, characters.
+const WIDEST: usize = 120;
 /// How long the commands of one page may take.
 const PAGE_PATIENCE: Duration = Duration::from_secs(240);
 
@@ -321,6 +323,30 @@ fn keys_of_top() -> Vec<String> {
     fs::write(&path, "no_such_section = 1\n").unwrap();
     let error = standin::causes::in_one_line(&standin::config::Config::load(Some(&path)).unwrap_err());
     error.split("expected").nth(1).unwrap().split('`').skip(1).step_by(2).map(str::to_owned).collect()
+}
+
+/// In a terminal or an editor too. A row of a table has to be one line, and output is shown as it was.
+#[test]
+fn lines_are_not_too_wide() {
+    let others = ["ARCHITECTURE.md", "schema/README.md"].map(|page| root().join(page));
+    for page in pages().into_iter().chain(others) {
+        let mut block = None;
+        for (number, line) in fs::read_to_string(&page).unwrap().lines().enumerate() {
+            if let Some(kind) = line.strip_prefix("```") {
+                block = if block.is_some() { None } else { Some(kind.to_owned()) };
+                continue;
+            }
+            let is_shown = match block.as_deref() {
+                Some("console") => !line.starts_with("$ "),
+                Some("text") => true,
+                Some(_) => false,
+                None => line.starts_with('|'),
+            };
+            let wide = line.chars().count();
+            let place = format!("{}:{}", name(&page), number + 1);
+            assert!(is_shown || wide <= WIDEST, "{place}: {wide} characters: {line}");
+        }
+    }
 }
 
 #[test]
