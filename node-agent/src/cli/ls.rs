@@ -8,7 +8,7 @@ use super::when;
 use crate::live::Kind;
 use crate::store::Reader;
 use crate::store::read::TaskRow;
-use crate::units::{format_bytes, format_count, format_duration};
+use crate::units::{format_bytes, format_cores, format_count, format_duration};
 use clap::Args;
 use serde::Serialize;
 
@@ -80,7 +80,7 @@ pub(super) fn table(tasks: &[TaskRow]) -> Table {
             task.runs.to_string(),
             (task.failed + task.lost).to_string(),
             or_dash(task.duration_s_mean.map(format_duration)),
-            or_dash(task.cpu_cores_mean.map(|cores| format!("{cores:.2}"))),
+            or_dash(task.cpu_cores_mean.map(format_cores)),
             or_dash(task.memory_peak_bytes_mean.map(format_bytes)),
             or_dash(task.memory_peak_bytes_max.map(|bytes| format_bytes(bytes as f64))),
             or_dash(task.last_started_at_ms.map(when::ago)),

@@ -8,7 +8,7 @@ use super::{completions, when};
 use crate::store::Reader;
 use crate::store::read::RunRow;
 use crate::store::record::Ending;
-use crate::units::{format_bytes, format_duration};
+use crate::units::{format_bytes, format_cores, format_duration};
 use clap::Args;
 use clap_complete::ArgValueCandidates;
 use serde::Serialize;
@@ -95,7 +95,7 @@ pub(super) fn in_short(run: &RunRow) -> [String; 5] {
     [
         when::ago(run.started_at_ms),
         or_dash(run.duration_s.map(format_duration)),
-        or_dash(run.cpu_cores_mean.map(|cores| format!("{cores:.2}"))),
+        or_dash(run.cpu_cores_mean.map(format_cores)),
         or_dash(run.memory_peak_bytes.map(format_bytes)),
         ending(run),
     ]

@@ -380,7 +380,7 @@ fn needs(run: &RunDetail, accuracy: &[AccuracySummary]) -> Table {
         let known = accuracy.iter().find(|known| known.resource == resource);
         let percent = |share: Option<f64>| match share {
             // Beside next to nothing every error is huge.
-            Some(share) if share >= 999.5 => "> 999 %".into(),
+            Some(share) if share >= 999.5 => ">999 %".into(),
             share => share.map_or_else(|| "-".into(), |share| format!("{share:.0} %")),
         };
         table.row([
