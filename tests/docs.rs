@@ -16,6 +16,10 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 use support::{Sandbox, has, is_root};
 
+/// Widest line of prose or commands, characters.
+const WIDEST: usize = 120;
+/// Where pages have the files of a running agent: a test has them in its sandbox.
+const RUNTIME: &str = "/run/standin";
 /// How long the commands of one page may take.
 const PAGE_PATIENCE: Duration = Duration::from_secs(240);
 
@@ -127,18 +131,22 @@ fn every_block_says_what_it_is() {
     assert!(left_out.iter().all(|left| left.split(": ").last().unwrap().len() > 10), "reasons have words");
 }
 
-/// Runs the commands of a page and gives what each block wrote.
-fn run(page: &Path, sandbox: &Sandbox) -> Vec<(Block, String)> {
+/// Runs the commands of a page and gives what each block wrote. Where it is of an agent, there is one.
+fn run(page: &Path, sandbox: &Sandbox, has_agent: bool) -> Vec<(Block, String)> {
     let work = sandbox.path("work");
     fs::create_dir(&work).unwrap();
     let blocks: Vec<_> =
         blocks(page).into_iter().filter(|block| block.is_commands() && block.not_run.is_none()).collect();
     let mut script = String::from("set -euo pipefail\nip link set lo up\n");
+    if has_agent {
+        script += "standin agent 2> agent.log &\nuntil standin queue > /dev/null 2>&1; do sleep 0.1; done\n";
+    }
     for (number, block) in blocks.iter().enumerate() {
         let out = sandbox.path(&format!("out.{number}"));
         script += &format!("echo {number} > {}\n", sandbox.path("at").display());
         script += &format!("{{\n{}\n}} > {} 2>&1\n", block.commands(), out.display());
     }
+    let script = script.replace(RUNTIME, &sandbox.dir.path().display().to_string());
     let file = sandbox.path("page.sh");
     fs::write(&file, &script).unwrap();
     let program = PathBuf::from(sandbox.standin([""; 0]).get_program());
@@ -174,11 +182,24 @@ fn run(page: &Path, sandbox: &Sandbox) -> Vec<(Block, String)> {
 }
 
 fn commands_work(page: &str) {
+    commands_work_with(page, "", false);
+}
+
+/// Of a page about an agent: there is one, with the configuration that the page shows.
+fn commands_work_with_an_agent(page: &str) {
+    let of_page: Vec<_> =
+        blocks(&root().join(page)).into_iter().filter(|block| block.kind == "toml").collect();
+    let config: String = of_page.iter().map(|block| block.lines.join("\n") + "\n").collect();
+    commands_work_with(page, &config, true);
+}
+
+fn commands_work_with(page: &str, config: &str, has_agent: bool) {
     require!(is_root() && has("bash") && has("ip") && has("sqlite3"), "needs root, bash, ip and sqlite3");
     require!(has("curl") && has("python3"), "needs curl and python3");
     let sandbox = Sandbox::new();
+    sandbox.configure(&config.replace(RUNTIME, &sandbox.dir.path().display().to_string()));
     let page = root().join(page);
-    let ran = run(&page, &sandbox);
+    let ran = run(&page, &sandbox, has_agent);
     assert!(!ran.is_empty(), "{}: nothing was run", name(&page));
     for (block, out) in ran {
         let lines: Vec<Vec<&str>> = out.lines().map(|line| line.split_whitespace().collect()).collect();
@@ -190,12 +211,15 @@ fn commands_work(page: &str) {
 }
 
 /// Pages whose commands the tests below run.
-const PAGES_RUN: [&str; 6] = [
+const PAGES_RUN: [&str; 9] = [
     "README.md",
     "node-agent/docs/batch.md",
     "node-agent/docs/containers.md",
     "node-agent/docs/fingerprints.md",
+    "node-agent/docs/metrics.md",
+    "node-agent/docs/report.md",
     "node-agent/docs/services.md",
+    "node-agent/docs/top.md",
     "node-agent/docs/tutorial.md",
 ];
 
@@ -228,13 +252,28 @@ fn the_commands_about_fingerprints_work() {
 }
 
 #[test]
+fn the_commands_about_metrics_work() {
+    commands_work_with_an_agent(PAGES_RUN[4]);
+}
+
+#[test]
+fn the_commands_about_the_report_work() {
+    commands_work(PAGES_RUN[5]);
+}
+
+#[test]
 fn the_commands_for_services_work() {
-    commands_work(PAGES_RUN[4]);
+    commands_work(PAGES_RUN[6]);
+}
+
+#[test]
+fn the_commands_about_top_work() {
+    commands_work_with_an_agent(PAGES_RUN[7]);
 }
 
 #[test]
 fn the_commands_of_the_tutorial_work() {
-    commands_work(PAGES_RUN[5]);
+    commands_work(PAGES_RUN[8]);
 }
 
 /// The table of exit codes as a page has it.
@@ -321,6 +360,30 @@ fn keys_of_top() -> Vec<String> {
     fs::write(&path, "no_such_section = 1\n").unwrap();
     let error = standin::causes::in_one_line(&standin::config::Config::load(Some(&path)).unwrap_err());
     error.split("expected").nth(1).unwrap().split('`').skip(1).step_by(2).map(str::to_owned).collect()
+}
+
+/// In a terminal or an editor too. A row of a table has to be one line, and output is shown as it was.
+#[test]
+fn lines_are_not_too_wide() {
+    let others = ["ARCHITECTURE.md", "schema/README.md"].map(|page| root().join(page));
+    for page in pages().into_iter().chain(others) {
+        let mut block = None;
+        for (number, line) in fs::read_to_string(&page).unwrap().lines().enumerate() {
+            if let Some(kind) = line.strip_prefix("```") {
+                block = if block.is_some() { None } else { Some(kind.to_owned()) };
+                continue;
+            }
+            let is_shown = match block.as_deref() {
+                Some("console") => !line.starts_with("$ "),
+                Some("text") => true,
+                Some(_) => false,
+                None => line.starts_with('|'),
+            };
+            let wide = line.chars().count();
+            let place = format!("{}:{}", name(&page), number + 1);
+            assert!(is_shown || wide <= WIDEST, "{place}: {wide} characters: {line}");
+        }
+    }
 }
 
 #[test]

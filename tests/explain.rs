@@ -48,6 +48,8 @@ fn the_size_of_the_input_is_found_to_matter() {
     let words =
         sandbox.standin(["explain", "grow.py", "--input"]).arg(sandbox.path("30.bin")).output().unwrap();
     assert!(stdout(&words).contains("was found to matter"), "{}", stdout(&words));
+    let words = sandbox.standin(["explain", "grow.py"]).output().unwrap();
+    assert!(stdout(&words).contains("of this run none is known"), "{}", stdout(&words));
 }
 
 #[test]

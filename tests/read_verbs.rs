@@ -75,8 +75,9 @@ fn show_begins_with_what_matters() {
     let place = |text: &str| shown.find(text).unwrap_or_else(|| panic!("no {text:?} in {shown}"));
     let order = [
         "sample: 3 runs by",
-        "Run 2: sample by",
-        "command   sh -c exit 0",
+        "Run 2 by",
+        "How it was started",
+        "command   sh -c 'exit 0'",
         "rows 12",
         "RESOURCE",
         "Next run",
@@ -85,6 +86,9 @@ fn show_begins_with_what_matters() {
     assert!(order.map(place).is_sorted(), "{shown}");
     assert!(shown.lines().all(|line| line.chars().count() <= 80), "{shown}");
     assert!(!shown.contains('\u{1b}') && !shown.contains("Measured"), "{shown}");
+    let sentence = json(&sandbox, &["show", "sample", "--json"])["summary"].as_str().unwrap().to_owned();
+    let begins: String = sentence.split_inclusive(' ').take(3).collect();
+    assert!(place(&begins) < place("How it was started"), "the sentence comes first: {shown}");
     let full = text(&sandbox, &["show", "sample", "--full"]);
     assert!(full.contains("Measured\n") && full.contains("Where the numbers come from"), "{full}");
     let memory = shown.lines().find(|line| line.starts_with("memory ")).unwrap();

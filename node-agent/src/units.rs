@@ -105,6 +105,21 @@ pub fn format_rate(bytes_per_s: f64) -> String {
     format!("{}/s", format_bytes(bytes_per_s))
 }
 
+/// GB·h, or a thousandth of that and so on: `1.16 GB·h`, `2.1 MB·h`.
+pub fn format_gb_hours(value: f64) -> String {
+    match value {
+        value if value >= 0.1 => format!("{value:.2} GB·h"),
+        value if value >= 1e-4 => format!("{:.1} MB·h", value * 1e3),
+        value if value > 0.0 => format!("{:.1} kB·h", value * 1e6),
+        _ => "0 GB·h".into(),
+    }
+}
+
+/// Cores: `0.00`, `<0.01`, `1.50`. What is not nothing does not read as nothing.
+pub fn format_cores(cores: f64) -> String {
+    if cores > 0.0 && cores < 0.005 { "<0.01".into() } else { format!("{:.2}", clean(cores)) }
+}
+
 /// Seconds: `0 s`, `512 ns`, `250 µs`, `1.5 ms`, `12.3 s`, `4 min 10 s`, `3 h 05 min`, `2 d 4 h`.
 pub fn format_duration(seconds: f64) -> String {
     let seconds = clean(seconds);
@@ -162,6 +177,12 @@ mod tests {
     use super::*;
     use crate::hostile;
     use proptest::prelude::*;
+
+    #[test]
+    fn few_cores_are_not_none() {
+        let cores = [0.0, 0.0049, 0.005, 1.5, f64::NAN].map(format_cores);
+        assert_eq!(cores, ["0.00", "<0.01", "0.01", "1.50", "0.00"]);
+    }
 
     #[test]
     fn times_are_parsed() {

@@ -50,6 +50,8 @@ pub struct Trace {
     pub skipped: usize,
     /// Rows left out because the task did not end well.
     pub failed: usize,
+    /// Columns that nothing is known of and nobody said to ignore, where names are our own: typing errors, maybe.
+    pub unused: Vec<String>,
 }
 
 /// A column that is understood, by what it holds.
@@ -227,7 +229,7 @@ pub fn read(text: &str, mapping: &Mapping) -> Result<Trace, BadInput> {
     if mapping.preset == Preset::Sacct {
         rows = sacct::join_steps(&header, rows);
     }
-    let mut trace = Trace::default();
+    let mut trace = Trace { unused: unused(&header, &columns, mapping), ..Trace::default() };
     let mut order = Vec::new();
     for row in &rows {
         match task(&header, &columns, row) {
@@ -275,6 +277,14 @@ fn columns(header: &Row, mapping: &Mapping) -> Result<Vec<Column>, BadInput> {
         Some((name, _)) => Err(missing(name, "the column is missing: name it with --map COLUMN=NAME".into())),
         None => Ok(columns),
     }
+}
+
+fn unused(header: &Row, columns: &[Column], mapping: &Mapping) -> Vec<String> {
+    let names = header.fields.iter().map(|name| name.trim()).zip(columns);
+    let unused =
+        names.filter(|(name, column)| **column == Column::Ignored && !mapping.columns.contains_key(*name));
+    let is_ours = mapping.preset == Preset::Generic;
+    unused.filter(|_| is_ours).map(|(name, _)| name.to_owned()).collect()
 }
 
 fn task(header: &Row, columns: &[Column], row: &Row) -> Result<Task, BadInput> {
@@ -483,6 +493,14 @@ mod tests {
         let columns = HashMap::from([("nope".to_owned(), Column::User)]);
         let error = read(HEADER, &Mapping { columns, ..Mapping::default() }).unwrap_err();
         assert!(error.to_string().contains("no such column"));
+    }
+
+    #[test]
+    fn columns_of_no_known_name_are_told() {
+        let text = "task_type,duration_s,memory_peak_bytes,cpu_s,note\na,1,9,1,x\n";
+        let columns = HashMap::from([("note".to_owned(), Column::Ignored)]);
+        let trace = read(text, &Mapping { columns, ..Mapping::default() }).unwrap();
+        assert_eq!(trace.unused, ["cpu_s"]);
     }
 
     #[test]

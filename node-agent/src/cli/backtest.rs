@@ -11,7 +11,7 @@ use crate::backtest::trace::Trace;
 use crate::backtest::{Outcome, Rules, own, plot, replay_telling};
 use crate::store::Reader;
 use crate::store::past::PastRun;
-use crate::units;
+use crate::units::{self, format_count, format_gb_hours};
 use anyhow::{Context, bail};
 use clap::{Args, ValueEnum};
 use serde::Serialize;
@@ -19,8 +19,8 @@ use std::path::PathBuf;
 
 #[derive(Debug, Args)]
 #[command(after_help = "\
-Tasks come in the order of their start; a recipe knows only what had ended by then. Waste is memory reserved
-and not used, GB·h (10^9 bytes), failed attempts included.
+Tasks come in the order of their start; a recipe knows only what had ended by then.
+Waste is memory reserved and not used, GB·h (10^9 bytes), failed attempts included.
 
 Examples:
   standin backtest                                     your own history
@@ -104,7 +104,9 @@ pub(super) fn run(settings: &Settings, arguments: &BacktestArgs) -> anyhow::Resu
             recipes: &outcomes,
         })?;
     } else {
-        print(format!("{} tasks used {used_gbh:.1} GB·h\n\n{}", trace.tasks.len(), table(&outcomes)))?;
+        let used = format_gb_hours(used_gbh);
+        let tasks = format_count(trace.tasks.len() as u64);
+        print(format!("{tasks} tasks used {used}\n\n{}", table(&outcomes)))?;
     }
     Ok(0)
 }
@@ -126,17 +128,23 @@ fn table(outcomes: &[Outcome]) -> Table {
         let share = 100.0 * outcome.waste_gbh / outcome.used_gbh.max(f64::MIN_POSITIVE);
         table.row([
             outcome.name.clone(),
-            format!("{:.1}", outcome.waste_gbh),
-            format!("{share:.0} %"),
-            format!("{:.1}", outcome.cold_gbh),
+            figures(outcome.waste_gbh),
+            format!("{} %", format_count(share.round() as u64)),
+            figures(outcome.cold_gbh),
             outcome.failed_attempts.to_string(),
             format!("{:.1}", 1e3 * outcome.failed_attempts as f64 / outcome.tasks.max(1) as f64),
             outcome.failed_tasks.to_string(),
-            format!("{:.1}", outcome.failed_core_hours),
+            figures(outcome.failed_core_hours),
             outcome.raises.to_string(),
         ]);
     }
     table
+}
+
+/// One decimal, and more where that would leave fewer than three figures: `1234.5`, `0.0123`.
+fn figures(value: f64) -> String {
+    let leading = if value > 0.0 { value.log10().floor() } else { 1.0 };
+    format!("{value:.0$}", (2.0 - leading).clamp(1.0, 9.0) as usize)
 }
 
 fn own_history(runs: &[PastRun]) -> anyhow::Result<Trace> {

@@ -109,6 +109,12 @@ pub(super) fn run(settings: &Settings, arguments: &EventsArgs) -> anyhow::Result
     }
     if arguments.json {
         print_json(&Events { version: JSON_VERSION, events })?;
+    } else if events.is_empty() {
+        print(if filter == Filter::default() {
+            "nothing happened yet\n"
+        } else {
+            "no event is like that\n"
+        })?;
     } else {
         print(table(&events))?;
     }

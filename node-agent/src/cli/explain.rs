@@ -4,13 +4,14 @@ use super::exit::{NOT_KNOWN, complain, print};
 use super::output::{JSON_VERSION, print_json};
 use super::predict::{TaskArgs, describe};
 use super::settings::Settings;
+use super::show::feature;
 use super::table::{Align, Table};
-use crate::fingerprint::key::{Feature, FeatureValue};
+use crate::fingerprint::key::Feature;
 use crate::predict::explain::{Explanation, explain};
 use crate::predict::licenses::{self, LicenseEstimate};
 use crate::predict::{History, Level, Observation, Prediction, Resource, predict};
 use crate::store::Reader;
-use crate::units::{format_bytes, format_duration};
+use crate::units::{format_bytes, format_duration, format_gb_hours};
 use clap::Args;
 use serde::Serialize;
 
@@ -74,7 +75,7 @@ pub(super) fn run(settings: &Settings, arguments: &ExplainArgs) -> anyhow::Resul
             history: rows.iter().map(row).collect(),
         })?;
     } else {
-        print(words(&explanation, &prediction, &licenses, rows))?;
+        print(words(&explanation, &features, &prediction, &licenses, rows))?;
     }
     Ok(0)
 }
@@ -98,6 +99,7 @@ fn row(run: &Observation) -> HistoryRow<'_> {
 
 fn words(
     explanation: &Explanation,
+    features: &[Feature],
     prediction: &Prediction,
     licenses: &[LicenseEstimate],
     rows: &[Observation],
@@ -109,7 +111,7 @@ fn words(
     }
     text += &format!("What each way would cost for this run, by {} runs\n", explanation.samples);
     text += &candidates(explanation).to_string();
-    text += &format!("\n{}\n", matters(explanation));
+    text += &format!("\n{}\n", matters(explanation, features));
     let shown = rows.len().min(ROWS_SHOWN);
     text += &format!(
         "\nThe newest {shown} of {} runs behind it\n{}",
@@ -145,7 +147,7 @@ fn candidates(explanation: &Explanation) -> Table {
         ("SAYS", Right),
         ("TIMES", Right),
         ("RESERVES", Right),
-        ("WASTE GB·h", Right),
+        ("WASTE", Right),
         ("WOULD HAVE FAILED", Right),
     ]);
     for candidate in &explanation.candidates {
@@ -155,14 +157,15 @@ fn candidates(explanation: &Explanation) -> Table {
             format_bytes(candidate.value_bytes),
             format!("{:.2}", candidate.multiplier),
             format_bytes(candidate.reserved_bytes),
-            format!("{:.3e}", candidate.expected_waste_gbh),
+            format_gb_hours(candidate.expected_waste_gbh),
             format!("{:.0} %", candidate.failed_share * 100.0),
         ]);
     }
     table
 }
 
-fn matters(explanation: &Explanation) -> String {
+/// Which features matter, where those are known of the run that is asked about.
+fn matters(explanation: &Explanation, known: &[Feature]) -> String {
     if explanation.features.is_empty() {
         return "No feature of these runs varied, so none can matter.".into();
     }
@@ -179,6 +182,9 @@ fn matters(explanation: &Explanation) -> String {
         .collect();
     let verdict = match explanation.features.iter().find(|feature| feature.used) {
         Some(feature) => format!("{} was found to matter", feature.name),
+        None if explanation.features.iter().all(|it| known.iter().all(|known| known.name != it.name)) => {
+            "of this run none is known: name its inputs behind --, or say --feature NAME=VALUE".into()
+        }
         None => "none was found to matter".into(),
     };
     format!("Features: {}; {verdict}.", each.join(", "))
@@ -194,15 +200,12 @@ fn table(rows: &[Observation], explanation: &Explanation) -> Table {
             .features
             .iter()
             .filter(|feature| explanation.features.iter().any(|known| known.name == feature.name))
-            .map(|feature| match &feature.value {
-                FeatureValue::Number(number) => format!("{}={number}", feature.name),
-                FeatureValue::Category(word) => format!("{}={word}", feature.name),
-            })
+            .map(feature)
             .collect();
         table.row([
             if seen.is_lower_bound { format!("≥ {memory}") } else { memory },
             seen.duration_s.map_or_else(|| "-".into(), format_duration),
-            features.join(" "),
+            features.join(", "),
         ]);
     }
     table

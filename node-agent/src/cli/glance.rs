@@ -5,10 +5,11 @@ use crate::fingerprint::demand::{CpuDemand, Windows};
 use crate::fingerprint::histogram::{lower_s, quantile_s, total};
 use crate::fingerprint::series::Point;
 use crate::fingerprint::{Fingerprint, HISTOGRAM_BUCKETS, Histogram};
+use crate::printable::{columns, within};
 use crate::units::{format_bytes, format_duration, format_rate};
 use ebpf_probes::demand::DEMAND_BUCKETS;
 
-/// Widest line, characters.
+/// Widest line, columns.
 pub(super) const WIDTH: usize = 80;
 /// Characters of names to the left.
 const NAME: usize = 12;
@@ -177,27 +178,24 @@ fn axis(labels: impl IntoIterator<Item = (usize, String)>, cells: usize) -> Stri
     line + &" ".repeat((cells * CELL).saturating_sub(have))
 }
 
-/// A text of one line that is no longer than [`WIDTH`]; what does not fit is left out, and a sign stands for it.
+/// A text of one line that is no wider than [`WIDTH`]; what does not fit is left out, and a sign stands for it.
 pub(super) fn cut(text: &str) -> String {
-    if text.chars().count() <= WIDTH {
-        return text.to_owned();
-    }
-    text.chars().take(WIDTH - 1).chain(std::iter::once('…')).collect()
+    if columns(text) <= WIDTH { text.to_owned() } else { format!("{}…", within(text, WIDTH - 1)) }
 }
 
-/// A text in lines of at most [`WIDTH`] characters; words that are longer are left whole.
+/// A text in lines of at most [`WIDTH`] columns; words that are longer are left whole.
 pub(super) fn wrapped(text: &str) -> String {
     hanging("", text)
 }
 
-/// A text behind `head`, its lines below each other, of at most [`WIDTH`] characters.
+/// A text behind `head`, its lines below each other, of at most [`WIDTH`] columns.
 pub(super) fn hanging(head: &str, text: &str) -> String {
-    let indent = " ".repeat(head.chars().count());
+    let indent = " ".repeat(columns(head));
     let mut lines = vec![head.to_owned()];
-    for word in text.split_whitespace() {
+    for word in &unbroken(text) {
         let Some(line) = lines.last_mut() else { continue };
-        let begins = line.chars().count() == indent.len();
-        if !begins && line.chars().count() + 1 + word.chars().count() > WIDTH {
+        let begins = columns(line) == indent.len();
+        if !begins && columns(line) + 1 + columns(word) > WIDTH {
             lines.push(format!("{indent}{word}"));
         } else {
             line.push_str(if begins { "" } else { " " });
@@ -205,6 +203,22 @@ pub(super) fn hanging(head: &str, text: &str) -> String {
         }
     }
     lines.join("\n") + "\n"
+}
+
+/// Words, and numbers with the unit that follows them: those stay on one line.
+fn unbroken(text: &str) -> Vec<String> {
+    let mut words: Vec<String> = Vec::new();
+    for word in text.split_whitespace() {
+        let is_unit = word.starts_with(|c: char| c.is_alphabetic() || c == '%');
+        match words.last_mut() {
+            Some(last) if is_unit && last.ends_with(|c: char| c.is_ascii_digit()) => {
+                last.push(' ');
+                last.push_str(word);
+            }
+            _ => words.push(word.to_owned()),
+        }
+    }
+    words
 }
 
 #[cfg(test)]
@@ -267,5 +281,10 @@ mod tests {
         let text = hanging("> ", &"word ".repeat(40));
         assert!(text.lines().all(|line| line.chars().count() <= WIDTH && line[2..].starts_with("word")));
         assert_eq!(wrapped(&"x".repeat(200)).lines().count(), 1);
+        let wide = wrapped(&"日本 ".repeat(40));
+        assert!(wide.lines().count() > 2 && wide.lines().all(|line| columns(line) <= WIDTH), "{wide}");
+        let text = format!("{} 1.7 s later", "x".repeat(WIDTH - 5));
+        assert_eq!(wrapped(&text).lines().nth(1), Some("1.7 s later"), "a number keeps its unit");
+        assert_eq!(cut(&"日".repeat(60)), "日".repeat(39) + "…");
     }
 }

@@ -13,9 +13,13 @@ use crate::size::Policy;
 use crate::store::Store;
 use crate::store::past::{ForeignRun, PORTION};
 use crate::store::record::{Engine, NewRun};
+use crate::units::format_count;
 use clap::Args;
 use nix::unistd::User;
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
+
+/// Names that are listed of many.
+const NAMES_MAX: usize = 8;
 
 #[derive(Debug, Args)]
 #[command(after_help = "\
@@ -42,20 +46,36 @@ pub(super) fn run(settings: &Settings, arguments: &ImportArgs) -> anyhow::Result
         progress.tell(done * PORTION + portion.len(), runs.len(), "runs");
     }
     drop(progress);
-    complain(&format!("{} runs taken into {}", runs.len(), settings.database.display()));
+    complain(&format!("{} runs taken into {}", format_count(runs.len() as u64), settings.database.display()));
+    let strangers =
+        names(users.iter().filter(|(name, uid)| uid.is_none() && !name.is_empty()).map(|it| it.0));
+    if !strangers.is_empty() {
+        complain(&format!("users that this host does not have, whose runs count as yours: {strangers}"));
+    }
+    if !trace.unused.is_empty() {
+        let unused = names(trace.unused.iter());
+        complain(&format!("columns that were not used: {unused}; --map COLUMN=NAME says what one holds"));
+    }
     Ok(0)
 }
 
-/// Users of that name on this host keep their runs; those of others count as the caller's.
-fn uid(name: &str, users: &mut HashMap<String, u32>) -> u32 {
-    *users.entry(name.to_owned()).or_insert_with(|| {
-        let known = User::from_name(name).ok().flatten().map(|user| user.uid.as_raw());
-        known.unwrap_or_else(|| nix::unistd::getuid().as_raw())
-    })
+/// Names in order, each once; of many the first.
+fn names<'a>(all: impl Iterator<Item = &'a String>) -> String {
+    let all: BTreeSet<&str> = all.map(String::as_str).collect();
+    let first: Vec<&str> = all.iter().take(NAMES_MAX).copied().collect();
+    let rest = all.len() - first.len();
+    first.join(", ") + &if rest > 0 { format!(" and {rest} more") } else { String::new() }
 }
 
-fn foreign(task: &Task, users: &mut HashMap<String, u32>) -> ForeignRun {
-    let uid = uid(&task.user, users);
+/// The user of that name on this host.
+fn uid(name: &str, users: &mut HashMap<String, Option<u32>>) -> Option<u32> {
+    let known = || User::from_name(name).ok().flatten().map(|user| user.uid.as_raw());
+    *users.entry(name.to_owned()).or_insert_with(known)
+}
+
+/// Users of this host keep their runs; those of others count as the caller's.
+fn foreign(task: &Task, users: &mut HashMap<String, Option<u32>>) -> ForeignRun {
+    let uid = uid(&task.user, users).unwrap_or_else(|| nix::unistd::getuid().as_raw());
     let mut features = task.features.clone();
     let request = |bytes| Feature { name: REQUEST.into(), value: FeatureValue::Number(bytes) };
     features.extend(task.memory_request_bytes.map(request));

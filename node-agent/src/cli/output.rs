@@ -5,7 +5,7 @@ use crate::fingerprint::Fingerprint;
 use crate::predict::{Level, Prediction, Resource};
 use crate::size::{Limit, Limits, Origin};
 use crate::store::record::Ending;
-use crate::units::{format_bytes, format_duration, format_rate};
+use crate::units::{format_bytes, format_cores, format_duration, format_rate};
 use crate::wire::Finished;
 use serde::Serialize;
 use std::fs::File;
@@ -45,7 +45,7 @@ pub(super) fn expected(prediction: &Prediction) -> Option<String> {
     };
     let parts: Vec<_> = [
         of(Resource::MemoryPeakBytes, format_bytes).map(|text| format!("{text} of memory")),
-        of(Resource::CpuCoresMean, |cores| format!("{cores:.2}")).map(|text| format!("{text} cores")),
+        of(Resource::CpuCoresMean, format_cores).map(|text| format!("{text} cores")),
         of(Resource::DurationS, format_duration),
     ]
     .into_iter()

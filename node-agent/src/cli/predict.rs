@@ -10,7 +10,7 @@ use crate::fingerprint::key::{self, Feature, TaskKey};
 use crate::predict::licenses::{self, LicenseEstimate};
 use crate::predict::{Level, Prediction, Resource, predict};
 use crate::store::Reader;
-use crate::units::{format_bytes, format_duration, format_rate};
+use crate::units::{format_bytes, format_cores, format_count, format_duration, format_rate};
 use clap::Args;
 use clap_complete::ArgValueCandidates;
 use nix::unistd::User;
@@ -151,13 +151,15 @@ pub(super) fn table(prediction: &Prediction, licenses: &[LicenseEstimate]) -> Ta
 
 /// What people call a resource, and how its numbers are written.
 pub(super) fn describe(resource: Resource) -> (&'static str, fn(f64) -> String) {
-    let cores: fn(f64) -> String = |cores| format!("{cores:.2} cores");
-    let operations: fn(f64) -> String = |rate| format!("{rate:.1}/s");
+    let cores: fn(f64) -> String = |cores| format!("{} cores", format_cores(cores));
+    let operations: fn(f64) -> String = |rate| {
+        if rate < 10.0 { format!("{rate:.1}/s") } else { format!("{}/s", format_count(rate.round() as u64)) }
+    };
     let count: fn(f64) -> String = |count| format!("{count:.0}");
     match resource {
         Resource::MemoryPeakBytes => ("memory", format_bytes),
         Resource::CpuCoresMean => ("cpu, mean", cores),
-        Resource::CpuCoresPeak => ("cpu, peak", cores),
+        Resource::CpuCoresPeak => ("cpu, peak sampled", cores),
         Resource::IoReadBytesPerS => ("storage read", format_rate),
         Resource::IoWriteBytesPerS => ("storage write", format_rate),
         Resource::NetworkReceivedBytesPerS => ("network received", format_rate),
@@ -165,8 +167,8 @@ pub(super) fn describe(resource: Resource) -> (&'static str, fn(f64) -> String) 
         Resource::TasksPeak => ("tasks", count),
         Resource::DurationS => ("duration", format_duration),
         Resource::CpuCoresP95Of100Ms => ("cpu, 95 % of 100 ms", cores),
-        Resource::CpuCoresP95Of1S => ("cpu, 95 % of seconds", cores),
-        Resource::IoReadOpsPerS => ("reads", operations),
-        Resource::IoWriteOpsPerS => ("writes", operations),
+        Resource::CpuCoresP95Of1S => ("cpu, 95 % of 1 s", cores),
+        Resource::IoReadOpsPerS => ("read requests", operations),
+        Resource::IoWriteOpsPerS => ("write requests", operations),
     }
 }

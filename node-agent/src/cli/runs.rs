@@ -8,7 +8,7 @@ use super::{completions, when};
 use crate::store::Reader;
 use crate::store::read::RunRow;
 use crate::store::record::Ending;
-use crate::units::{format_bytes, format_duration};
+use crate::units::{format_bytes, format_cores, format_duration};
 use clap::Args;
 use clap_complete::ArgValueCandidates;
 use serde::Serialize;
@@ -18,6 +18,7 @@ use serde::Serialize;
 Examples:
   standin runs                         the newest 20 runs of all tasks
   standin runs align.py -n 100         the newest 100 of one
+  standin runs --all                   systemd units and containers too, as an agent records them
   standin runs --json | jq '.runs[] | select(.state == \"failed\") | .run_id'")]
 pub(super) struct RunsArgs {
     /// Only runs of this task
@@ -27,6 +28,9 @@ pub(super) struct RunsArgs {
     #[arg(long, short = 'n', default_value_t = 20, value_name = "N", value_parser = parse_limit)]
     #[arg(allow_negative_numbers = true)]
     limit: usize,
+    /// Cgroups of others too: systemd units, containers
+    #[arg(long)]
+    all: bool,
     /// Print JSON
     #[arg(long)]
     json: bool,
@@ -43,8 +47,11 @@ struct Runs {
 }
 
 pub(super) fn run(settings: &Settings, arguments: &RunsArgs) -> anyhow::Result<u8> {
-    let runs =
-        Reader::open(&settings.database_to_read())?.runs(arguments.task.as_deref(), arguments.limit)?;
+    let reader = Reader::open(&settings.database_to_read())?;
+    let runs = match &arguments.task {
+        None if !arguments.all => reader.runs_started(arguments.limit)?,
+        task => reader.runs(task.as_deref(), arguments.limit)?,
+    };
     if let (Some(task), true) = (&arguments.task, runs.is_empty()) {
         complain(&format!("no run of {task:?} is known; `standin ls` lists what is"));
         return Ok(NOT_KNOWN);
@@ -53,7 +60,11 @@ pub(super) fn run(settings: &Settings, arguments: &RunsArgs) -> anyhow::Result<u
         print_json(&Runs { version: JSON_VERSION, runs })?;
         return Ok(0);
     }
-    print(table(&runs))?;
+    if runs.is_empty() {
+        print("nothing has run here yet; start something with: standin run -- COMMAND\n")?;
+    } else {
+        print(table(&runs))?;
+    }
     Ok(0)
 }
 
@@ -84,7 +95,7 @@ pub(super) fn in_short(run: &RunRow) -> [String; 5] {
     [
         when::ago(run.started_at_ms),
         or_dash(run.duration_s.map(format_duration)),
-        or_dash(run.cpu_cores_mean.map(|cores| format!("{cores:.2}"))),
+        or_dash(run.cpu_cores_mean.map(format_cores)),
         or_dash(run.memory_peak_bytes.map(format_bytes)),
         ending(run),
     ]

@@ -13,6 +13,7 @@ use crate::fingerprint::key::{Feature, FeatureValue, TaskKey};
 use crate::fingerprint::sentence::sentence;
 use crate::predict::explain::{Explanation, explain};
 use crate::predict::{Level, Prediction, Resource, predict as predict_all};
+use crate::printable::command_line;
 use crate::size::Policy;
 use crate::store::failover::FailoverRow;
 use crate::store::read::{AccuracySummary, RunDetail, RunRow, TaskDetail, TaskRow};
@@ -181,8 +182,8 @@ struct View<'a> {
     failovers: &'a [FailoverRow],
 }
 
-/// What matters first: what it is like, in a sentence and at a glance; what it needs, and how well that was
-/// predicted; what happened lately.
+/// What matters first: what it is like, in a sentence and at a glance; how it was started, what it needed, and how well
+/// that was predicted; what happened lately.
 fn describe(view: &View<'_>) -> String {
     let mut parts = Vec::new();
     if let Some(run) = view.run {
@@ -192,6 +193,7 @@ fn describe(view: &View<'_>) -> String {
         let demand = fingerprint.cpu_demand.as_ref().map(glance::demand).unwrap_or_default();
         parts.push(titled("Cores in use, by share of windows", demand));
         parts.push(titled("How long things took, by their number", glance::times(fingerprint)));
+        parts.push(titled("How it was started", started(run)));
         parts.push(needs(run, view.accuracy).to_string());
         parts.push(next_run(view.next));
     }
@@ -220,7 +222,7 @@ fn sentence_lines(summary: &str) -> String {
 
 /// All numbers behind that, and where they come from.
 fn in_full(run: &RunDetail) -> String {
-    let command = printable(&run.run.command.join(" "));
+    let command = printable(&command_line(&run.run.command));
     let mut parts =
         vec![format!("Command\n  {command}\n"), format!("Measured\n{}", numbers(&run.fingerprint))];
     if let Some(demand) = &run.fingerprint.cpu_demand {
@@ -292,7 +294,9 @@ fn recent(recent_runs: &[RunRow]) -> Table {
 fn heading(task: Option<&TaskDetail>, run: &RunDetail) -> String {
     let users = task.map(|task| &task.users[..]).unwrap_or_default();
     let users: String = users.iter().map(|user| printable(&of_user(user)) + "\n").collect();
-    users + &about(run)
+    let (number, ago, ending) = (run.run.run_id.0, when::ago(run.run.started_at_ms), runs::ending(&run.run));
+    let of = if users.is_empty() { format!(" of {}", run.run.task_type) } else { String::new() };
+    users + &printable(&format!("Run {number}{of} by {}, {ago}: {ending}", run.run.user)) + "\n"
 }
 
 fn of_user(user: &TaskRow) -> String {
@@ -305,18 +309,17 @@ fn of_user(user: &TaskRow) -> String {
     format!("{task_type}: {runs} {plural} by {name}{bad}")
 }
 
-fn about(run: &RunDetail) -> String {
+/// The command, what was known of it, and what standin decided.
+fn started(run: &RunDetail) -> String {
     let row = &run.run;
-    let (number, ago, ending) = (row.run_id.0, when::ago(row.started_at_ms), runs::ending(row));
-    let mut text =
-        printable(&format!("Run {number}: {} by {}, {ago}: {ending}", row.task_type, row.user)) + "\n";
-    let facts = [("command", row.command.join(" ")), ("in", run.directory.clone())];
+    let mut text = String::new();
+    let facts = [("command", command_line(&row.command)), ("in", run.directory.clone())];
     for (name, fact) in facts.iter().filter(|(_, fact)| !fact.is_empty()) {
         text += &(glance::cut(&printable(&format!("  {name:<9} {fact}"))) + "\n");
     }
     let features: Vec<_> = run.features.iter().map(feature).collect();
     let decided = format!("policy {}; {}", policy_name(row.policy), describe_limits(&run.limits));
-    for (name, fact) in [("known", features.join(", ")), ("decided", decided)] {
+    for (name, fact) in [("features", features.join(", ")), ("decided", decided)] {
         if !fact.is_empty() {
             text += &glance::hanging(&format!("  {name:<9} "), &printable(&fact));
         }
@@ -332,7 +335,8 @@ fn policy_name(policy: Policy) -> &'static str {
     }
 }
 
-fn feature(feature: &Feature) -> String {
+/// A feature with its unit.
+pub(super) fn feature(feature: &Feature) -> String {
     let name = &feature.name;
     match &feature.value {
         FeatureValue::Number(bytes) if name.starts_with("input_bytes") => {
@@ -356,10 +360,16 @@ fn needs(run: &RunDetail, accuracy: &[AccuracySummary]) -> Table {
         ("WITHIN", Right),
         ("", Left),
     ];
-    let mut table = Table::new(&columns[..if accuracy.is_empty() { 4 } else { 7 }]);
+    let estimate = |resource| run.prediction.estimate(resource).filter(|it| it.level != Level::Host);
+    let was_predicted = Resource::ALL.into_iter().any(|resource| estimate(resource).is_some());
+    let mut table = Table::new(match (accuracy.is_empty(), was_predicted) {
+        (true, false) => &columns[..2],
+        (true, true) => &columns[..4],
+        (false, _) => &columns[..],
+    });
     for resource in Resource::ALL {
         let (name, format) = predict::describe(resource);
-        let estimate = run.prediction.estimate(resource).filter(|estimate| estimate.level != Level::Host);
+        let estimate = estimate(resource);
         let needed = needed(run, resource);
         let nothing = needed.unwrap_or(0.0) == 0.0;
         if nothing && estimate.is_none_or(|estimate| estimate.expected == 0.0) {
@@ -368,7 +378,11 @@ fn needs(run: &RunDetail, accuracy: &[AccuracySummary]) -> Table {
         let or_dash = |number: Option<f64>| number.map_or_else(|| "-".into(), format);
         let over = needed.zip(estimate).is_some_and(|(needed, estimate)| needed > estimate.upper);
         let known = accuracy.iter().find(|known| known.resource == resource);
-        let percent = |share: Option<f64>| share.map_or_else(|| "-".into(), |share| format!("{share:.0} %"));
+        let percent = |share: Option<f64>| match share {
+            // Beside next to nothing every error is huge.
+            Some(share) if share >= 999.5 => ">999 %".into(),
+            share => share.map_or_else(|| "-".into(), |share| format!("{share:.0} %")),
+        };
         table.row([
             name.into(),
             or_dash(needed),

@@ -1,10 +1,8 @@
 //! Tables for people: columns as wide as they need to be, numbers to the right, nothing but text.
 
+use crate::printable::columns;
 pub(super) use crate::printable::printable;
 use std::fmt::{self, Display};
-
-/// Widest column that texts are aligned to: `format!` knows no wider one.
-const WIDTH_MAX: usize = u16::MAX as usize;
 
 /// Which side a column's texts keep to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -38,25 +36,27 @@ impl Display for Table {
         let lines = || headed.then_some(&head).into_iter().chain(&self.rows);
         let widths: Vec<usize> = (0..self.columns.len())
             .map(|column| {
-                lines()
-                    .filter_map(|line| line.get(column))
-                    .map(|cell| cell.chars().count())
-                    .max()
-                    .unwrap_or(0)
-                    .min(WIDTH_MAX)
+                lines().filter_map(|line| line.get(column)).map(|cell| columns(cell)).max().unwrap_or(0)
             })
             .collect();
         for line in lines() {
             let mut text = String::new();
             for ((cell, width), (_, align)) in line.iter().zip(&widths).zip(&self.columns) {
-                match align {
-                    Align::Left => text += &format!("{cell:<width$}  "),
-                    Align::Right => text += &format!("{cell:>width$}  "),
-                }
+                text += &aligned(cell, *width, *align);
+                text += "  ";
             }
             writeln!(f, "{}", text.trim_end())?;
         }
         Ok(())
+    }
+}
+
+/// A text with so many blanks beside it that it takes `width` columns.
+pub(super) fn aligned(text: &str, width: usize, align: Align) -> String {
+    let blanks = " ".repeat(width.saturating_sub(columns(text)));
+    match align {
+        Align::Left => format!("{text}{blanks}"),
+        Align::Right => format!("{blanks}{text}"),
     }
 }
 
@@ -70,6 +70,14 @@ mod tests {
         table.row(["xz".into(), "12".into()]);
         table.row(["cargo build".into(), "3".into()]);
         assert_eq!(table.to_string(), "TASK         RUNS\nxz             12\ncargo build     3\n");
+    }
+
+    #[test]
+    fn columns_line_up_beside_names_in_any_script() {
+        let mut table = Table::new(&[("TASK", Align::Left), ("RUNS", Align::Right)]);
+        table.row(["日本語".into(), "1".into()]);
+        table.row(["cafe\u{301}".into(), "2".into()]);
+        assert_eq!(table.to_string(), "TASK    RUNS\n日本語     1\ncafe\u{301}       2\n");
     }
 
     #[test]

@@ -18,6 +18,7 @@ use super::exit::print;
 use super::output::{JSON_VERSION, print_json};
 use super::settings::Settings;
 use super::when;
+use crate::printable::columns;
 use crate::units;
 use anyhow::bail;
 use clap::Args;
@@ -25,6 +26,7 @@ use detail::Detail;
 use draw::{Theme, draw};
 use ratatui::Terminal;
 use ratatui::backend::TestBackend;
+use ratatui::buffer::Cell;
 use ratatui::crossterm::event::{self, Event, KeyEventKind};
 use ratatui::crossterm::terminal::size;
 use serde::Serialize;
@@ -140,14 +142,22 @@ fn text(state: &State, view: &View) -> anyhow::Result<String> {
     let mut terminal = Terminal::new(TestBackend::new(width, height))?;
     terminal.draw(|frame| _ = draw(frame, state, view, None, Theme { has_color: false }))?;
     let buffer = terminal.backend().buffer();
-    let lines = buffer.content().chunks(usize::from(width)).map(|line| {
-        let text: String = line.iter().map(ratatui::buffer::Cell::symbol).collect();
-        text.trim_end().to_owned()
-    });
+    let lines = buffer.content().chunks(usize::from(width)).map(|cells| line(cells).trim_end().to_owned());
     // Without the line of keys.
     let mut lines: Vec<String> = lines.take(usize::from(height) - 1).collect();
     lines.dedup_by(|a, b| a.is_empty() && b.is_empty());
     Ok(lines.join("\n").trim_end().to_owned() + "\n")
+}
+
+/// A line of a screen. The cells that a wide character covers beside its own are not part of it.
+fn line(cells: &[Cell]) -> String {
+    let mut text = String::new();
+    let mut rest = cells;
+    while let Some(cell) = rest.first() {
+        text += cell.symbol();
+        rest = &rest[columns(cell.symbol()).clamp(1, rest.len())..];
+    }
+    text
 }
 
 /// Shows moments until the user has seen enough.
@@ -207,4 +217,21 @@ fn show(source: Source, mut state: State, interval: Duration) -> anyhow::Result<
 fn wanted(state: &State, view: &View) -> Wanted {
     let run = |id| view.rows.iter().find(|row| row.id == id).and_then(|row| row.run_id);
     Wanted { when: state.when, detail: state.detail().map(|id| (id, run(id))) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use view::Row;
+
+    #[test]
+    fn a_screen_as_text_has_its_columns_below_each_other_in_any_script() {
+        let row =
+            |task_type: &str| Row { task_type: task_type.into(), memory_bytes: Some(7), ..Row::default() };
+        let view = View { is_live: true, rows: vec![row("xz"), row("日本語")], ..View::default() };
+        let text = text(&State::default(), &view).unwrap();
+        let ends: Vec<_> =
+            text.lines().filter_map(|line| Some(columns(&line[..line.find("7 B")?]))).collect();
+        assert!(ends.len() == 2 && ends[0] == ends[1], "{text}");
+    }
 }

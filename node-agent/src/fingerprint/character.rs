@@ -12,8 +12,10 @@ pub const IDLE_CORES: f64 = 0.02;
 pub const SHAPE_WINDOWS: u64 = 10;
 /// Standard deviation over mean of CPU use, up to which it is steady.
 pub const STEADY_VARIATION: f64 = 0.3;
-/// Peak over mean from which CPU use is bursty.
-pub const BURSTY_PEAK_TO_MEAN: f64 = 3.0;
+/// Cores over their mean from which a window is part of a burst.
+pub const BURST_TO_MEAN: f64 = 3.0;
+/// Share of the CPU time that bursts must have for CPU use to be bursty.
+pub const BURSTS_SHARE: f64 = 0.4;
 /// Share of the peak in 10 ms that a longer window must reach for the peak to have lasted so long.
 pub const LASTING_SHARE: f64 = 0.75;
 /// Share of CPU time in the kernel from which it is told.
@@ -34,6 +36,10 @@ pub const TOUCH_SHARE: f64 = 0.7;
 pub const ORDER_REQUESTS: u64 = 32;
 /// Bytes from which I/O or traffic is told.
 pub const TOLD_BYTES: u64 = 1 << 20;
+/// Bytes per second from which it is told how I/O goes.
+pub const MUCH_BYTES_PER_S: f64 = 1_048_576.0;
+/// Requests per second from which it is told as well.
+pub const MUCH_REQUESTS_PER_S: f64 = 10.0;
 /// Share of requests that begin where the last one ended, from which I/O is sequential.
 pub const SEQUENTIAL_SHARE: f64 = 0.6;
 /// The same share, up to which I/O is random.
@@ -103,6 +109,8 @@ pub struct Io {
     pub request_bytes: f64,
     /// Too few requests carry no claim.
     pub order: Option<Order>,
+    /// More than a program that is loaded, or a file now and then.
+    pub is_much: bool,
 }
 
 /// Answers of a server.
@@ -252,7 +260,8 @@ fn cpu_shape(mean: Option<f64>, demand: Option<&CpuDemand>) -> CpuShape {
         return CpuShape::Steady;
     }
     let (peak, lasting_s) = lasting_peak(&scales[place..]);
-    if windows.peak_to_mean().is_some_and(|ratio| ratio >= BURSTY_PEAK_TO_MEAN) {
+    // One high window makes no bursty task.
+    if windows.share_from(BURST_TO_MEAN * windows.mean()) >= BURSTS_SHARE {
         CpuShape::Bursty { peak, lasting_s }
     } else {
         CpuShape::Varying { peak }
@@ -327,11 +336,13 @@ fn io(seconds: f64, bytes: Option<u64>, requests: Option<u64>, ordered: Option<u
             share => Order::Partly(share),
         }
     });
+    let per_s = |count: u64| count as f64 / seconds.max(f64::MIN_POSITIVE);
     Some(Io {
         bytes,
-        bytes_per_s: bytes as f64 / seconds.max(f64::MIN_POSITIVE),
+        bytes_per_s: per_s(bytes),
         request_bytes: bytes as f64 / requests as f64,
         order,
+        is_much: per_s(bytes) >= MUCH_BYTES_PER_S || per_s(requests) >= MUCH_REQUESTS_PER_S,
     })
 }
 

@@ -174,6 +174,17 @@ impl Windows {
         self.peak()
     }
 
+    /// Share of the CPU time that was used in windows of at least so many cores, by buckets.
+    pub fn share_from(&self, cores: f64) -> f64 {
+        let middle = |bucket: usize| (self.lower(bucket) + self.upper(bucket)) / 2.0;
+        let used = |from: f64| -> f64 {
+            let buckets =
+                self.counts.iter().enumerate().map(|(bucket, &count)| (middle(bucket), count as f64));
+            buckets.filter(|(cores, _)| *cores >= from).map(|(cores, count)| cores * count).sum()
+        };
+        used(cores) / used(0.0).max(f64::MIN_POSITIVE)
+    }
+
     /// Upper edge of a bucket, cores; what is in the last one may be above it.
     pub fn upper(&self, bucket: usize) -> f64 {
         self.lower((bucket + 1).min(DEMAND_BUCKETS))
@@ -274,6 +285,11 @@ mod tests {
         assert_eq!(finest.peak_to_mean(), Some(10.0));
         assert_eq!((finest.quantile(0.5), finest.quantile(0.95)), (0.0, 1.0));
         assert_eq!(demand.sustained_cores(), Some(0.1));
+        assert_eq!(
+            (finest.share_from(0.9), finest.share_from(1.2), second.share_from(0.09)),
+            (1.0, 0.0, 1.0)
+        );
+        assert_eq!(Windows::default().share_from(0.0), 0.0);
         // Half a core by rule (burst at most the quota), and the other half saved up.
         let quota = demand.quota(0.05).unwrap();
         assert_eq!((quota.cores, quota.burst_us), (0.5, 50_000));

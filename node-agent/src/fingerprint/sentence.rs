@@ -40,7 +40,7 @@ fn cpu(character: &Character) -> Option<String> {
         }
         CpuShape::Bursty { peak, lasting_s } => {
             let lasting = match lasting_s {
-                Some(seconds) => format!("about {}", format_duration(seconds)),
+                Some(seconds) => format!("about {}", roughly(seconds)),
                 None => "a second or more".into(),
             };
             format!("bursty CPU: {mean} cores on average, {} at peak for {lasting}", cores(peak))
@@ -62,7 +62,10 @@ fn service(service: Service) -> String {
 }
 
 fn io(verb: &str, io: Option<Io>) -> Option<String> {
-    let Io { bytes, bytes_per_s, request_bytes, order } = io?;
+    let Io { bytes, bytes_per_s, request_bytes, order, is_much } = io?;
+    if !is_much {
+        return Some(format!("{verb} {} in all", format_bytes(bytes as f64)));
+    }
     let how = match order {
         Some(Order::Sequential) => " in order".to_owned(),
         Some(Order::Random) => " at random".to_owned(),
@@ -108,6 +111,15 @@ fn memory(character: &Character) -> Option<String> {
 
 fn cores(cores: f64) -> String {
     if cores < 9.95 { format!("{cores:.2}") } else { format!("{cores:.0}") }
+}
+
+/// A time in two figures: it was estimated.
+fn roughly(seconds: f64) -> String {
+    let unit = 10_f64.powf(seconds.max(1e-6).log10().floor() - 1.0);
+    match (seconds / unit).round() * unit {
+        seconds if seconds < 0.9995 => format!("{:.0} ms", seconds * 1e3),
+        seconds => format!("{seconds:.1} s"),
+    }
 }
 
 fn percent(share: f64) -> String {

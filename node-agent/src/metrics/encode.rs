@@ -123,7 +123,11 @@ fn host(families: &mut Families, host: &HostNow) {
     }
     families.put(names::HOST_MEMORY, &[], host.memory_total_bytes as f64);
     families.put(names::HOST_MEMORY_AVAILABLE, &[], host.memory_available_bytes as f64);
-    families.put_known(names::HOST_LOAD, &[], host.load.map(|[one, ..]| f64::from(one)));
+    families.put_known(
+        names::HOST_LOAD,
+        &[],
+        host.load.map(|[one, ..]| (f64::from(one) * 100.0).round() / 100.0),
+    );
     let pressure = &host.pressure;
     for (resource, stall) in [("cpu", pressure.cpu), ("memory", pressure.memory), ("io", pressure.io)] {
         families.put_known(names::HOST_WAITING, &[resource], stall.map(|stall| stall.some_us as f64 / 1e6));

@@ -291,7 +291,7 @@ impl Evidence {
                 "{} {} is {}; ×{:.2} {}",
                 self.words(model.base),
                 self.whose(),
-                amount(resource, model.value),
+                told(resource, model.value),
                 model.multiplier,
                 if self.samples() < 2 { "for 1 sample" } else { why(resource) }
             );
@@ -396,6 +396,12 @@ fn lower_bound(runs: &[Observation], resource: Resource) -> (Option<f64>, f64) {
     (bound, if newest_censored < 2 { CENSORED } else { CENSORED_AGAIN })
 }
 
+/// What a model says: nothing is taken for the least that counts.
+fn told(resource: Resource, value: f64) -> String {
+    let nothing = if value <= negligible(resource) * 1.001 { "next to nothing, taken for " } else { "" };
+    format!("{nothing}{}", amount(resource, value))
+}
+
 /// A value of `resource` with its unit.
 pub(super) fn amount(resource: Resource, value: f64) -> String {
     match resource {
@@ -404,7 +410,7 @@ pub(super) fn amount(resource: Resource, value: f64) -> String {
         | Resource::CpuCoresPeak
         | Resource::CpuCoresP95Of100Ms
         | Resource::CpuCoresP95Of1S => format!("{value:.2} cores"),
-        Resource::IoReadOpsPerS | Resource::IoWriteOpsPerS => format!("{value:.1} ops/s"),
+        Resource::IoReadOpsPerS | Resource::IoWriteOpsPerS => format!("{value:.1} requests/s"),
         Resource::IoReadBytesPerS
         | Resource::IoWriteBytesPerS
         | Resource::NetworkReceivedBytesPerS

@@ -59,6 +59,15 @@ fn one_run_gives_a_generous_bound() {
 }
 
 #[test]
+fn a_reason_does_not_tell_of_what_nothing_is_taken_for() {
+    let runs = vec![run(Resource::IoWriteBytesPerS, 0.0, false); 5];
+    let prediction = predict(&History { task_and_user: runs, ..History::default() }, &[], 0.05);
+    let estimate = prediction.estimate(Resource::IoWriteBytesPerS).unwrap();
+    assert_eq!(estimate.expected, 0.0);
+    assert!(estimate.reason.contains("is next to nothing, taken for 1.0 KiB/s;"), "{}", estimate.reason);
+}
+
+#[test]
 fn more_runs_give_a_tighter_bound() {
     let with = |count| {
         memory_estimate(&History { task_and_user: memory(&vec![1000.0; count]), ..History::default() })

@@ -6,6 +6,7 @@ use crate::backtest::{Outcome, Rules, own, replay};
 use crate::fingerprint::character::Character;
 use crate::fingerprint::key::TaskKey;
 use crate::host;
+use crate::live::Kind;
 use crate::predict::explain::{Explanation, explain};
 use crate::predict::{Prediction, predict};
 use crate::store::event::{EventRow, Filter, Severity};
@@ -50,6 +51,8 @@ pub struct Report {
     pub scope: Option<String>,
     /// A row per task and user.
     pub tasks: Vec<TaskRow>,
+    /// Cgroups of others that were measured as well, and are not among them.
+    pub cgroups_left_out: usize,
     /// The newest runs, newest first.
     pub runs: Vec<RunRow>,
     /// Tasks with a section of their own, the latest first.
@@ -97,14 +100,19 @@ pub fn gather(
     scope: Scope<'_>,
     mut progress: impl FnMut(usize, usize),
 ) -> Result<Option<Report>, StoreError> {
-    let tasks: Vec<_> = reader
-        .tasks()?
-        .into_iter()
-        .filter(|row| scope.task.is_none_or(|task| row.task_type == task))
-        .collect();
+    let wanted = |row: &TaskRow| scope.task.is_none_or(|task| row.task_type == task);
+    let mut tasks: Vec<_> = reader.tasks()?.into_iter().filter(wanted).collect();
     if tasks.is_empty() {
         return Ok(None);
     }
+    let known = tasks.len();
+    // What others run is told of where it is all there is, or asked for by name.
+    let is_of_others = tasks.iter().all(|row| row.kind == Kind::Cgroup);
+    tasks.retain(|row| is_of_others || row.kind == Kind::Run);
+    let runs = match scope.task {
+        None if !is_of_others => reader.runs_started(TIMELINE_MAX)?,
+        task => reader.runs(task, TIMELINE_MAX)?,
+    };
     let mut names: Vec<&str> = Vec::new();
     for row in &tasks {
         if !names.contains(&row.task_type.as_str()) {
@@ -128,7 +136,8 @@ pub fn gather(
         host: host::name(),
         at_ms: host::now_ms(),
         scope: scope.task.map(str::to_owned),
-        runs: reader.runs(scope.task, TIMELINE_MAX)?,
+        cgroups_left_out: known - tasks.len(),
+        runs,
         accuracy: reader.accuracy_summary(scope.task)?,
         failovers: reader.failovers(scope.task, FAILOVERS_MAX)?,
         events: reader.events(&severe, EVENTS_MAX)?,

@@ -62,6 +62,11 @@ fn overview(report: &Report) -> String {
             ),
         );
     }
+    if report.cgroups_left_out > 0 {
+        let cgroups = counted(report.cgroups_left_out, "cgroup");
+        let note = format!("Beside them {cgroups} of others were measured; `standin ls --all` lists them.");
+        body += &paragraph("note", &note);
+    }
     let mut table = Table::new(
         "All tasks, the latest first",
         &[
@@ -255,9 +260,12 @@ fn known_gbh(outcome: &Outcome) -> f64 {
 }
 
 fn verdict(ours: &Outcome, outcomes: &[Outcome]) -> String {
+    if known_gbh(ours) == 0.0 && ours.failed_attempts == 0 {
+        return "No task was known yet when a run of it started, so nothing can be compared.".into();
+    }
     let of = |outcome: &Outcome| {
-        let (wasted, failed) = (format_gbh(known_gbh(outcome)), outcome.failed_attempts);
-        format!("{wasted} and failed {failed} attempts")
+        let (wasted, failed) = (format_gbh(known_gbh(outcome)), outcome.failed_attempts as usize);
+        format!("{wasted}, with {}", counted(failed, "failed attempt"))
     };
     let others = outcomes.first().filter(|other| other.name != ours.name);
     let beside = others.map_or_else(String::new, |other| format!("; {}: {}", other.name, of(other)));

@@ -2,7 +2,8 @@
 //! `<svg>` that has a title and a description for those who can't see it, and takes its colours from the page.
 
 use super::markup::escape;
-use crate::units::{format_bytes, format_duration, format_rate};
+use crate::printable::within;
+use crate::units::{format_bytes, format_count, format_duration, format_gb_hours, format_rate};
 use std::fmt::Write;
 
 /// Size of a plot over an axis of values, user units: half the width of the page.
@@ -37,7 +38,7 @@ impl Unit {
             Self::BytesPerS => format_rate(value),
             Self::Cores => format!("{value:.2}"),
             Self::Seconds => format_duration(value),
-            Self::Count => format!("{value:.0}"),
+            Self::Count => format_count(value.round() as u64),
             Self::GbHours => format_gb_hours(value),
             Self::Percent => format!("{value:.0} %"),
         }
@@ -66,16 +67,6 @@ impl Unit {
         let step = step.unwrap_or(10.0 * power).max(least) * scale;
         let count = (most / step - 1e-9).ceil().clamp(1.0, 20.0) as u32;
         (0..=count).map(|place| f64::from(place) * step).collect()
-    }
-}
-
-/// GB·h, or a thousandth of that and so on: `1.16 GB·h`, `2.1 MB·h`.
-fn format_gb_hours(value: f64) -> String {
-    match value {
-        value if value >= 0.1 => format!("{value:.2} GB·h"),
-        value if value >= 1e-4 => format!("{:.1} MB·h", value * 1e3),
-        value if value > 0.0 => format!("{:.1} kB·h", value * 1e6),
-        _ => "0 GB·h".into(),
     }
 }
 
@@ -269,6 +260,9 @@ fn cross(class: &str, x: f64, y: f64, word: &str) -> String {
     )
 }
 
+/// Columns of a name beside a timeline: what fits left of it in a wide font.
+const NAME: usize = 10;
+
 /// Height of a row of a timeline.
 const ROW: f64 = 24.0;
 
@@ -295,18 +289,19 @@ pub(super) fn timeline(id: &str, title: &str, description: &str, across: &Across
     for (number, row) in rows.iter().enumerate() {
         let top = TOP + ROW * number as f64;
         let base = top + ROW - 4.0;
-        let name: String = match row.name.chars().count() {
-            0..=12 => row.name.clone(),
-            _ => row.name.chars().take(11).chain(['…']).collect(),
+        let name = match within(&row.name, NAME) {
+            all if all.len() == row.name.len() => all.to_owned(),
+            _ => format!("{}…", within(&row.name, NAME - 1)),
         };
         _ = write!(
             svg,
             "<path class=\"grid\" d=\"M{LEFT} {base:.1}H{}\"/><text class=\"tick\" x=\"{:.1}\" y=\"{:.1}\" \
-             text-anchor=\"end\">{}</text>",
+             text-anchor=\"end\">{}<title>{}</title></text>",
             WIDE - RIGHT,
             LEFT - 8.0,
             base - 5.0,
-            escape(&name)
+            escape(&name),
+            escape(&row.name)
         );
         for span in &row.spans {
             let (left, right) = (place(across, WIDE, span.from), place(across, WIDE, span.to));

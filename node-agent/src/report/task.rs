@@ -11,6 +11,7 @@ use crate::fingerprint::sentence::sentence;
 use crate::fingerprint::series::Point;
 use crate::fingerprint::{Fingerprint, HISTOGRAM_BUCKETS, Histogram};
 use crate::predict::{Level, Resource};
+use crate::printable::command_line;
 use crate::size::Limit;
 use crate::store::event::EventRow;
 use crate::store::read::{RunDetail, RunRow};
@@ -70,7 +71,7 @@ fn overview(report: &Report, part: &TaskPart) -> String {
     if let Some(run) = &part.last {
         body += &paragraph(
             "note",
-            &format!("The sentence is about run {}: {}", run.run.run_id.0, run.run.command.join(" ")),
+            &format!("The sentence is about run {}: {}", run.run.run_id.0, command_line(&run.run.command)),
         );
     }
     body
@@ -146,6 +147,10 @@ fn over_time(part: &TaskPart, runs: &[&RunRow], what: &(Resource, &str, Unit), i
             or_dash(estimate.map(|row| row.upper)),
         ]);
     }
+    if good.is_empty() && bad.is_empty() {
+        // It was never measured, as of runs that others took down.
+        return String::new();
+    }
     let every = runs.len().div_ceil(8).max(1);
     let ticks = runs.iter().enumerate().step_by(every);
     let ticks = ticks.map(|(place, run)| (place as f64, format!("run {}", run.run_id.0))).collect();
@@ -166,11 +171,8 @@ fn over_time(part: &TaskPart, runs: &[&RunRow], what: &(Resource, &str, Unit), i
         Mark::Crosses { class: "red", points: bad },
     ];
     let svg = Plot { id, title: name, description: &description, unit, across, marks }.svg();
-    let note = if part.runs.len() == RUNS_MAX {
-        format!("The newest {RUNS_MAX} runs. {description}")
-    } else {
-        description.clone()
-    };
+    let note =
+        if part.runs.len() == RUNS_MAX { format!("The newest {description}") } else { description.clone() };
     figure(name, &note, &key, &svg, &table.folded())
 }
 
@@ -189,7 +191,7 @@ const MEASURES: [Measure; 6] = [
 fn course(part: &TaskPart, run: &RunDetail, id: &str) -> String {
     let end_s = run.series.last().map_or(0.0, |point| point.at_ms as f64 / 1e3);
     if run.series.len() < 2 || end_s <= 0.0 {
-        return paragraph("note", "The run was too short for a course.");
+        return paragraph("note", "No course is known: the run was too short, or was measured elsewhere.");
     }
     let figures: String = MEASURES
         .iter()
@@ -332,7 +334,10 @@ fn histogram_figure(name: &str, histogram: &Histogram, id: &str) -> String {
     };
     let ticks = (FIRST + 1..HISTOGRAM_BUCKETS).step_by(4).map(|bucket| (bucket as f64, label(bucket)));
     let across = Across { from: FIRST as f64, to: HISTOGRAM_BUCKETS as f64, ticks: ticks.collect() };
-    let time = |q| quantile_s(histogram, q).map_or_else(|| "more than 2 s".into(), format_duration);
+    let time = |q| {
+        quantile_s(histogram, q)
+            .map_or_else(|| "more than 2 s".into(), |seconds| format_duration(seconds.max(1e-6)))
+    };
     let description = format!(
         "{} in all; half within {}, 99 % within {}.",
         format_count(total(histogram)),

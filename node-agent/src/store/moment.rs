@@ -1,11 +1,11 @@
 //! What ran at a moment of the past: the runs that had begun and not ended, each with the stretch of its course that
 //! leads up to the moment, and its memory limit as it was then.
 
-use super::read::{collect, count};
+use super::read::{IS_CGROUP, collect, count, kind};
 use super::record::RunId;
 use super::{Reader, StoreError};
 use crate::fingerprint::series::Point;
-use crate::live::{Band, MemoryLimit, Predicted};
+use crate::live::{Band, Kind, MemoryLimit, Predicted};
 use rusqlite::{Connection, Result, Row, params};
 
 /// Most runs of one moment: the newest ones.
@@ -20,8 +20,8 @@ pub struct MomentRun {
     pub task_type: String,
     /// Who ran it.
     pub user: String,
-    /// It was a cgroup that somebody else made, and no task of ours.
-    pub is_cgroup: bool,
+    /// Whether it was a task of ours.
+    pub kind: Kind,
     /// Its main process, where it had one.
     pub pid: Option<i32>,
     /// Start, milliseconds since 1970.
@@ -56,12 +56,13 @@ impl Reader {
 
 fn runs(db: &Connection, at_ms: i64) -> Result<Vec<MomentRun>> {
     // Two scans of an index each: what ended later, and what has not ended.
-    let sql = "
+    let sql = format!(
+        "
         WITH there AS (
             SELECT id FROM run WHERE ended_at_ms >= ?1 AND started_at_ms <= ?1
             UNION ALL SELECT id FROM run WHERE state = 'running' AND started_at_ms <= ?1
             ORDER BY id DESC LIMIT ?2)
-        SELECT r.id, t.task_type, t.user, l.main_pid, l.command, r.started_at_ms, r.ended_at_ms,
+        SELECT r.id, t.task_type, t.user, l.main_pid, {IS_CGROUP} AS is_cgroup, r.started_at_ms, r.ended_at_ms,
                m.expected AS memory, m.upper AS memory_upper, c.expected AS cores, c.upper AS cores_upper,
                d.expected AS duration, d.upper AS duration_upper
         FROM there JOIN run r ON r.id = there.id JOIN task t ON t.id = r.task_id
@@ -69,9 +70,10 @@ fn runs(db: &Connection, at_ms: i64) -> Result<Vec<MomentRun>> {
         LEFT JOIN prediction m ON m.run_id = r.id AND m.resource = 'memory_peak_bytes' AND m.level <> 'host'
         LEFT JOIN prediction c ON c.run_id = r.id AND c.resource = 'cpu_cores_mean' AND c.level <> 'host'
         LEFT JOIN prediction d ON d.run_id = r.id AND d.resource = 'duration_s' AND d.level <> 'host'
-        ORDER BY r.id DESC";
+        ORDER BY r.id DESC"
+    );
     let limit = i64::try_from(MOMENT_RUNS_MAX).unwrap_or(i64::MAX);
-    collect(db, sql, params![at_ms, limit], |row| {
+    collect(db, &sql, params![at_ms, limit], |row| {
         let band = |expected: &str, upper: &str| -> Result<Option<Band>> {
             let (expected, upper): (Option<f64>, Option<f64>) = (row.get(expected)?, row.get(upper)?);
             Ok(expected.zip(upper).map(|(expected, upper)| Band { expected, upper }))
@@ -80,8 +82,7 @@ fn runs(db: &Connection, at_ms: i64) -> Result<Vec<MomentRun>> {
             run_id: RunId(row.get("id")?),
             task_type: row.get("task_type")?,
             user: row.get("user")?,
-            // Those have no command.
-            is_cgroup: row.get::<_, Option<String>>("command")?.is_none_or(|command| command == "[]"),
+            kind: kind(row)?,
             pid: row.get("main_pid")?,
             started_at_ms: row.get("started_at_ms")?,
             ended_at_ms: row.get("ended_at_ms")?,

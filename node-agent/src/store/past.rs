@@ -1,5 +1,6 @@
 //! Whole pasts, in and out: what a replay reads of every run that ended well, and runs that were measured elsewhere.
 
+use super::read::IS_CGROUP;
 use super::record::{Ending, NewRun};
 use super::{Store, StoreError, read};
 use crate::fingerprint::Measured;
@@ -61,16 +62,20 @@ impl Store {
     }
 }
 
-/// Every run that ended well and whose memory was measured, in the order of their start.
+/// Every run that ended well and whose memory was measured, in the order of their start. Cgroups that others made are not
+/// among them: nothing is ever reserved for those.
 pub(super) fn read(db: &Connection) -> Result<Vec<PastRun>> {
-    let sql = "SELECT o.run_id, t.task_type, t.user, r.started_at_ms, o.duration_s, o.memory_peak_bytes,
-                      o.cpu_cores_mean, l.value
+    let sql = format!(
+        "SELECT o.run_id, t.task_type, t.user, r.started_at_ms, o.duration_s, o.memory_peak_bytes,
+                      o.cpu_cores_mean, m.value
                FROM observation o JOIN run r ON r.id = o.run_id JOIN task t ON t.id = o.task_id
-               LEFT JOIN limit_applied l
-                    ON l.run_id = o.run_id AND l.name = 'memory_max_bytes' AND l.origin = 'manual'
-               WHERE o.worth = 'sample' AND o.memory_peak_bytes IS NOT NULL AND o.duration_s IS NOT NULL
-               ORDER BY r.started_at_ms, o.run_id";
-    let mut statement = db.prepare_cached(sql)?;
+               JOIN run_launch l ON l.run_id = o.run_id
+               LEFT JOIN limit_applied m
+                    ON m.run_id = o.run_id AND m.name = 'memory_max_bytes' AND m.origin = 'manual'
+               WHERE NOT {IS_CGROUP} AND o.worth = 'sample' AND o.memory_peak_bytes IS NOT NULL AND o.duration_s IS NOT NULL
+               ORDER BY r.started_at_ms, o.run_id"
+    );
+    let mut statement = db.prepare_cached(&sql)?;
     let runs = statement.query_map([], |row| {
         let id = super::record::RunId(row.get(0)?);
         Ok(PastRun {

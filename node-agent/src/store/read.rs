@@ -10,6 +10,7 @@ use crate::fingerprint::key::{Feature, FeatureValue, TaskKey};
 use crate::fingerprint::series::{Point, Series};
 use crate::fingerprint::{Coverage, Fingerprint};
 use crate::host::ProcessId;
+use crate::live::Kind;
 use crate::predict::{Estimate, History, Level, Prediction, Resource};
 use crate::size::admission::Licenses;
 use crate::size::{Limits, Origin, Policy};
@@ -35,6 +36,7 @@ pub struct TaskRow {
     pub task_type: String,
     pub user: String,
     pub uid: u32,
+    pub kind: Kind,
     pub runs: u64,
     pub finished: u64,
     pub failed: u64,
@@ -165,6 +167,16 @@ impl Reader {
     /// As [`Reader::tasks`].
     pub fn runs(&self, task_type: Option<&str>, limit: usize) -> Result<Vec<RunRow>, StoreError> {
         self.run_query(|db| runs(db, task_type, limit))
+    }
+
+    /// The newest runs that were started through standin: without cgroups that others made.
+    ///
+    /// # Errors
+    /// As [`Reader::tasks`].
+    pub fn runs_started(&self, limit: usize) -> Result<Vec<RunRow>, StoreError> {
+        let limit = i64::try_from(limit).unwrap_or(i64::MAX);
+        let sql = format!("{RUN_ROW} WHERE NOT {IS_CGROUP} ORDER BY r.id DESC LIMIT ?");
+        self.run_query(|db| collect(db, &sql, [limit], run_row))
     }
 
     /// One run.
@@ -317,21 +329,28 @@ pub(super) fn collect<T>(
     db.prepare_cached(sql)?.query_map(parameters, row)?.collect()
 }
 
+/// A run, as `l` in `run_launch`, that is what an agent measured of a cgroup that others made.
+pub(super) const IS_CGROUP: &str = "(l.command = '[]' AND l.cgroup_path IS NOT NULL)";
+
 fn tasks(db: &Connection, task_type: Option<&str>) -> Result<Vec<TaskRow>> {
-    let sql = "
+    let sql = format!(
+        "
         SELECT *,
+               (SELECT {IS_CGROUP} FROM run_launch l WHERE l.run_id = task.last_run_id) AS is_cgroup,
                duration_s_sum / nullif(duration_samples, 0) AS duration_s_mean,
                cpu_cores_sum / nullif(cpu_samples, 0) AS cpu_cores_mean,
                memory_bytes_sum / nullif(memory_samples, 0) AS memory_peak_bytes_mean,
                read_bytes_per_s_sum / nullif(read_samples, 0) AS io_read_bytes_per_s_mean,
                written_bytes_per_s_sum / nullif(written_samples, 0) AS io_write_bytes_per_s_mean
         FROM task WHERE ?1 IS NULL OR task_type = ?1
-        ORDER BY last_run_id DESC";
-    collect(db, sql, [task_type], |row| {
+        ORDER BY last_run_id DESC"
+    );
+    collect(db, &sql, [task_type], |row| {
         Ok(TaskRow {
             task_type: row.get("task_type")?,
             user: row.get("user")?,
             uid: row.get("uid")?,
+            kind: kind(row)?,
             runs: count(row, "runs")?,
             finished: count(row, "finished")?,
             failed: count(row, "failed")?,
@@ -347,6 +366,12 @@ fn tasks(db: &Connection, task_type: Option<&str>) -> Result<Vec<TaskRow>> {
             io_write_bytes_per_s_mean: row.get("io_write_bytes_per_s_mean")?,
         })
     })
+}
+
+/// What a row is about; of a task whose last run was dropped: a run.
+pub(super) fn kind(row: &Row<'_>) -> Result<Kind> {
+    let is_cgroup: Option<bool> = row.get("is_cgroup")?;
+    Ok(if is_cgroup == Some(true) { Kind::Cgroup } else { Kind::Run })
 }
 
 const RUN_ROW: &str = "

@@ -10,6 +10,7 @@ use crate::fingerprint::Fingerprint;
 use crate::fingerprint::series::Point;
 use crate::live::{MemoryLimit, TaskDetail};
 use crate::predict::{Level, Prediction, Resource};
+use crate::printable::{columns, within};
 use crate::size::Limits;
 use crate::store::event::EventRow;
 use crate::store::read::RunDetail;
@@ -84,13 +85,13 @@ pub(super) fn lines(row: Option<&Row>, detail: Option<&Detail>, width: usize) ->
 /// Narrower than this a line is cut, as wrapped tables can't be read.
 const WRAPS_FROM: usize = 60;
 
-/// A line as lines of at most `width` characters, the later ones indented.
+/// A line as lines of at most `width` columns, the later ones indented.
 fn wrapped(line: &str, width: usize) -> Vec<String> {
     const INDENT: &str = "      ";
     let mut lines = Vec::new();
     let mut rest = line.to_owned();
-    while width >= WRAPS_FROM && rest.chars().count() > width {
-        let cut = rest.char_indices().nth(width).map_or(rest.len(), |(at, _)| at);
+    while width >= WRAPS_FROM && columns(&rest) > width {
+        let cut = within(&rest, width).len();
         let end = rest[..cut].rfind(' ').filter(|end| *end > INDENT.len()).unwrap_or(cut);
         let next = format!("{INDENT}{}", rest[end..].trim_start());
         rest.truncate(end);

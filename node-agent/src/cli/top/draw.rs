@@ -6,7 +6,7 @@ use super::glyph::{gauge, spark};
 use super::panels;
 use super::state::{Page, State, When};
 use super::view::View;
-use crate::cli::table::{Align, printable};
+use crate::cli::table::{aligned, printable};
 use crate::cli::when;
 use crate::live::Kind;
 use crate::units::format_bytes;
@@ -281,19 +281,13 @@ fn tasks(frame: &mut Frame<'_>, area: Rect, state: &State, view: &View, theme: T
     let (name_width, columns) = fitting(state.columns, area.width.saturating_sub(1));
     let most = rows.iter().flat_map(|row| row.trail.iter()).copied().fold(1.0, f64::max);
     let scale = Scale { at_ms: view.at_ms, cores_most: most };
-    let aligned = |text: &str, width: u16, align: Align| {
-        let width = usize::from(width);
-        match align {
-            Align::Left => format!("{text:<width$}"),
-            Align::Right => format!("{text:>width$}"),
-        }
-    };
     let head = std::iter::once(" TASK".to_owned())
-        .chain(columns.iter().map(|column| aligned(column.head, column.width, column.align)));
+        .chain(columns.iter().map(|column| aligned(column.head, column.width.into(), column.align)));
     let lines = rows.iter().map(|row| {
         let name = format!(" {}", printable(&row.task_type));
-        let cells =
-            columns.iter().map(|column| aligned(&(column.text)(row, &scale), column.width, column.align));
+        let cells = columns
+            .iter()
+            .map(|column| aligned(&(column.text)(row, &scale), column.width.into(), column.align));
         Row::new(std::iter::once(name).chain(cells).map(Cell::from)).style(theme.urgent(urgency(row)))
     });
     let widths = std::iter::once(name_width + 1).chain(columns.iter().map(|column| column.width));
@@ -301,7 +295,12 @@ fn tasks(frame: &mut Frame<'_>, area: Rect, state: &State, view: &View, theme: T
         .header(Row::new(head).style(theme.head()))
         .row_highlight_style(Style::new().add_modifier(Modifier::REVERSED));
     if rows.is_empty() {
-        let why = if view.rows.is_empty() || !state.filter.is_empty() { NO_TASK } else { ONLY_CGROUPS };
+        let why = match state.when {
+            _ if !state.filter.is_empty() => NONE_LIKE_THAT,
+            _ if !view.rows.is_empty() => ONLY_CGROUPS,
+            When::Past(_) => NONE_THEN,
+            _ => NO_TASK,
+        };
         let below = Rect { y: area.y + 1, height: area.height.saturating_sub(1), ..area };
         frame.render_widget(Paragraph::new(why).wrap(Wrap { trim: false }), below);
     }
@@ -315,6 +314,8 @@ fn tasks(frame: &mut Frame<'_>, area: Rect, state: &State, view: &View, theme: T
 const NO_TASK: &str = " no task runs here; start one with: standin run -- COMMAND";
 const ONLY_CGROUPS: &str =
     " no task of standin's runs; a shows the cgroups of others, standin run -- COMMAND starts a task";
+const NONE_THEN: &str = " of this moment nothing is recorded; arrow keys go through time";
+const NONE_LIKE_THAT: &str = " no task has that in its name or user; Esc drops the filter";
 
 const HELP: &str = "
  ↑ ↓ j k PgUp PgDn  mark a task           Enter    its detail, Esc back

@@ -196,7 +196,7 @@ fn past_row(run: MomentRun, at_ms: i64) -> Row {
     });
     Row {
         id: run.run_id.0.cast_unsigned(),
-        kind: if run.is_cgroup { Kind::Cgroup } else { Kind::Run },
+        kind: run.kind,
         task_type: run.task_type,
         user: run.user,
         run_id: Some(run.run_id.0),
@@ -271,7 +271,7 @@ mod tests {
             run_id: RunId(3),
             task_type: "xz".into(),
             user: "root".into(),
-            is_cgroup: false,
+            kind: Kind::Run,
             pid: None,
             started_at_ms: 100_000,
             ended_at_ms: None,

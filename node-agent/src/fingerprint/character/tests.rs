@@ -1,23 +1,28 @@
 use super::*;
 use crate::fingerprint::demand::Windows;
 use crate::fingerprint::sentence::sentence;
-use ebpf_probes::demand::DEMAND_BUCKETS;
+use ebpf_probes::demand::{DEMAND_BUCKETS, bucket};
 use proptest::prelude::*;
 
-/// A run of 10 s whose demand has this mean and standard deviation at 100 ms, and these peaks at 10 ms, 100 ms, 1 s.
+/// A run of 10 s whose demand has this mean and standard deviation at 100 ms, and these peaks at 10 ms, 100 ms, 1 s, with
+/// all its CPU time in them.
 fn with_cpu(mean: f64, deviation: f64, peaks: [f64; 3]) -> Fingerprint {
     let windows = |(window_ms, peak): (u64, f64)| {
         let windows = 10_000 / window_ms;
+        let (cpu_us, peak_us) = ((mean * 10e6) as u64, (peak * window_ms as f64 * 1e3) as u64);
+        let mut counts = vec![0; DEMAND_BUCKETS];
+        counts[bucket([10, 100, 1000].iter().position(|&ms| ms == window_ms).unwrap(), peak_us)] =
+            cpu_us / peak_us;
         Windows {
             window_ms,
             windows,
             busy: windows,
-            cpu_us: (mean * 10e6) as u64,
+            cpu_us,
             squares: (windows as f64 * 1e6 * (mean * mean + deviation * deviation)) as u64,
-            peak_us: (peak * window_ms as f64 * 1e3) as u64,
+            peak_us,
             cpus_peak: 1,
             late: 0,
-            counts: vec![0; DEMAND_BUCKETS],
+            counts,
         }
     };
     Fingerprint {
@@ -46,13 +51,25 @@ fn course(memory: impl Iterator<Item = u64>) -> Vec<Point> {
 fn a_burst_is_told_with_its_height_and_length() {
     // 4 cores for 120 ms, every now and then: 0.48 of a second's core.
     let bursty = with_cpu(0.3, 0.9, [4.0, 4.0, 0.48]);
-    assert_eq!(said(&bursty), "Bursty CPU: 0.30 cores on average, 4.00 at peak for about 120.0 ms.");
+    assert_eq!(said(&bursty), "Bursty CPU: 0.30 cores on average, 4.00 at peak for about 120 ms.");
     let long = with_cpu(0.3, 0.9, [4.0, 3.9, 3.5]);
     assert_eq!(said(&long), "Bursty CPU: 0.30 cores on average, 3.50 at peak for a second or more.");
     assert_eq!(said(&with_cpu(0.9, 0.1, [1.0, 1.0, 1.0])), "Steady CPU: 0.90 cores.");
     let varying = "Varying CPU: 0.90 cores on average, 1.90 at peak.";
     assert_eq!(said(&with_cpu(0.9, 0.4, [1.9, 1.9, 1.0])), varying);
     assert_eq!(said(&with_cpu(0.01, 0.1, [1.0, 0.1, 0.1])), "Hardly any CPU.");
+}
+
+#[test]
+fn one_high_window_makes_no_bursty_task() {
+    // A tenth of a core all the time, and once half a core for 100 ms.
+    let mut even = with_cpu(0.1, 0.05, [0.6, 0.5, 0.2]);
+    for (scale, windows) in even.cpu_demand.as_mut().unwrap().0.iter_mut().enumerate() {
+        windows.counts = vec![0; DEMAND_BUCKETS];
+        windows.counts[bucket(scale, windows.window_ms * 100)] = windows.windows - 1;
+        windows.counts[bucket(scale, windows.peak_us)] = 1;
+    }
+    assert_eq!(said(&even), "Varying CPU: 0.10 cores on average, 0.50 at peak.");
 }
 
 #[test]
@@ -68,6 +85,8 @@ fn what_was_not_measured_is_not_claimed() {
         ..Fingerprint::default()
     };
     assert_eq!(said(&few), "Reads 4.0 MiB, 132.1 KiB at a time, 4.0 MiB/s.");
+    let slow = Fingerprint { duration_ns: 100_000_000_000, ..few };
+    assert_eq!(said(&slow), "Reads 4.0 MiB in all.", "a program that was loaded");
 }
 
 #[test]
@@ -125,7 +144,8 @@ fn the_page_has_the_thresholds() {
         ("IDLE_CORES", IDLE_CORES),
         ("SHAPE_WINDOWS", SHAPE_WINDOWS as f64),
         ("STEADY_VARIATION", STEADY_VARIATION),
-        ("BURSTY_PEAK_TO_MEAN", BURSTY_PEAK_TO_MEAN),
+        ("BURST_TO_MEAN", BURST_TO_MEAN),
+        ("BURSTS_SHARE", BURSTS_SHARE),
         ("LASTING_SHARE", LASTING_SHARE),
         ("KERNEL_SHARE", KERNEL_SHARE),
         ("KERNEL_CPU_S", KERNEL_CPU_S),
@@ -136,6 +156,8 @@ fn the_page_has_the_thresholds() {
         ("TOUCH_SHARE", TOUCH_SHARE),
         ("ORDER_REQUESTS", ORDER_REQUESTS as f64),
         ("TOLD_BYTES", TOLD_BYTES as f64),
+        ("MUCH_BYTES_PER_S", MUCH_BYTES_PER_S),
+        ("MUCH_REQUESTS_PER_S", MUCH_REQUESTS_PER_S),
         ("SEQUENTIAL_SHARE", SEQUENTIAL_SHARE),
         ("RANDOM_SHARE", RANDOM_SHARE),
         ("SERVED_REQUESTS", SERVED_REQUESTS as f64),

@@ -17,6 +17,7 @@ use crate::fingerprint::demand::{CpuDemand, Windows};
 use crate::fingerprint::key::{Feature, FeatureValue};
 use crate::fingerprint::series::{Point, Series};
 use crate::fingerprint::{Coverage, Fingerprint, Source};
+use crate::live::Kind;
 use crate::predict::{Estimate, Level, Prediction, Resource};
 use crate::size::admission::{Licenses, Promise};
 use crate::size::{Limit, Limits, Origin, Policy};

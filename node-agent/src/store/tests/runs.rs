@@ -190,6 +190,23 @@ fn retention_keeps_what_runs_add_up_to() {
 }
 
 #[test]
+fn cgroups_of_others_are_told_from_runs() {
+    let (_directory, mut store) = temporary();
+    ran(&mut store, &new_run("sort", 1), well(), 150);
+    // Measured elsewhere: without a command, and without a cgroup.
+    ran(&mut store, &NewRun { command: Vec::new(), cgroup: None, ..new_run("slurm", 1) }, well(), 150);
+    ran(&mut store, &NewRun { command: Vec::new(), ..new_run("nginx.service", 1) }, well(), 10);
+    let reader = Reader::open(store.path()).unwrap();
+    let kinds: Vec<_> = reader.tasks().unwrap().into_iter().map(|task| (task.task_type, task.kind)).collect();
+    let of = |name: &str, kind| (name.to_owned(), kind);
+    assert_eq!(kinds, [of("nginx.service", Kind::Cgroup), of("slurm", Kind::Run), of("sort", Kind::Run)]);
+    let started: Vec<_> = reader.runs_started(10).unwrap().into_iter().map(|run| run.task_type).collect();
+    assert_eq!((started, reader.runs(None, 10).unwrap().len()), (vec!["slurm".into(), "sort".into()], 3));
+    let past: Vec<_> = reader.past().unwrap().into_iter().map(|run| run.task_type).collect();
+    assert_eq!(past, ["sort", "slurm"], "nothing was ever reserved for a unit");
+}
+
+#[test]
 fn readers_see_tasks_runs_and_accuracy() {
     let (_directory, mut store) = temporary();
     ran(&mut store, &new_run("sort", 1), well(), 150);
