@@ -58,11 +58,6 @@ fn page_faults() {
         "head -c 50000000 /dev/zero | tail -c 40000000 | wc -c",
     ] {
         let result = Sandbox::new().run_json(&[], &["sh", "-c", script]);
-        // Some kernels hide a switch from the probes now and then; the run says so.
-        if result["measured"]["coverage"].to_string().contains("did not show every switch") {
-            support::skip("the kernel did not show the probes every switch");
-            continue;
-        }
         assert_eq!(number(&result, "faults_minor"), rusage(&result, "faults_minor"), "{script}");
         assert_eq!(number(&result, "faults_major"), rusage(&result, "faults_major"), "{script}");
     }
@@ -91,8 +86,8 @@ fn memory_of_processes_together() {
 /// Bytes of one transfer.
 const TRANSFER: f64 = (16 << 20) as f64;
 
-/// Runs until `bytes` are exact: the program's own pages may have to be read in again, which counts as well, and
-/// on a busy host a request in some ten thousands escapes the probes. Every attempt must be close.
+/// Runs until `bytes` are exact: the program's own pages may have to be read in again and a time stamp of the file be
+/// written, which count as well. Every attempt must be close.
 fn exact(bytes: &str, run: impl Fn() -> Value) -> Option<Value> {
     (0..5).map(|_| run()).find(|result| {
         let page_ins = if number(result, "faults_major") > 0.0 { 0.1 } else { 0.0 };
@@ -135,10 +130,13 @@ fn direct_io_of_fio_to_the_byte() {
             let result = result.unwrap_or_else(|| panic!("{direction} {block}: never exact"));
             let latencies = &result["measured"]["fingerprint"][format!("block_{direction}_ns")];
             let counted: u64 = serde_json::from_value::<Vec<u64>>(latencies.clone()).unwrap().iter().sum();
-            // The kernel does not show the end of every request; those are booked without a latency.
+            // The kernel does not show the end of every request: then it has no latency.
             let requests = number(&result, ops);
             let told = format!("{direction} {block}: {counted} latencies of {requests} requests");
-            assert!(counted as f64 <= requests && counted as f64 >= requests * 0.98, "{told}");
+            assert!(
+                counted as f64 <= requests && counted as f64 >= requests - (requests / 100.0).max(8.0),
+                "{told}"
+            );
         }
     }
 }

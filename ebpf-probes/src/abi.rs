@@ -38,22 +38,22 @@ pub struct Counters {
     pub window_start_ns: u64,
     /// What this CPU used in it and has not settled yet, see [`demand::pack`].
     pub window: u64,
-    /// Of all switches, those of tasks that had not been seen to get the CPU: their faults and their wait of that
-    /// stretch are missing. One per CPU can be when the probe is attached; more come where a kernel does not
-    /// show every switch to programs.
+    /// Of all switches, those of tasks that had not been seen to get the CPU and whose last switch is not known
+    /// either: the faults and the wait of that stretch are missing. One per CPU can be when the probe is attached;
+    /// more come where a kernel does not show every switch to programs.
     pub switches_unseen: u64,
     /// Lengths of the stretches between switch-in and switch-out.
     pub burst_ns: Histogram,
     /// Waits before each of those stretches.
     pub wait_ns_histogram: Histogram,
 
-    /// Block reads completed: bytes.
+    /// Block reads that went to the device: bytes.
     pub block_read_bytes: u64,
-    /// Block writes completed: bytes.
+    /// Block writes that went to the device: bytes.
     pub block_write_bytes: u64,
-    /// Block reads completed: requests.
+    /// Block reads that went to the device: requests.
     pub block_read_ops: u64,
-    /// Block writes completed: requests.
+    /// Block writes that went to the device: requests.
     pub block_write_ops: u64,
     /// Reads that began where the cgroup's last read ended.
     pub block_read_sequential: u64,
@@ -139,6 +139,41 @@ pub struct Shared {
     pub block_ends: [u64; 2],
 }
 
+/// What the kernel has counted for a task since its beginning.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Accounts {
+    /// `se.sum_exec_runtime`.
+    pub exec_ns: u64,
+    /// `sched_info.run_delay`; 0 where the kernel has none.
+    pub delay_ns: u64,
+    /// `min_flt`.
+    pub faults_minor: u64,
+    /// `maj_flt`.
+    pub faults_major: u64,
+}
+
+impl Accounts {
+    /// Whether the same task can have had `later` afterwards: none of them ever shrinks.
+    #[inline(always)]
+    pub const fn precede(&self, later: &Self) -> bool {
+        self.exec_ns <= later.exec_ns
+            && self.delay_ns <= later.delay_ns
+            && self.faults_minor <= later.faults_minor
+            && self.faults_major <= later.faults_major
+    }
+}
+
+/// The last switch-out of a thread: value of the map `DEPARTURES`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Departure {
+    /// The thread's id; 0 after its end.
+    pub thread: u64,
+    /// Its accounts then.
+    pub accounts: Accounts,
+}
+
 /// Entries of the cache of cgroups in [`OnCpu`]; a power of two.
 pub const CACHE_ENTRIES: usize = 8;
 
@@ -149,14 +184,8 @@ pub const CACHE_ENTRIES: usize = 8;
 pub struct OnCpu {
     /// Address of the `task_struct`; 0 when the CPU idles or nothing is known.
     pub task: u64,
-    /// `se.sum_exec_runtime` at switch-in.
-    pub exec_ns: u64,
-    /// `sched_info.run_delay` at switch-in.
-    pub delay_ns: u64,
-    /// `min_flt` at switch-in.
-    pub faults_minor: u64,
-    /// `maj_flt` at switch-in.
-    pub faults_major: u64,
+    /// Its accounts at switch-in.
+    pub accounts: Accounts,
     /// How often user space has changed `SLOTS`; it writes this after each change.
     pub slots_version: u64,
     /// The `slots_version` that the cache below belongs to; differs: the cache is emptied first.
@@ -228,8 +257,10 @@ pub struct Request {
     /// Operation and flags (`cmd_flags`).
     pub flags: u32,
     /// 1 if the kernel writes back what tasks of the cgroup wrote before.
-    pub writeback: u32,
-    /// Its bytes, when it went to the device.
+    pub writeback: u16,
+    /// 1 once its bytes are counted: when it goes to the device.
+    pub is_booked: u16,
+    /// Its bytes; they grow until it goes to the device.
     pub bytes: u64,
 }
 
@@ -320,6 +351,7 @@ pub struct Offsets {
     pub task_sum_exec_runtime: u32,
     pub task_prev_sum_exec_runtime: u32,
     pub task_run_delay: u32,
+    pub task_pcount: u32,
     pub task_last_arrival: u32,
     pub task_min_flt: u32,
     pub task_maj_flt: u32,
@@ -383,7 +415,7 @@ pub struct Losses {
     pub events: u64,
     /// Block requests not measured because `REQUESTS` was full.
     pub requests: u64,
-    /// Block requests whose end was not shown; they are booked, but their latency is not.
+    /// Block requests whose end was not shown: their bytes are counted, but their latency is not.
     pub ends: u64,
     /// Cgroups of the host that were made unseen because the ring `CGROUPS` was full.
     pub cgroups: u64,
@@ -397,8 +429,9 @@ const _: () = {
     assert!(size_of::<Counters>() == 8 * (37 + 8 * HISTOGRAM_BUCKETS));
     assert!(size_of::<Shared>() == 56);
     assert!(size_of::<OnCpu>() == 192);
+    assert!(size_of::<Departure>() == 40);
     assert!(size_of::<Request>() == 32);
-    assert!(size_of::<Offsets>() == 4 * 52);
+    assert!(size_of::<Offsets>() == 4 * 53);
     assert!(size_of::<ProcessExit>() == 32);
     assert!(size_of::<Losses>() == 48);
     assert!(size_of::<CgroupEvent>() == 256);

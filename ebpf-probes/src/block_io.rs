@@ -10,13 +10,13 @@
 //!
 //! Charged to the cgroup that owns the bio where the io controller is on the v2 hierarchy, buffered writes
 //! included. Elsewhere to the task that submits; where that is a kernel thread which writes dirty pages back, to
-//! the cgroup that dirtied the file last. Bytes are counted at the end, not at the start: a request grows while
-//! others are merged into it. Devices that take bios directly (brd, pmem, zram) have no requests and are not
+//! the cgroup that dirtied the file last. Bytes are counted when the request goes to the device: until then it
+//! grows while others are merged into it. Devices that take bios directly (brd, pmem, zram) have no requests and are not
 //! seen.
 //!
-//! The end of a request is not always shown to programs (on Linux 6.18 some of 100,000 direct writes are not; why is
-//! not known: by the kernel's count no program was skipped, and no request merged). Such a request is booked when its memory is used for the next
-//! one, without a latency, and counted in `LOSSES.ends`.
+//! The end of a request is not always shown to programs: a sandbox's kernel (Linux 6.18) runs none while a thread of its
+//! init is current, nor in an interrupt then. Such a request has no latency, and is counted in `LOSSES.ends` when its
+//! memory is used for the next one.
 use aya_ebpf::{
     bindings::BPF_NOEXIST,
     helpers::{bpf_get_current_pid_tgid, bpf_ktime_get_ns},
@@ -94,39 +94,24 @@ unsafe fn start(request: Pointer) {
             start_ns: bpf_ktime_get_ns(),
             cgroup,
             flags,
-            writeback: u32::from(writeback),
+            writeback: u16::from(writeback),
+            is_booked: 0,
             bytes: u64::from(load::<u32>(request, offset!(request_data_len))),
         };
         let key = request as u64;
         if REQUESTS.insert(&key, &value, u64::from(BPF_NOEXIST)).is_ok() {
             return;
         }
-        if let Some(unended) = REQUESTS.get_ptr(&key).map(|unended| *unended) {
-            book_late(&unended);
+        if let Some(unended) = REQUESTS.get_ptr_mut(&key) {
+            book(&mut *unended, (*unended).bytes);
+            if let Some(losses) = maps::losses() {
+                add(&raw mut (*losses).ends, 1);
+            }
         }
         if REQUESTS.insert(&key, &value, 0).is_err()
             && let Some(losses) = maps::losses()
         {
             add(&raw mut (*losses).requests, 1);
-        }
-    }
-}
-
-/// Books a request whose end was not seen.
-///
-/// # Safety
-/// Nothing but map values is touched.
-#[inline(always)]
-unsafe fn book_late(request: &Request) {
-    // SAFETY: map values.
-    unsafe {
-        if let Some(losses) = maps::losses() {
-            add(&raw mut (*losses).ends, 1);
-        }
-        if let Some(slot) = slot(request.cgroup)
-            && let Some(counters) = maps::counters(slot, maps::this_cpu())
-        {
-            book(counters, request, request.bytes, true, None);
         }
     }
 }
@@ -224,7 +209,11 @@ unsafe fn send(request: Pointer) {
     unsafe {
         let Some(entry) = REQUESTS.get_ptr_mut(&(request as u64)) else { return };
         // Others may have been merged into it.
-        (*entry).bytes = u64::from(load::<u32>(request, offset!(request_data_len)));
+        let bytes = u64::from(load::<u32>(request, offset!(request_data_len)));
+        // A request that the device did not take comes once more.
+        if !book(&mut *entry, bytes) {
+            return;
+        }
         let begun = *entry;
         let Some(slot) = slot(begun.cgroup) else { return };
         let (Some(counters), Some(shared)) = (maps::counters(slot, maps::this_cpu()), maps::shared(slot))
@@ -234,7 +223,7 @@ unsafe fn send(request: Pointer) {
         let waited = bpf_ktime_get_ns() - begun.start_ns;
         add((&raw mut (*counters).block_queue_ns).cast::<u64>().add(bucket(waited)), 1);
         let first: u64 = load(request, offset!(request_sector));
-        let end = first + (u64::from(load::<u32>(request, offset!(request_data_len))) >> SECTOR_SHIFT);
+        let end = first + (bytes >> SECTOR_SHIFT);
         let ends = (&raw mut (*shared).block_ends).cast::<u64>();
         match begun.flags & OPERATION_MASK {
             READ if exchange(ends, end) == first => add(&raw mut (*counters).block_read_sequential, 1),
@@ -268,68 +257,80 @@ unsafe fn end(request: Pointer, bytes: u32) {
     let key = request as u64;
     // SAFETY: the caller's promise; nobody replaces the entry of a request before it has ended.
     unsafe {
-        let Some(begun) = REQUESTS.get_ptr(&key).map(|begun| *begun) else {
-            return;
-        };
+        let Some(begun) = REQUESTS.get_ptr_mut(&key) else { return };
+        let left = load::<u32>(request, offset!(request_data_len));
+        book(&mut *begun, u64::from(left));
         // Part of a request can end by itself; what is left then stays in `__data_len`.
-        let is_last = bytes >= load::<u32>(request, offset!(request_data_len));
+        if bytes < left {
+            return;
+        }
+        let took = bpf_ktime_get_ns() - (*begun).start_ns;
         // Looked up again, as the slot can have passed to another cgroup meanwhile.
-        if let Some(slot) = slot(begun.cgroup)
+        if let Some(slot) = slot((*begun).cgroup)
+            && let Some(counters) = maps::counters(slot, maps::this_cpu())
+            && let Some(histogram) = match (*begun).flags & OPERATION_MASK {
+                _ if (*begun).bytes == 0 => None,
+                READ => Some(&raw mut (*counters).block_read_ns),
+                WRITE => Some(&raw mut (*counters).block_write_ns),
+                _ => None,
+            }
+        {
+            add(histogram.cast::<u64>().add(bucket(took)), 1);
+        }
+        let _ = REQUESTS.remove(&key);
+    }
+}
+
+/// Counts a request of `bytes`, unless that has been done; tells whether it was done now.
+///
+/// # Safety
+/// `request` must be a value of `REQUESTS`.
+#[inline(always)]
+unsafe fn book(request: &mut Request, bytes: u64) -> bool {
+    if request.is_booked != 0 {
+        return false;
+    }
+    request.is_booked = 1;
+    request.bytes = bytes;
+    // SAFETY: map values.
+    unsafe {
+        if let Some(slot) = slot(request.cgroup)
             && let Some(counters) = maps::counters(slot, maps::this_cpu())
         {
-            let took = bpf_ktime_get_ns() - begun.start_ns;
-            book(counters, &begun, u64::from(bytes), is_last, Some(took));
-        }
-        if is_last {
-            let _ = REQUESTS.remove(&key);
+            count(counters, request);
         }
     }
+    true
 }
 
 /// # Safety
 /// `counters` must point to a map value.
 #[inline(always)]
-unsafe fn book(counters: *mut Counters, request: &Request, bytes: u64, is_last: bool, took: Option<u64>) {
-    // SAFETY: the caller's promise; a bucket is inside its histogram.
+unsafe fn count(counters: *mut Counters, request: &Request) {
+    // SAFETY: the caller's promise.
     unsafe {
         let operation = request.flags & OPERATION_MASK;
-        let transfer = match operation {
-            WRITE => Some((
-                &raw mut (*counters).block_write_bytes,
-                &raw mut (*counters).block_write_ops,
-                (&raw mut (*counters).block_write_ns).cast::<u64>(),
-            )),
-            READ => Some((
-                &raw mut (*counters).block_read_bytes,
-                &raw mut (*counters).block_read_ops,
-                (&raw mut (*counters).block_read_ns).cast::<u64>(),
-            )),
-            _ => None,
-        };
-        if is_last && (operation == FLUSH || request.flags & (PREFLUSH | FUA) != 0) {
+        if operation == FLUSH || request.flags & (PREFLUSH | FUA) != 0 {
             add(&raw mut (*counters).block_flush_ops, 1);
         }
-        // A write of nothing is a flush.
-        let Some((total, operations, histogram)) = transfer.filter(|_| bytes > 0) else {
-            if operation == DISCARD && is_last {
-                add(&raw mut (*counters).block_discard_ops, 1);
-                add(&raw mut (*counters).block_discard_bytes, bytes);
-            }
-            return;
+        let (total, operations) = match operation {
+            DISCARD => (&raw mut (*counters).block_discard_bytes, &raw mut (*counters).block_discard_ops),
+            // A write of nothing is a flush.
+            _ if request.bytes == 0 => return,
+            READ => (&raw mut (*counters).block_read_bytes, &raw mut (*counters).block_read_ops),
+            WRITE => (&raw mut (*counters).block_write_bytes, &raw mut (*counters).block_write_ops),
+            _ => return,
         };
-        add(total, bytes);
+        add(total, request.bytes);
+        add(operations, 1);
         if request.writeback != 0 {
-            add(&raw mut (*counters).block_writeback_bytes, bytes);
+            add(&raw mut (*counters).block_writeback_bytes, request.bytes);
         }
-        if is_last {
-            add(operations, 1);
-            if let Some(took) = took {
-                add(histogram.add(bucket(took)), 1);
-            }
-            // Every read is waited for, unless the kernel reads ahead.
-            if request.flags & SYNC != 0 || (operation == READ && request.flags & AHEAD == 0) {
-                add(&raw mut (*counters).block_sync_ops, 1);
-            }
+        // Every read is waited for, unless the kernel reads ahead.
+        if (operation == READ && request.flags & AHEAD == 0)
+            || (operation <= WRITE && request.flags & SYNC != 0)
+        {
+            add(&raw mut (*counters).block_sync_ops, 1);
         }
     }
 }

@@ -16,6 +16,7 @@ pub(crate) static OFFSETS: Offsets = Offsets {
     task_sum_exec_runtime: 0,
     task_prev_sum_exec_runtime: 0,
     task_run_delay: 0,
+    task_pcount: 0,
     task_last_arrival: 0,
     task_min_flt: 0,
     task_maj_flt: 0,

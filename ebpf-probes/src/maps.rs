@@ -7,6 +7,7 @@
 //! | `SHARED` | slot → [`Shared`] | all CPUs, atomically |
 //! | `DEMAND` | slot → [`Demand`] | all CPUs and user space, atomically |
 //! | `CPUS` | cpu → [`OnCpu`] | that CPU; user space writes `slots_version` |
+//! | `DEPARTURES` | low bits of a thread's id → [`Departure`] | `sched` |
 //! | `REQUESTS` | address of a block request → [`Request`] | `block_io` |
 //! | `WRITERS` | address of an inode → v2 cgroup id of who dirtied it last | `block_io` |
 //! | `CONNECTIONS` | address of a TCP socket → [`Connection`] | `socket` |
@@ -29,8 +30,8 @@ use aya_ebpf::{
     macros::btf_map,
 };
 use ebpf_probes::{
-    CgroupEvent, Connection, Counters, Fault, Losses, NO_SLOT, OnCpu, Peer, PeerKey, ProcessExit, Request,
-    Shared, demand::Demand,
+    CgroupEvent, Connection, Counters, Departure, Fault, Losses, NO_SLOT, OnCpu, Peer, PeerKey, ProcessExit,
+    Request, Shared, demand::Demand,
 };
 
 use crate::kernel::{self, Pointer, offset};
@@ -45,6 +46,8 @@ const CONNECTIONS_MAX: usize = 16_384;
 const PEERS_MAX: usize = 8192;
 /// Threads whose last fault is remembered; a power of two.
 pub(crate) const FAULTS_MAX: usize = 4096;
+/// Threads whose last switch-out is remembered; a power of two.
+const DEPARTURES_MAX: usize = 4096;
 /// Room for the beginnings of 1,000 cgroups between two drains.
 const CGROUPS_BYTES: usize = 256 * 1024;
 /// Room for the exits of 8192 processes between two drains.
@@ -60,6 +63,8 @@ static SHARED: Array<Shared, 1, { BPF_F_MMAPABLE as usize }> = Array::new();
 static DEMAND: Array<Demand, 1, { BPF_F_MMAPABLE as usize }> = Array::new();
 #[btf_map]
 static CPUS: Array<OnCpu, 1, { BPF_F_MMAPABLE as usize }> = Array::new();
+#[btf_map]
+static DEPARTURES: Array<Departure, DEPARTURES_MAX> = Array::new();
 #[btf_map]
 pub(crate) static REQUESTS: HashMap<u64, Request, REQUESTS_MAX> = HashMap::new();
 #[btf_map]
@@ -110,6 +115,12 @@ pub(crate) fn demand(slot: u32) -> Option<*mut Demand> {
 #[inline(always)]
 pub(crate) fn on_cpu(cpu: u32) -> Option<*mut OnCpu> {
     CPUS.get_ptr_mut(cpu)
+}
+
+/// Where the last switch-out of a thread is remembered; another one's may be there.
+#[inline(always)]
+pub(crate) fn departure(thread: u64) -> Option<*mut Departure> {
+    DEPARTURES.get_ptr_mut(thread as u32 & (DEPARTURES_MAX as u32 - 1))
 }
 
 /// Counts of what was lost.

@@ -3,7 +3,7 @@
 //! | | |
 //! |---|---|
 //! | hook | `tp_btf/sched_switch` |
-//! | maps | `CPUS[cpu]` (who runs here, since which counts), `SLOTS`, `COUNTERS[slot * cpus + cpu]` |
+//! | maps | `CPUS[cpu]` (who runs here, since which counts), `DEPARTURES[thread]`, `SLOTS`, `COUNTERS[slot * cpus + cpu]` |
 //! | cost | 17–23 ns per switch of a tracked task above a program that does nothing (EPYC in a VM); no clock read, no wake-up probe, no map per task |
 //! | floor | Linux 5.15; waits need `CONFIG_SCHED_INFO` |
 //! | fallback | `cpu.stat` of the cgroup and rusage; waits: `/proc/PID/schedstat` |
@@ -13,8 +13,12 @@
 //! difference is the wait before this very stretch. `sum_exec_runtime` is brought up to date before it
 //! (`put_prev_task`). A cgroup is looked up at switch-out: a task that moved itself and went on running is
 //! charged to where it is, as in the kernel's own accounts.
+//!
+//! Some kernels of sandboxes run no program while a thread of their own init is current, so that nobody is told whom
+//! that thread gives the CPU to. The accounts of a task stand still while it does not run, but for `run_delay`, which
+//! grows by that very wait: those of its last switch-out are as good, and are kept for each thread.
 use aya_ebpf::{macros::btf_tracepoint, programs::BtfTracePointContext};
-use ebpf_probes::{ABSENT, CACHE_ENTRIES, Counters, NO_SLOT, OnCpu, cache_index};
+use ebpf_probes::{ABSENT, Accounts, CACHE_ENTRIES, Counters, Departure, NO_SLOT, OnCpu, cache_index};
 
 use crate::{
     demand,
@@ -44,64 +48,131 @@ fn sched_switch(context: BtfTracePointContext) -> i32 {
                 && let Some(counters) = maps::counters(slot, cpu)
             {
                 let counters = &mut *counters;
-                if is_known {
-                    book(counters, state, prev, slot);
+                let now = accounts(prev);
+                if let Some(before) = if is_known { Some(state.accounts) } else { departed(prev, now) } {
+                    book(counters, slot, prev, before, now);
                 } else {
-                    book_unknown(counters, prev);
+                    book_unknown(counters, slot, prev, now);
                 }
                 book_switch(counters, prev, slot, preempt & 1 != 0);
+                depart(prev, now);
             }
         }
-        remember(state, next);
+        state.task = if load::<i32>(next, offset!(task_pid)) == 0 { 0 } else { next as u64 };
+        if state.task != 0 {
+            state.accounts = accounts(next);
+        }
     }
     0
 }
 
-/// Adds what `prev` used since it was switched in.
+/// What the kernel has counted for a task.
 ///
 /// # Safety
-/// `prev` must be a `task_struct` known to the verifier, and `state` of this CPU.
+/// `task` must be a `task_struct` known to the verifier.
 #[inline(always)]
-unsafe fn book(counters: &mut Counters, state: &OnCpu, prev: Pointer, slot: u32) {
+unsafe fn accounts(task: Pointer) -> Accounts {
     // SAFETY: the caller's promise.
     unsafe {
-        let burst = load::<u64>(prev, offset!(task_sum_exec_runtime)) - state.exec_ns;
-        book_burst(counters, burst);
-        if offset!(task_run_delay) != ABSENT {
-            // On the run queue's clock; the burst leaves out what interrupts took meanwhile.
-            let start = load::<u64>(prev, offset!(task_last_arrival));
-            demand::book(counters, slot, start, start + burst);
-            let wait = load::<u64>(prev, offset!(task_run_delay)) - state.delay_ns;
-            counters.wait_ns += wait;
-            counters.wait_ns_histogram[maps::bucket(wait)] += 1;
+        Accounts {
+            exec_ns: load(task, offset!(task_sum_exec_runtime)),
+            delay_ns: if has_sched_info() { load(task, offset!(task_run_delay)) } else { 0 },
+            faults_minor: load(task, offset!(task_min_flt)),
+            faults_major: load(task, offset!(task_maj_flt)),
         }
-        counters.faults_minor += load::<u64>(prev, offset!(task_min_flt)) - state.faults_minor;
-        counters.faults_major += load::<u64>(prev, offset!(task_maj_flt)) - state.faults_major;
     }
 }
 
-/// Adds the CPU time of a task whose switch-in was not seen: it ran when this was attached, or the kernel
-/// does not show every switch. The fair scheduler keeps the account's value at switch-in by itself.
+/// Whether the kernel keeps waits and arrivals (`CONFIG_SCHED_INFO`).
+#[inline(always)]
+fn has_sched_info() -> bool {
+    offset!(task_run_delay) != ABSENT
+}
+
+/// The accounts of a task when it was switched out last, if that is remembered; nothing if this is the first time.
+///
+/// # Safety
+/// `task` must be a `task_struct` known to the verifier.
+#[inline(always)]
+unsafe fn departed(task: Pointer, now: Accounts) -> Option<Accounts> {
+    // SAFETY: the caller's promise; `departure` points to a map value.
+    unsafe {
+        if offset!(task_pcount) != ABSENT && load::<u64>(task, offset!(task_pcount)) == 1 {
+            return Some(Accounts::default());
+        }
+        let thread = load::<i32>(task, offset!(task_pid)) as u64;
+        let departure = *maps::departure(thread)?;
+        // Another CPU may be writing a thread's that has its place here as well.
+        (departure.thread == thread && departure.accounts.precede(&now)).then_some(departure.accounts)
+    }
+}
+
+/// Remembers the accounts of a task that is switched out, until its end.
+///
+/// # Safety
+/// `task` must be a `task_struct` known to the verifier.
+#[inline(always)]
+unsafe fn depart(task: Pointer, accounts: Accounts) {
+    // SAFETY: the caller's promise; `departure` points to a map value.
+    unsafe {
+        let thread = load::<i32>(task, offset!(task_pid)) as u64;
+        if let Some(departure) = maps::departure(thread) {
+            let is_last = load::<u32>(task, offset!(task_state)) & TASK_DEAD != 0;
+            *departure = Departure { thread: if is_last { 0 } else { thread }, accounts };
+        }
+    }
+}
+
+/// Adds what `prev` used since its accounts were those of `before`.
 ///
 /// # Safety
 /// `prev` must be a `task_struct` known to the verifier.
 #[inline(always)]
-unsafe fn book_unknown(counters: &mut Counters, prev: Pointer) {
+unsafe fn book(counters: &mut Counters, slot: u32, prev: Pointer, before: Accounts, now: Accounts) {
+    let burst = now.exec_ns - before.exec_ns;
+    // SAFETY: the caller's promise.
+    unsafe { book_burst(counters, slot, prev, burst) };
+    if has_sched_info() {
+        let wait = now.delay_ns - before.delay_ns;
+        counters.wait_ns += wait;
+        counters.wait_ns_histogram[maps::bucket(wait)] += 1;
+    }
+    counters.faults_minor += now.faults_minor - before.faults_minor;
+    counters.faults_major += now.faults_major - before.faults_major;
+}
+
+/// Adds the CPU time of a task of which nothing is known before, above all of one that ran when this was attached.
+/// The fair scheduler keeps the account's value at switch-in by itself.
+///
+/// # Safety
+/// `prev` must be a `task_struct` known to the verifier.
+#[inline(always)]
+unsafe fn book_unknown(counters: &mut Counters, slot: u32, prev: Pointer, now: Accounts) {
     // SAFETY: the caller's promise.
     unsafe {
         let is_fair = load::<i32>(prev, offset!(task_prio)) >= FAIR_PRIO_MIN;
         if offset!(task_prev_sum_exec_runtime) != ABSENT && is_fair {
             let before = load::<u64>(prev, offset!(task_prev_sum_exec_runtime));
-            book_burst(counters, load::<u64>(prev, offset!(task_sum_exec_runtime)) - before);
+            book_burst(counters, slot, prev, now.exec_ns - before);
         }
         counters.switches_unseen += 1;
     }
 }
 
+/// Adds a stretch on the CPU, of `burst` nanoseconds.
+///
+/// # Safety
+/// `prev` must be a `task_struct` known to the verifier.
 #[inline(always)]
-fn book_burst(counters: &mut Counters, burst: u64) {
+unsafe fn book_burst(counters: &mut Counters, slot: u32, prev: Pointer, burst: u64) {
     counters.on_cpu_ns += burst;
     counters.burst_ns[maps::bucket(burst)] += 1;
+    if has_sched_info() {
+        // On the run queue's clock; the burst leaves out what interrupts took meanwhile.
+        // SAFETY: the caller's promise.
+        let start = unsafe { load::<u64>(prev, offset!(task_last_arrival)) };
+        demand::book(counters, slot, start, start + burst);
+    }
 }
 
 /// Adds the switch itself, and notes the last one of a task.
@@ -124,28 +195,6 @@ unsafe fn book_switch(counters: &mut Counters, prev: Pointer, slot: u32, preempt
             // With a barrier: who sees this sees what was booked before.
             maps::fetch_add((&raw mut (*shared).ending).cast(), -1i64 as u64);
         }
-    }
-}
-
-/// Remembers the accounts of the task that is switched in.
-///
-/// # Safety
-/// `next` must be a `task_struct` known to the verifier.
-#[inline(always)]
-unsafe fn remember(state: &mut OnCpu, next: Pointer) {
-    // SAFETY: the caller's promise.
-    unsafe {
-        if load::<i32>(next, offset!(task_pid)) == 0 {
-            state.task = 0;
-            return;
-        }
-        state.task = next as u64;
-        state.exec_ns = load(next, offset!(task_sum_exec_runtime));
-        if offset!(task_run_delay) != ABSENT {
-            state.delay_ns = load(next, offset!(task_run_delay));
-        }
-        state.faults_minor = load(next, offset!(task_min_flt));
-        state.faults_major = load(next, offset!(task_maj_flt));
     }
 }
 

@@ -306,4 +306,11 @@ impl Tables {
             version.fetch_add(1, Ordering::Release);
         }
     }
+
+    /// Makes every CPU forget which task it runs.
+    pub(super) fn forget_running(&self) {
+        for cpu in 0..self.cpus.entries {
+            self.cpus.word(cpu, std::mem::offset_of!(OnCpu, task)).store(0, Ordering::Relaxed);
+        }
+    }
 }

@@ -25,8 +25,8 @@ const POSSIBLE_CPUS: &str = "/sys/devices/system/cpu/possible";
 
 /// Maps that are pinned: all that hold something.
 #[rustfmt::skip]
-const MAPS: [&str; 16] = [
-    "SLOTS", "COUNTERS", "SHARED", "DEMAND", "CPUS", "REQUESTS", "WRITERS", "CONNECTIONS", "PEERS", "FAULTS",
+const MAPS: [&str; 17] = [
+    "SLOTS", "COUNTERS", "SHARED", "DEMAND", "CPUS", "DEPARTURES", "REQUESTS", "WRITERS", "CONNECTIONS", "PEERS", "FAULTS",
     "EVENTS", "FREE", "HOST", "CGROUPS", "LOSSES", "AYA_LOGS",
 ];
 

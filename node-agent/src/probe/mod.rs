@@ -313,6 +313,13 @@ impl Probes {
         self.has(Measure::Cpu) && self.has(Measure::Exits) && self.tables.ending(slot.0 as usize) > 0
     }
 
+    /// Makes every CPU forget which task it runs, as if the kernel had not shown the last switch; so that a test can
+    /// see what is booked then.
+    #[doc(hidden)]
+    pub fn forget_running(&self) {
+        self.tables.forget_running();
+    }
+
     /// Hands out the ends of processes in tracked cgroups since the last call, and passes on what the
     /// programs had to log. To be called once a second or more often.
     pub fn drain_exits(&mut self, mut each: impl FnMut(ProcessExit)) {

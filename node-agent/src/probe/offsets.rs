@@ -56,6 +56,7 @@ fields! {
     task_prev_sum_exec_runtime: Nobody, "task_struct", "se.prev_sum_exec_runtime";
     task_prio: Sched, "task_struct", "prio";
     task_run_delay: Nobody, "task_struct", "sched_info.run_delay";
+    task_pcount: Nobody, "task_struct", "sched_info.pcount";
     task_last_arrival: Nobody, "task_struct", "sched_info.last_arrival";
     task_min_flt: Sched, "task_struct", "min_flt";
     task_maj_flt: Sched, "task_struct", "maj_flt";
