@@ -14,7 +14,7 @@ const BUNDLES: &str = "/tmp/bundles";
 const PARENT: &str = "/standin-containers";
 
 /// Where podman and CRI-O look for hooks.
-const HOOKS: &str = "/etc/containers/oci/hooks.d";
+const HOOKS: &str = "/usr/share/containers/oci/hooks.d";
 
 /// Holds 60 MiB for a moment.
 const HOLD: &str = "dd if=/dev/zero of=/dev/null bs=60M count=2 && sleep 2";
@@ -195,6 +195,8 @@ fn a_container_of_podman_is_sized_by_image_and_command() {
     let manager = if is_v2 { "systemd" } else { "cgroupfs" };
     let podman = |arguments: &[&str]| {
         let mut podman = runtime("podman");
+        // A store of its own: a guest's disk may be an overlay, which podman's usual one can't lie on.
+        podman.args(["--root", "/tmp/podman/store", "--runroot", "/tmp/podman/run"]);
         podman.args(["--storage-driver", "vfs", "--cgroup-manager", manager, "--runtime", "crun"]);
         assert!(podman.args(arguments).status().unwrap().success());
     };
