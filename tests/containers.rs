@@ -2,41 +2,19 @@
 //! set by hand stays; and no hook keeps a container from starting.
 #![allow(clippy::unwrap_used, reason = "a test panics where it fails")]
 
+#[path = "support/bundle.rs"]
+mod bundle;
 mod support;
 
+use bundle::{Bundle, runtime};
 use serde_json::{Value, json};
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output, Stdio};
+use std::process::{Command, Output};
 use support::{Agent, Sandbox, has, is_root, stderr, stdout, wait_until};
 
 /// Holds 150 MiB for a moment.
 const HOLD: &str = "dd if=/dev/zero of=/dev/null bs=150M count=3 && sleep 0.3";
-
-/// A root file system with a shell, built from this machine's static busybox.
-fn root_file_system(sandbox: &Sandbox) -> PathBuf {
-    let root = sandbox.path("rootfs");
-    for directory in ["bin", "proc", "sys", "dev", "tmp"] {
-        fs::create_dir_all(root.join(directory)).unwrap();
-    }
-    let path = std::env::var_os("PATH").unwrap();
-    let busybox =
-        std::env::split_paths(&path).map(|dir| dir.join("busybox")).find(|file| file.exists()).unwrap();
-    fs::copy(busybox, root.join("bin/busybox")).unwrap();
-    for name in ["sh", "dd", "sleep", "cat", "true"] {
-        std::os::unix::fs::symlink("busybox", root.join("bin").join(name)).unwrap();
-    }
-    root
-}
-
-/// A command that sees v1 only where this host has both: runtimes refuse a mixture, or don't find their way in it.
-fn runtime(program: &str) -> Command {
-    let mut command = Command::new("unshare");
-    command.args(["--mount", "--propagation", "private", "sh", "-c"]);
-    command.arg("[ -e /sys/fs/cgroup/cgroup.controllers ] || umount /sys/fs/cgroup/unified; exec \"$@\"");
-    command.args(["sh", program]).stdin(Stdio::null());
-    command
-}
 
 /// Whether this host can do all that is needed.
 fn missing(programs: &[&str]) -> Option<String> {
@@ -55,42 +33,22 @@ fn hook(agent: &Agent<'_>, sandbox: &Sandbox) -> Value {
     support::read_json(&directory.join("standin.json"))["hook"].clone()
 }
 
-struct Bundle<'a> {
-    sandbox: &'a Sandbox,
-    place: PathBuf,
+fn root_file_system(sandbox: &Sandbox) -> PathBuf {
+    let root = sandbox.path("rootfs");
+    bundle::root_file_system(&root);
+    root
 }
 
-impl<'a> Bundle<'a> {
-    fn new(sandbox: &'a Sandbox, hook: Option<&Value>, memory_limit: Option<u64>) -> Self {
-        let place = sandbox.path(&format!("bundle-{}", memory_limit.unwrap_or(0)));
-        fs::create_dir_all(&place).unwrap();
-        let spec = Command::new("crun").arg("spec").current_dir(&place).status().unwrap();
-        assert!(spec.success());
-        let mut config = support::read_json(&place.join("config.json"));
-        config["root"] = json!({ "path": sandbox.path("rootfs"), "readonly": true });
-        config["process"]["terminal"] = json!(false);
-        config["process"]["args"] = json!(["sh", "-c", HOLD]);
-        config["process"].as_object_mut().unwrap().remove("rlimits");
-        config["linux"]["cgroupsPath"] = json!(format!("/{}/ctr/own", sandbox.parent));
-        if let Some(limit) = memory_limit {
-            config["linux"]["resources"]["memory"] = json!({ "limit": limit });
-        }
-        if let Some(hook) = hook {
-            config["hooks"] = json!({ "createRuntime": [hook] });
-        }
-        fs::write(place.join("config.json"), config.to_string()).unwrap();
-        Self { sandbox, place }
-    }
+/// A bundle whose containers are in the sandbox's own cgroup and call `hook`.
+fn bundle(sandbox: &Sandbox, name: &str, hook: &Value) -> Bundle {
+    let cgroup = format!("/{}/ctr/own", sandbox.parent);
+    let bundle = Bundle::new(sandbox.path(name), &sandbox.path("rootfs"), &cgroup, HOLD);
+    bundle.hook(hook);
+    bundle
+}
 
-    fn run(&self, id: &str) -> Output {
-        let mut crun = runtime("crun");
-        let root = self.sandbox.path("crun");
-        crun.arg("--root")
-            .arg(root)
-            .args(["--cgroup-manager", "cgroupfs", "run", "--bundle"])
-            .arg(&self.place);
-        crun.arg(format!("{id}-{}", self.sandbox.parent)).output().unwrap()
-    }
+fn run(sandbox: &Sandbox, bundle: &Bundle, id: &str) -> Output {
+    bundle.run(&format!("{id}-{}", sandbox.parent)).output().unwrap()
 }
 
 fn limit(sandbox: &Sandbox, run: i64, name: &str) -> Option<i64> {
@@ -112,18 +70,19 @@ fn a_bundle_of_crun_is_measured_and_sized_when_it_starts_again() {
     root_file_system(&sandbox);
     let agent = sandbox.agent();
     let hook = hook(&agent, &sandbox);
-    let free = Bundle::new(&sandbox, Some(&hook), None);
-    let first = free.run("a");
+    let free = bundle(&sandbox, "free", &hook);
+    let first = run(&sandbox, &free, "a");
     assert_eq!(first.status.code(), Some(0), "{}", stderr(&first));
     sandbox.wait_for_runs(1, "state = 'finished' AND memory_peak_bytes > 150 << 20 AND cpu_ns > 0");
     assert_eq!(limit(&sandbox, 1, "memory_high_bytes"), None);
-    assert_eq!(free.run("b").status.code(), Some(0));
+    assert_eq!(run(&sandbox, &free, "b").status.code(), Some(0));
     sandbox.wait_for_runs(2, "state = 'finished'");
     let high = limit(&sandbox, 2, "memory_high_bytes").expect("it is sized");
     assert!(high > 150 << 20, "{high}");
     // A limit by the container's user holds, and no target is set beyond it.
-    let held = Bundle::new(&sandbox, Some(&hook), Some(48 << 20));
-    assert_ne!(held.run("c").status.code(), Some(0));
+    let held = bundle(&sandbox, "held", &hook);
+    held.configure(|config| config["linux"]["resources"]["memory"] = json!({ "limit": 48 << 20 }));
+    assert_ne!(run(&sandbox, &held, "c").status.code(), Some(0));
     sandbox.wait_for_runs(1, "out_of_memory");
     assert_eq!(limit(&sandbox, 3, "memory_max_bytes"), Some(48 << 20));
     assert_eq!(limit(&sandbox, 3, "memory_high_bytes"), None);
@@ -236,6 +195,6 @@ fn a_bundle_whose_agent_is_gone_runs_all_the_same() {
     let agent = sandbox.agent();
     let hook = hook(&agent, &sandbox);
     agent.kill();
-    let run = Bundle::new(&sandbox, Some(&hook), None).run("a");
+    let run = run(&sandbox, &bundle(&sandbox, "free", &hook), "a");
     assert_eq!(run.status.code(), Some(0), "{}", stderr(&run));
 }

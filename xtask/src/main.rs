@@ -34,7 +34,7 @@ enum Task {
     /// What runs in those namespaces until systemd takes over.
     #[command(hide = true)]
     NamespaceInit(systemd_test::namespace::Options),
-    /// Let jobs, failovers and cgroups come and go, and see whether anything grows.
+    /// Let jobs, failovers, containers and cgroups come and go, and see whether anything grows.
     Soak(soak::Options),
     /// Feed every parser with very many inputs that mean harm.
     Fuzz(fuzz::Options),

@@ -1,10 +1,14 @@
-//! `cargo xtask soak --minutes N`: whether anything grows while jobs, failovers and cgroups come and go
+//! `cargo xtask soak --minutes N`: whether anything grows while jobs, failovers, containers and cgroups come and go
 //! (`node-agent/benches/soak/`). Built with every overflow an error; needs root.
 use std::process::ExitCode;
 
 use anyhow::Result;
 
 use crate::{debian, process};
+
+/// Programs that come and go, and Debian's packages with them. Without a runtime there are no containers among them.
+const PROGRAMS: [(&str, &str); 4] =
+    [("python3", "python3"), ("crun", "crun"), ("busybox", "busybox-static"), ("unshare", "util-linux")];
 
 /// Options of `cargo xtask soak`.
 #[derive(clap::Args)]
@@ -21,7 +25,7 @@ fn parse_minutes(text: &str) -> Result<f64, String> {
 
 /// Succeeds if nothing grew beyond its bound.
 pub(crate) fn run(options: &Options) -> Result<ExitCode> {
-    debian::provide(&[("python3", "python3")]);
+    debian::provide(&PROGRAMS);
     let mut cargo = process::cargo(crate::workspace()?);
     cargo.args(["bench", "--profile", "checked", "--package", "node-agent", "--bench", "soak", "--"]);
     let status = process::status(cargo.args(["--minutes", &options.minutes.to_string()]))?;

@@ -1,7 +1,8 @@
 //! What goes on meanwhile: each kind on a thread of its own, which counts and, if a job is harmed, panics.
 
+use crate::bundle::{self, Bundle};
 use crate::service::{Service, free_port, script};
-use crate::support::{Agent, Sandbox, signal, stderr, unified};
+use crate::support::{Agent, Sandbox, has, read_json, signal, stderr, unified};
 use std::fs;
 use std::process::{Command, Stdio};
 use std::sync::atomic::AtomicBool;
@@ -9,10 +10,14 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::thread::{Scope, ScopedJoinHandle, sleep};
 use std::time::{Duration, Instant};
 
-/// Pauses between jobs, between kills of the primary, and between cgroups that come and go.
+/// Pauses between jobs, between kills of the primary, and between cgroups and containers that come and go.
 const BETWEEN_JOBS: Duration = Duration::from_millis(60);
 const BETWEEN_KILLS: Duration = Duration::from_secs(3);
 const BETWEEN_CGROUPS: Duration = Duration::from_millis(200);
+const BETWEEN_CONTAINERS: Duration = Duration::from_millis(200);
+
+/// What containers are made with.
+const RUNTIME: [&str; 3] = ["crun", "busybox", "unshare"];
 
 /// Jobs: what each is called, does and ends with.
 const JOBS: [(&str, &str, i32); 4] = [
@@ -35,10 +40,33 @@ pub(crate) fn service<'a>(sandbox: &'a Sandbox, agent: &Agent<'_>) -> Service<'a
     service
 }
 
+/// A bundle whose containers the agent is told of by its hook; nothing where there is no runtime.
+pub(crate) fn bundle(sandbox: &Sandbox, agent: &Agent<'_>) -> Option<Bundle> {
+    if let Some(missing) = RUNTIME.iter().find(|program| !has(program)) {
+        println!("no containers come and go: {missing} is not installed");
+        return None;
+    }
+    let hooks = sandbox.path("hooks.d");
+    let installed = agent.standin(["oci-hook", "--install"]).arg(&hooks).status();
+    assert!(installed.is_ok_and(|status| status.success()), "the hook can't be installed");
+    let root = sandbox.path("rootfs");
+    bundle::root_file_system(&root);
+    let cgroup = format!("/{}/container", sandbox.parent);
+    let bundle = Bundle::new(
+        sandbox.path("bundle"),
+        &root,
+        &cgroup,
+        "dd if=/dev/zero of=/dev/null bs=8M count=1; exit 4",
+    );
+    bundle.hook(&read_json(&hooks.join("standin.json"))["hook"]);
+    Some(bundle)
+}
+
 /// Starts all of it; it goes on until `stop`.
 pub(crate) fn start<'scope, 'env>(
     scope: &'scope Scope<'scope, 'env>,
     sandbox: &'env Sandbox,
+    bundle: Option<&'env Bundle>,
     service: &'env Service<'env>,
     stop: &'env AtomicBool,
 ) -> Churn<'scope> {
@@ -48,6 +76,9 @@ pub(crate) fn start<'scope, 'env>(
     }
     all.push(("failovers", scope.spawn(move || failovers(service, stop))));
     all.push(("cgroups made and removed", scope.spawn(move || cgroups(stop))));
+    if let Some(bundle) = bundle {
+        all.push(("containers", scope.spawn(move || containers(bundle, &sandbox.parent, stop))));
+    }
     all
 }
 
@@ -85,7 +116,18 @@ fn failovers(service: &Service<'_>, stop: &AtomicBool) -> u64 {
     count
 }
 
-/// Cgroups as a runtime makes them for containers: made, something runs in them, removed.
+fn containers(bundle: &Bundle, id: &str, stop: &AtomicBool) -> u64 {
+    let mut count = 0;
+    while !stop.load(Relaxed) {
+        let Ok(output) = bundle.run(id).output() else { panic!("crun can't be started") };
+        assert_eq!(output.status.code(), Some(4), "{}", stderr(&output));
+        count += 1;
+        sleep(BETWEEN_CONTAINERS);
+    }
+    count
+}
+
+/// Cgroups of others that no hook tells of: made, something runs in them, removed.
 fn cgroups(stop: &AtomicBool) -> u64 {
     let mut count = 0;
     while !stop.load(Relaxed) {

@@ -1,8 +1,10 @@
-//! Whether anything grows: jobs, a service whose primary is killed again and again, and cgroups that come and go, for as
-//! long as asked, while everything that could grow is looked at every few seconds. What still grows after a warm-up by
+//! Whether anything grows: jobs, a service whose primary is killed again and again, and containers and cgroups that come
+//! and go, for as long as asked, while everything that could grow is looked at every few seconds. What still grows after a warm-up by
 //! more than `bounds.rs` allows fails. Run by `cargo xtask soak --minutes N`, as root.
 
 mod bounds;
+#[path = "../../../tests/support/bundle.rs"]
+mod bundle;
 mod churn;
 mod sample;
 #[path = "../../../tests/support/service.rs"]
@@ -37,9 +39,10 @@ fn main() -> Result<ExitCode> {
     let sandbox = support::Sandbox::with_config(CONFIG);
     let agent = sandbox.agent();
     let service = churn::service(&sandbox, &agent);
+    let bundle = churn::bundle(&sandbox, &agent);
     let stop = AtomicBool::new(false);
     let (samples, done) = std::thread::scope(|scope| {
-        let churn = churn::start(scope, &sandbox, &service, &stop);
+        let churn = churn::start(scope, &sandbox, bundle.as_ref(), &service, &stop);
         let samples = watch(&sandbox, &agent, &service, Duration::from_secs_f64(minutes * 60.0));
         stop.store(true, Relaxed);
         let done = churn.into_iter().map(|(what, thread)| Ok((what, thread.join().map_err(|_| what)?)));

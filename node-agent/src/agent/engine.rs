@@ -177,14 +177,18 @@ impl Engine {
         Ok(Task::new(cgroup, slot, plan, notes, measured, self.capacity, &self.lost))
     }
 
-    /// Takes up a container that a runtime has just made. Its own limits stay as the runtime set them.
+    /// The cgroup of a container: its process, and the runtime's name for it.
     ///
     /// # Errors
     /// [`CgroupError`] if it is gone, or can't be counted and watched.
-    pub fn admit_container(&mut self, plan: Plan, (pid, id): (i32, &str)) -> Result<Task, CgroupError> {
+    pub fn container(&mut self, container: (i32, &str)) -> Result<RunCgroup, CgroupError> {
         self.created += 1;
         let name = run_name(&self.identity, self.created);
-        let cgroup = RunCgroup::handed(&self.hierarchies, (pid, id), &self.parent, &name)?;
+        RunCgroup::handed(&self.hierarchies, container, &self.parent, &name)
+    }
+
+    /// Takes up a container that a runtime has just made. Its own limits stay as the runtime set them.
+    pub fn admit_container(&mut self, plan: Plan, cgroup: RunCgroup) -> Task {
         let mut notes = Vec::new();
         let slot = self.track(&cgroup, &mut notes);
         if cgroup.level() != self.parent.components().count() + 1 {
@@ -197,7 +201,7 @@ impl Engine {
         let predicted = Limits(predicted.copied().collect());
         notes.extend(refusals(&cgroup.apply(&predicted)));
         let measured = self.coverage(&cgroup, slot.is_some());
-        Ok(Task::new(cgroup, slot, plan, notes, measured, self.capacity, &self.lost))
+        Task::new(cgroup, slot, plan, notes, measured, self.capacity, &self.lost)
     }
 
     pub(super) fn track(&mut self, cgroup: &RunCgroup, notes: &mut Vec<String>) -> Option<Slot> {

@@ -250,7 +250,8 @@ impl Agent {
             tracing::warn!("tasks without a record stay without: {error}");
         }
         let (adopted, of_others) = adopt::runs(&mut engine, &mut store)?;
-        let others = others::Others::start(&mut engine, config.agent.host_cgroups, of_others);
+        let tasks: Vec<_> = adopted.iter().map(|(life, _)| life.task.cgroup().id()).collect();
+        let others = others::Others::start(&mut engine, config.agent.host_cgroups, of_others, &tasks);
         recover::sweep_cgroups(engine.hierarchies(), engine.parent());
         let reader = Reader::open(&database).context("failed to read the database just opened")?;
         let queue = Queue::new(terms::total(&config, engine.capacity()));

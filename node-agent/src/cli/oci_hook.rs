@@ -36,7 +36,7 @@ const IMAGE_ANNOTATIONS: [&str; 4] = [
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
-  standin oci-hook --install /etc/containers/oci/hooks.d     podman and CRI-O call it from now on
+  standin oci-hook --install /usr/share/containers/oci/hooks.d   podman and CRI-O call it
   a bundle's config.json, for runc and crun:
     \"hooks\": { \"createRuntime\": [ { \"path\": \"/usr/local/bin/standin\", \"args\": [\"standin\", \"oci-hook\"] } ] }")]
 pub(super) struct OciHookArgs {

@@ -8,8 +8,9 @@ use crate::{debian, process::done};
 
 const SUITE: &str = "bookworm";
 
-/// Beyond what every Debian has. `perl` is among those: the tests' servers and eaters of memory are written in it.
-const PACKAGES: &str = "systemd,systemd-sysv,dbus,udev,kmod,procps,iproute2";
+/// Beyond what every Debian has. `perl` is among those: the tests' servers and eaters of memory are written in it. Containers
+/// are made of busybox.
+const PACKAGES: &str = "systemd,systemd-sysv,dbus,udev,kmod,procps,iproute2,crun,busybox-static";
 
 /// Nobody reads these in a guest.
 const LEFT_OUT: [&str; 5] = [
@@ -20,9 +21,11 @@ const LEFT_OUT: [&str; 5] = [
     "path-include=/usr/share/doc/standin/*",
 ];
 
-/// The tree, from the cache or made now.
-pub(crate) fn tree() -> Result<PathBuf> {
-    cache::entry("root", &[SUITE, PACKAGES, &LEFT_OUT.join(" ")], |draft| {
+/// The tree, from the cache or made now, with packages beyond those that it always has.
+pub(crate) fn tree(with: &[String]) -> Result<PathBuf> {
+    let kind = if with.is_empty() { "root" } else { "root-with-more" };
+    let packages = [&[PACKAGES.to_owned()], with].concat().join(",");
+    cache::entry(kind, &[SUITE, &packages, &LEFT_OUT.join(" ")], |draft| {
         let missing = debian::provide(&[("mmdebstrap", "mmdebstrap")]);
         ensure!(missing.is_empty(), "to make a Debian there must be mmdebstrap, and this user root");
         let mut make = Command::new("mmdebstrap");
@@ -30,6 +33,6 @@ pub(crate) fn tree() -> Result<PathBuf> {
         make.args(["--aptopt=Acquire::Languages \"none\"", "--aptopt=APT::Install-Recommends \"false\""]);
         make.arg("--dpkgopt=force-unsafe-io");
         make.args(LEFT_OUT.map(|option| format!("--dpkgopt={option}")));
-        done(make.arg(format!("--include={PACKAGES}")).arg(SUITE).arg(draft))
+        done(make.arg(format!("--include={packages}")).arg(SUITE).arg(draft))
     })
 }

@@ -40,6 +40,9 @@ pub(crate) struct Options {
     /// Profile that package and tests are built with.
     #[arg(long, default_value = "dev")]
     profile: String,
+    /// More of Debian's packages in the guest: `--with podman` has its containers tested as well.
+    #[arg(long, value_delimiter = ',')]
+    with: Vec<String>,
     /// Run this in there after the package is installed, instead of the tests: cargo xtask systemd-test -- bash
     #[arg(last = true)]
     command: Vec<String>,
@@ -50,7 +53,7 @@ pub(crate) fn run(options: &Options) -> Result<ExitCode> {
     let missing = debian::provide(&PROGRAMS);
     ensure!(missing.is_empty(), "namespaces need {}", missing.join(", "));
     let payload = Payload::build(&options.profile)?;
-    let root = guest::root::tree()?;
+    let root = guest::root::tree(&options.with)?;
     let begun = Instant::now();
     let system = System::boot(&root, &payload)?;
     println!("systemd is up after {:.1} s", begun.elapsed().as_secs_f64());

@@ -74,10 +74,17 @@ pub(super) fn guest(kernel: &'static Kernel, root: &Path) -> Result<PathBuf> {
         [&root_name, &kernel_name, RUN, UNIT, TARGET, MANAGER, MASKED, DISK, &qemu, &machine::shape()];
     cache::entry(&format!("guest-{}", kernel.name), &depends_on, |draft| {
         fs::create_dir_all(draft)?;
-        make_disk(root, &unpacked, draft)?;
         // A guest is thawed with the kernel that it was frozen with.
         symlink(&unpacked, draft.join("kernel"))?;
-        Machine::freeze(kernel, draft)
+        let make = || {
+            make_disk(root, &unpacked, draft)?;
+            Machine::freeze(kernel, draft)
+        };
+        // QEMU has died of unknown causes once while a guest was frozen. There is nothing of standin in it yet.
+        make().or_else(|error| {
+            println!("once more: {error:#}");
+            make()
+        })
     })
 }
 
@@ -94,7 +101,7 @@ fn make_disk(root: &Path, unpacked: &Path, draft: &Path) -> Result<()> {
     add_modules(&stage, unpacked)?;
     customise(&stage)?;
     let mut make = Command::new("mke2fs");
-    make.args(["-q", "-t", "ext4", "-O", "^has_journal,^metadata_csum,^resize_inode", "-m", "0"]);
+    make.args(["-q", "-F", "-t", "ext4", "-O", "^has_journal,^metadata_csum,^resize_inode", "-m", "0"]);
     make.args(["-E", "lazy_itable_init=1,lazy_journal_init=1,root_owner=0:0", "-d"]);
     done(make.arg(&stage).arg(draft.join("disk")).arg(DISK))?;
     Ok(fs::remove_dir_all(stage)?)

@@ -26,7 +26,13 @@ const JOB_MAX: Duration = Duration::from_secs(1500);
 const LOOK: Duration = Duration::from_millis(20);
 
 /// The machine: a plain processor, no devices that would be probed. `tcg` always: see the head of the module above.
-const SHAPE: &str = "-M q35,sata=off,smbus=off,i8042=off -accel tcg,thread=multi,tb-size=512 \
+///
+/// Two processors that take turns on one thread of the host. With a thread for each, QEMU before 8.1 reads code for
+/// translation without the lock that those who write code take: a guest's kernel that patches itself (jump labels, as when
+/// the accounting of BPF programs is switched on) then meets its own breakpoint after it has removed it, "Oops: int3".
+/// (QEMU commit deba78709ae8, "accel/tcg: Always lock pages before translation"; Debian 12 has 7.2.) Where one processor
+/// runs at a time, nobody writes while another one reads.
+const SHAPE: &str = "-M q35,sata=off,smbus=off,i8042=off -accel tcg,thread=single,tb-size=512 \
     -cpu qemu64,-svm,+rdrand -smp 2 -m 1280 -nodefaults -no-user-config -display none -no-reboot";
 
 /// The kernel's command line. A soft lock-up is one after two minutes (twice the threshold): a host that is busy with
@@ -74,18 +80,18 @@ impl Machine {
         let mut machine = Self::start(kernel, directory, &scratch, Begin::ToFreeze)?;
         println!("Linux {}: {}", kernel.name, machine.wait_until_up()?);
         sleep(Duration::from_secs(1));
-        machine.control.ask("stop", &json!({}))?;
-        machine.control.ask("migrate-set-parameters", &json!({ "max-bandwidth": 1_u64 << 40 }))?;
+        machine.ask("stop", &json!({}))?;
+        machine.ask("migrate-set-parameters", &json!({ "max-bandwidth": 1_u64 << 40 }))?;
         let state = directory.join("state");
-        machine.control.ask("migrate", &json!({ "uri": format!("exec:cat > {}", state.display()) }))?;
+        machine.ask("migrate", &json!({ "uri": format!("exec:cat > {}", state.display()) }))?;
         loop {
-            match machine.control.ask("query-migrate", &json!({}))?["status"].as_str() {
+            match machine.ask("query-migrate", &json!({}))?["status"].as_str() {
                 Some("completed") => break,
                 Some("failed") => bail!("the guest can't be frozen"),
                 _ => sleep(LOOK),
             }
         }
-        machine.control.ask("quit", &json!({}))?;
+        machine.ask("quit", &json!({}))?;
         machine.qemu.wait()?;
         Ok(fs::remove_dir_all(scratch)?)
     }
@@ -94,11 +100,11 @@ impl Machine {
     pub(super) fn thaw(kernel: &'static Kernel, directory: &Path, scratch: &Path) -> Result<Self> {
         let mut machine = Self::start(kernel, directory, scratch, Begin::Thaw)?;
         machine.until = Instant::now() + JOB_MAX;
-        while machine.control.ask("query-status", &json!({}))?["status"] == "inmigrate" {
+        while machine.ask("query-status", &json!({}))?["status"] == "inmigrate" {
             machine.look_at_console()?;
             sleep(LOOK);
         }
-        machine.control.ask("cont", &json!({}))?;
+        machine.ask("cont", &json!({}))?;
         Ok(machine)
     }
 
@@ -173,6 +179,15 @@ impl Machine {
         Ok(Self { name: kernel.name, qemu, control, line, heard: Vec::new(), scratch: scratch.into(), until })
     }
 
+    /// A command to QEMU and its answer; says how QEMU ended if it is gone.
+    fn ask(&mut self, command: &str, arguments: &Value) -> Result<Value> {
+        self.control.ask(command, arguments).map_err(|error| {
+            sleep(LOOK);
+            let ended = self.qemu.try_wait().ok().flatten().map_or("running".into(), |end| end.to_string());
+            error.context(format!("{QEMU}: {ended}\n{}", self.last_words()))
+        })
+    }
+
     /// Has the guest run its job.
     pub(super) fn go(&mut self) -> Result<()> {
         let now = SystemTime::UNIX_EPOCH.elapsed()?.as_secs_f64();
@@ -206,7 +221,7 @@ impl Machine {
     pub(super) fn run(mut self, reports: &Path) -> Result<i32> {
         let code = self.run_to_its_end()?;
         self.look_at_console()?;
-        self.control.ask("quit", &json!({}))?;
+        self.ask("quit", &json!({}))?;
         self.qemu.wait()?;
         ensure!(code != 125, "the guest could not run its job");
         fs::create_dir_all(reports)?;
@@ -311,11 +326,14 @@ fn connect(qemu: &mut Child, path: &Path) -> Result<UnixStream> {
 struct Control {
     to: UnixStream,
     from: BufReader<UnixStream>,
+    /// The last thing that QEMU said by itself: a guest that ends says why here.
+    event: Value,
 }
 
 impl Control {
     fn begin(stream: UnixStream) -> Result<Self> {
-        let mut control = Self { from: BufReader::new(stream.try_clone()?), to: stream };
+        let from = BufReader::new(stream.try_clone()?);
+        let mut control = Self { from, to: stream, event: Value::Null };
         control.receive()?;
         control.ask("qmp_capabilities", &json!({}))?;
         Ok(control)
@@ -323,21 +341,24 @@ impl Control {
 
     fn receive(&mut self) -> Result<Value> {
         let mut line = String::new();
-        ensure!(self.from.read_line(&mut line)? > 0, "QEMU is gone");
+        let count = self.from.read_line(&mut line)?;
+        ensure!(count > 0, "QEMU is gone; its last event was {}", self.event);
         Ok(serde_json::from_str(&line)?)
     }
 
-    /// A command and its answer; events in between are of no interest.
+    /// A command and its answer. Where QEMU is gone already, what it said before is read all the same.
     fn ask(&mut self, command: &str, arguments: &Value) -> Result<Value> {
-        writeln!(self.to, "{}", json!({ "execute": command, "arguments": arguments }))?;
+        let asked = writeln!(self.to, "{}", json!({ "execute": command, "arguments": arguments }));
         loop {
             let mut answer = self.receive()?;
             if let Some(error) = answer.get("error") {
                 bail!("QEMU refuses {command}: {error}");
             }
             if answer.get("return").is_some() {
+                asked?;
                 return Ok(answer["return"].take());
             }
+            self.event = answer;
         }
     }
 }

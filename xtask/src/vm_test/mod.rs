@@ -63,6 +63,9 @@ pub(crate) struct Options {
     /// Write the table of probes anew instead of comparing it.
     #[arg(long)]
     update: bool,
+    /// More of Debian's packages in the guest: `--with podman` has its containers tested as well.
+    #[arg(long, value_delimiter = ',')]
+    with: Vec<String>,
     /// Run this in the guest after the package is installed, instead of the tests.
     #[arg(last = true)]
     command: Vec<String>,
@@ -73,11 +76,11 @@ pub(crate) fn run(options: &Options) -> Result<ExitCode> {
     let missing = debian::provide(&PROGRAMS);
     ensure!(missing.is_empty(), "guests need {}", missing.join(", "));
     let payload = Payload::build(&options.profile)?;
-    let root = guest::root::tree()?;
+    let root = guest::root::tree(&options.with)?;
     let wanted = |kernel: &&Kernel| options.kernel.as_deref().is_none_or(|wanted| wanted == kernel.name);
     let kernels: Vec<_> = KERNELS.iter().filter(wanted).collect();
     ensure!(!kernels.is_empty(), "no such kernel");
-    // One after the other, as well as the tests: each guest has two processors, and waits for nothing.
+    // One after the other, as well as the tests: each guest keeps a core of the host busy all the time.
     let guests = kernels.iter().map(|kernel| image::guest(kernel, &root)).collect::<Result<Vec<_>>>()?;
     let begun = Instant::now();
     let job = job_of(options)?;

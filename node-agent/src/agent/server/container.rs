@@ -43,12 +43,14 @@ pub(super) fn take_up(agent: &Rc<Agent>, uid: u32, container: &Container) -> Res
         run: None,
         promise: promise.clone(),
     };
+    let cgroup =
+        agent.engine.borrow_mut().container((pid, &container.id)).map_err(|error| error.to_string())?;
+    agent.give_up_other(cgroup.id());
     let task = {
         let mut engine = agent.engine.borrow_mut();
         let mut plan = engine.plan(prediction, terms.policy, terms.manual);
         keep_what_was_given(&mut plan, container);
-        let mut task =
-            engine.admit_container(plan, (pid, &container.id)).map_err(|error| error.to_string())?;
+        let mut task = engine.admit_container(plan, cgroup);
         task.start(&mut engine, 1);
         task.set_main(&mut engine, pid);
         task

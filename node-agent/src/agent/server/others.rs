@@ -56,8 +56,9 @@ struct Watched {
 pub(super) struct Others(HashMap<u64, Watched>);
 
 impl Others {
-    /// Begins to watch. `open` are the rows of an agent before this one whose cgroups have been counted on.
-    pub(super) fn start(engine: &mut Engine, most: u32, open: Vec<OpenRun>) -> Self {
+    /// Begins to watch all but `tasks`, containers that have been taken up. `open` are the rows of an agent before this one
+    /// whose cgroups have been counted on.
+    pub(super) fn start(engine: &mut Engine, most: u32, open: Vec<OpenRun>, tasks: &[u64]) -> Self {
         let mut all = Self::default();
         if most == 0 || engine.watch_host().is_err() {
             return all;
@@ -71,7 +72,7 @@ impl Others {
         for path in paths {
             let Some(cgroup) = RunCgroup::existing(engine.hierarchies(), &path) else { continue };
             let before = known.remove(&cgroup.id());
-            if all.0.len() < most {
+            if all.0.len() < most && !tasks.contains(&cgroup.id()) {
                 all.take_in(engine, cgroup, None, host::since_boot_ns(), before);
             }
         }
@@ -189,6 +190,23 @@ impl Agent {
         if self.config().agent.host_cgroups == 0 {
             return;
         }
+        self.hear_of_others();
+        self.sample_others();
+        self.record_old();
+    }
+
+    /// One of them becomes the cgroup of a task of ours. There was nothing but its runtime in it yet, which makes no run.
+    pub(super) fn give_up_other(self: &Rc<Self>, id: u64) {
+        // That it was made may not have been heard of yet.
+        self.hear_of_others();
+        let Some(mut watched) = self.others.borrow_mut().0.remove(&id) else { return };
+        if watched.record.is_some() {
+            self.record_other(&mut watched, host::since_boot_ns());
+        }
+        self.engine.borrow_mut().untrack_host(watched.slot, true);
+    }
+
+    fn hear_of_others(self: &Rc<Self>) {
         let mut changes = Vec::new();
         self.engine.borrow_mut().drain_cgroups(|change| changes.push(change));
         for change in changes {
@@ -197,8 +215,6 @@ impl Agent {
                 CgroupChange::Removed { cgroup, at_ns } => self.removed(cgroup, at_ns, true),
             }
         }
-        self.sample_others();
-        self.record_old();
     }
 
     fn made(self: &Rc<Self>, id: u64, path: &str, slot: Option<Slot>, at_ns: u64) {
