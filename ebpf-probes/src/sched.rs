@@ -4,7 +4,7 @@
 //! |---|---|
 //! | hook | `tp_btf/sched_switch` |
 //! | maps | `CPUS[cpu]` (who runs here, since which counts), `DEPARTURES[thread]`, `SLOTS`, `COUNTERS[slot * cpus + cpu]` |
-//! | cost | 17–23 ns per switch of a tracked task above a program that does nothing (EPYC in a VM); no clock read, no wake-up probe, no map per task |
+//! | cost | 20–50 ns per switch of a tracked task above a program that does nothing (EPYC in VMs, some 4 of them for `DEPARTURES`); no clock read, no wake-up probe, no map per task |
 //! | floor | Linux 5.15; waits need `CONFIG_SCHED_INFO` |
 //! | fallback | `cpu.stat` of the cgroup and rusage; waits: `/proc/PID/schedstat` |
 //!
