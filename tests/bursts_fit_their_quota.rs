@@ -72,7 +72,8 @@ fn a_bursty_job_is_held_back_about_as_often_as_asked_and_far_more_at_its_mean() 
     eprintln!(
         "mean {mean:.3}, quota {quota:.3}, burst {burst:.3} cores; held back in {predicted:.3} of periods"
     );
-    assert!(quota > 0.0 && burst > 0.0 && burst <= quota, "quota {quota}, burst {burst}");
+    // By how the bursts fell, a quota that needs no burst may be the cheapest.
+    assert!(quota > 0.0 && (0.0..=quota).contains(&burst), "quota {quota}, burst {burst}");
     let at_mean = throttled(&sandbox, &["--policy", "observe", "--limit-cpu", &format!("{mean:.3}")]);
     eprintln!("at the mean and without burst: in {at_mean:.3}");
     // Asked for were 0.05, of what was seen in three runs.

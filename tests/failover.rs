@@ -79,8 +79,9 @@ fn a_queue_is_moved_not_lost() {
     service.wait_for_shadows(1);
     let primary = service.primary();
     // Connections wait behind one whose request is computed for ever; none of them has been read when the primary
-    // dies, which is long before that is taken for a hang.
+    // dies, which is long before that is taken for a hang. That request has: moved as well, it would hang the shadow.
     let _busy = service.tell("/spin");
+    wait_until_it_computes(primary);
     let waiting: Vec<_> = (0..50).map(|_| service.tell("/")).collect();
     signal(primary, libc::SIGKILL);
     for mut stream in waiting {
@@ -91,6 +92,12 @@ fn a_queue_is_moved_not_lost() {
     }
     let (queued, migrated) = sandbox_row(&sandbox);
     assert!(queued >= 50 && migrated >= 50, "queued {queued}, migrated {migrated}");
+}
+
+fn wait_until_it_computes(pid: u32) {
+    let ticks = || procfs::process::Process::new(pid as i32).unwrap().stat().unwrap().utime;
+    let before = ticks();
+    wait_until("it computes", || ticks() > before + 2);
 }
 
 fn sandbox_row(sandbox: &Sandbox) -> (i64, i64) {
