@@ -211,15 +211,9 @@ unsafe fn send(request: Pointer) {
         // Others may have been merged into it.
         let bytes = u64::from(load::<u32>(request, offset!(request_data_len)));
         // A request that the device did not take comes once more.
-        if !book(&mut *entry, bytes) {
-            return;
-        }
+        let Some((slot, counters)) = book(&mut *entry, bytes) else { return };
+        let Some(shared) = maps::shared(slot) else { return };
         let begun = *entry;
-        let Some(slot) = slot(begun.cgroup) else { return };
-        let (Some(counters), Some(shared)) = (maps::counters(slot, maps::this_cpu()), maps::shared(slot))
-        else {
-            return;
-        };
         let waited = bpf_ktime_get_ns() - begun.start_ns;
         add((&raw mut (*counters).block_queue_ns).cast::<u64>().add(bucket(waited)), 1);
         let first: u64 = load(request, offset!(request_sector));
@@ -281,26 +275,24 @@ unsafe fn end(request: Pointer, bytes: u32) {
     }
 }
 
-/// Counts a request of `bytes`, unless that has been done; tells whether it was done now.
+/// Counts a request of `bytes`, unless that has been done; gives the slot and the counters where it was done now.
 ///
 /// # Safety
 /// `request` must be a value of `REQUESTS`.
 #[inline(always)]
-unsafe fn book(request: &mut Request, bytes: u64) -> bool {
+unsafe fn book(request: &mut Request, bytes: u64) -> Option<(u32, *mut Counters)> {
     if request.is_booked != 0 {
-        return false;
+        return None;
     }
     request.is_booked = 1;
     request.bytes = bytes;
     // SAFETY: map values.
     unsafe {
-        if let Some(slot) = slot(request.cgroup)
-            && let Some(counters) = maps::counters(slot, maps::this_cpu())
-        {
-            count(counters, request);
-        }
+        let slot = slot(request.cgroup)?;
+        let counters = maps::counters(slot, maps::this_cpu())?;
+        count(counters, request);
+        Some((slot, counters))
     }
-    true
 }
 
 /// # Safety

@@ -54,8 +54,9 @@ fn sched_switch(context: BtfTracePointContext) -> i32 {
                 } else {
                     book_unknown(counters, slot, prev, now);
                 }
-                book_switch(counters, prev, slot, preempt & 1 != 0);
-                depart(prev, now);
+                let task_state = load::<u32>(prev, offset!(task_state));
+                book_switch(counters, slot, task_state, preempt & 1 != 0);
+                depart(prev, now, task_state & TASK_DEAD != 0);
             }
         }
         state.task = if load::<i32>(next, offset!(task_pid)) == 0 { 0 } else { next as u64 };
@@ -112,12 +113,11 @@ unsafe fn departed(task: Pointer, now: Accounts) -> Option<Accounts> {
 /// # Safety
 /// `task` must be a `task_struct` known to the verifier.
 #[inline(always)]
-unsafe fn depart(task: Pointer, accounts: Accounts) {
+unsafe fn depart(task: Pointer, accounts: Accounts, is_last: bool) {
     // SAFETY: the caller's promise; `departure` points to a map value.
     unsafe {
         let thread = load::<i32>(task, offset!(task_pid)) as u64;
         if let Some(departure) = maps::departure(thread) {
-            let is_last = load::<u32>(task, offset!(task_state)) & TASK_DEAD != 0;
             *departure = Departure { thread: if is_last { 0 } else { thread }, accounts };
         }
     }
@@ -175,26 +175,20 @@ unsafe fn book_burst(counters: &mut Counters, slot: u32, prev: Pointer, burst: u
     }
 }
 
-/// Adds the switch itself, and notes the last one of a task.
-///
-/// # Safety
-/// `prev` must be a `task_struct` known to the verifier.
+/// Adds the switch itself, of a task in `task_state`, and notes its last one.
 #[inline(always)]
-unsafe fn book_switch(counters: &mut Counters, prev: Pointer, slot: u32, preempt: bool) {
-    // SAFETY: the caller's promise; `shared` points to a map value.
-    unsafe {
-        let task_state = load::<u32>(prev, offset!(task_state));
-        if preempt || task_state == 0 {
-            counters.switches_forced += 1;
-        } else {
-            counters.switches_voluntary += 1;
-        }
-        if task_state & TASK_DEAD != 0
-            && let Some(shared) = maps::shared(slot)
-        {
-            // With a barrier: who sees this sees what was booked before.
-            maps::fetch_add((&raw mut (*shared).ending).cast(), -1i64 as u64);
-        }
+fn book_switch(counters: &mut Counters, slot: u32, task_state: u32, preempt: bool) {
+    if preempt || task_state == 0 {
+        counters.switches_forced += 1;
+    } else {
+        counters.switches_voluntary += 1;
+    }
+    if task_state & TASK_DEAD != 0
+        && let Some(shared) = maps::shared(slot)
+    {
+        // With a barrier: who sees this sees what was booked before.
+        // SAFETY: `shared` points to a map value.
+        unsafe { maps::fetch_add((&raw mut (*shared).ending).cast(), -1i64 as u64) };
     }
 }
 
