@@ -47,6 +47,11 @@ pub fn within(text: &str, room: usize) -> &str {
     end.map_or(text, |(at, _)| &text[..at])
 }
 
+/// A text of no more than so many columns; what does not fit is left out, and a sign stands for it.
+pub fn cut(text: &str, room: usize) -> String {
+    if columns(text) <= room { text.to_owned() } else { format!("{}…", within(text, room - 1)) }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

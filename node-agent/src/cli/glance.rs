@@ -5,7 +5,7 @@ use crate::fingerprint::demand::{CpuDemand, Windows};
 use crate::fingerprint::histogram::{lower_s, quantile_s, total};
 use crate::fingerprint::series::Point;
 use crate::fingerprint::{Fingerprint, HISTOGRAM_BUCKETS, Histogram};
-use crate::printable::{columns, within};
+use crate::printable::{self, columns};
 use crate::units::{format_bytes, format_duration, format_rate};
 use ebpf_probes::demand::DEMAND_BUCKETS;
 
@@ -180,7 +180,7 @@ fn axis(labels: impl IntoIterator<Item = (usize, String)>, cells: usize) -> Stri
 
 /// A text of one line that is no wider than [`WIDTH`]; what does not fit is left out, and a sign stands for it.
 pub(super) fn cut(text: &str) -> String {
-    if columns(text) <= WIDTH { text.to_owned() } else { format!("{}…", within(text, WIDTH - 1)) }
+    printable::cut(text, WIDTH)
 }
 
 /// A text in lines of at most [`WIDTH`] columns; words that are longer are left whole.

@@ -2,7 +2,7 @@
 //! `<svg>` that has a title and a description for those who can't see it, and takes its colours from the page.
 
 use super::markup::escape;
-use crate::printable::within;
+use crate::printable::cut;
 use crate::units::{format_bytes, format_count, format_duration, format_gb_hours, format_rate};
 use std::fmt::Write;
 
@@ -289,10 +289,7 @@ pub(super) fn timeline(id: &str, title: &str, description: &str, across: &Across
     for (number, row) in rows.iter().enumerate() {
         let top = TOP + ROW * number as f64;
         let base = top + ROW - 4.0;
-        let name = match within(&row.name, NAME) {
-            all if all.len() == row.name.len() => all.to_owned(),
-            _ => format!("{}…", within(&row.name, NAME - 1)),
-        };
+        let name = cut(&row.name, NAME);
         _ = write!(
             svg,
             "<path class=\"grid\" d=\"M{LEFT} {base:.1}H{}\"/><text class=\"tick\" x=\"{:.1}\" y=\"{:.1}\" \
